@@ -1,0 +1,86 @@
+"""The cleaning rules, in the order they are tried: a review counts under the first rule it breaks.
+
+Every count lands in `<build>.stats.json`; nothing is dropped without one.
+"""
+
+from typing import NamedTuple
+
+MIN_TIME_MS = 100_000_000_000  # 1973 in milliseconds, the year 5138 in seconds: smaller values are seconds
+MAX_TIME_MS = 10_000_000_000_000  # the year 2286 in milliseconds: larger values are micro- or nanoseconds
+MAX_BROKEN_SHARE = 0.001  # above 0.1 % broken lines a file is damaged, not dirty
+
+# Ids that a reader of the atomic files would not give back: white space and control characters end a token or a
+# line, a double quote opens a quoted field, and these words are read as "missing" or as the padding item.
+UNUSABLE_ID_PATTERN = r'[\s\x00-\x1f\x7f"]'
+UNUSABLE_ID_WORDS = (
+    "[PAD]", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
+    "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
+
+
+class Rule(NamedTuple):
+    """One cleaning rule: `broken` is SQL over the columns of a raw line, or None if a later step counts it."""
+
+    name: str
+    what: str
+    broken: str | None
+
+
+REVIEW_RULES = (
+    Rule(
+        "broken_json",
+        "the line is no JSON object, or has none of the four fields that are read",
+        "user_id IS NULL AND parent_asin IS NULL AND rating IS NULL AND timestamp IS NULL",
+    ),
+    Rule(
+        "empty_ids",
+        "user_id or parent_asin is absent, null or empty",
+        "coalesce(user_id, '') = '' OR coalesce(parent_asin, '') = ''",
+    ),
+    Rule(
+        "rating_outside_1_5",
+        "the rating is absent, not a number, or outside 1 to 5",
+        "rating IS NULL OR NOT (rating >= 1 AND rating <= 5)",
+    ),
+    Rule(
+        "time_missing_or_not_positive",
+        "the timestamp is absent, not a number, zero or negative",
+        "timestamp IS NULL OR timestamp <= 0",
+    ),
+    Rule(
+        "time_in_seconds",
+        f"the timestamp is below {MIN_TIME_MS}: seconds, not milliseconds",
+        f"timestamp < {MIN_TIME_MS}",
+    ),
+    Rule(
+        "time_in_microseconds",
+        f"the timestamp is {MAX_TIME_MS} or above: finer than milliseconds",
+        f"timestamp >= {MAX_TIME_MS}",
+    ),
+    Rule("unusable_ids", "an id holds white space, control characters or quotes, or reads as missing", None),
+    Rule("repeated_user_item", "the user reviewed the item before; the earliest is kept, ties by line", None),
+    Rule("item_without_metadata", "no metadata line has the item's parent_asin", None),
+)
+
+META_RULES = (
+    Rule("broken_json", "the line is no JSON object, or has no field that is read", None),
+    Rule("empty_or_unusable_ids", "parent_asin is absent, null, empty or unusable", None),
+    Rule("repeated_item", "an earlier metadata line has the same parent_asin; the first is kept", None),
+)
+
+LAST_OUT_RULES = (
+    Rule("outside_5_core", "outside the iterated 5-core of all users and items", None),
+    Rule("few_after_metadata", "users or items with fewer than 5 left once items without metadata are gone", None),
+)
+
+
+def rule_number_sql():
+    """Return SQL that is 0 for a clean review, else the 1-based number of the first rule it breaks."""
+    cases = " ".join(f"WHEN {rule.broken} THEN {number}" for number, rule in enumerate(REVIEW_RULES, 1) if rule.broken)
+    return f"(CASE {cases} ELSE 0 END)::UTINYINT"
+
+
+def unusable_id_sql(column):
+    """Return SQL that is true when the id in `column` cannot be written to an atomic file."""
+    words = ", ".join("'" + word.replace("'", "''") + "'" for word in UNUSABLE_ID_WORDS)
+    return f"(regexp_matches({column}, '{UNUSABLE_ID_PATTERN}') OR {column} IN ({words}))"

@@ -1,0 +1,65 @@
+"""The 5-core of the last-out protocol.
+
+Source: arXiv:2504.10545 and its public data preparation: start from the iterated 5-core of all users and items,
+drop items without metadata, keep users and items with at least five interactions by counts taken once, then users
+with at least five left.
+"""
+
+from dataset_tools.cleaning import unusable_id_sql
+
+CORE = 5
+
+
+def keep_core(duck):
+    """Replace view `event` by a table of the interactions that stay; needs table `review`.
+
+    Returns:
+        (pairs, counts): distinct (user, item) pairs before any filter; the counts of the rules that apply here.
+    """
+    usable = f"rule = 0 AND NOT {unusable_id_sql('user_id')} AND NOT {unusable_id_sql('item_id')}"
+    duck.run(
+        f"""CREATE TABLE pair AS SELECT user_id, item_id, min(ts) AS ts, arg_min(rowid, (ts, rowid)) AS tie
+        FROM review WHERE {usable} GROUP BY user_id, item_id"""
+    )
+    reviews = duck.value(f"SELECT count(*) FROM review WHERE {usable}")
+    pairs = duck.value("SELECT count(*) FROM pair")
+    outside = iterate_core(duck)
+    lost = duck.value("SELECT count(*) FROM pair WHERE item_id NOT IN (SELECT item_id FROM item)")
+    duck.run("DROP VIEW event")
+    duck.run("CREATE TABLE event AS SELECT user_id, item, ts, tie FROM pair JOIN item USING (item_id)")
+    return pairs, {
+        "repeated_user_item": reviews - pairs,
+        "outside_5_core": outside,
+        "item_without_metadata": lost,
+        "few_after_metadata": keep_frequent(duck),
+    }
+
+
+def iterate_core(duck):
+    """Shrink table `pair` to its 5-core, where every user and item has five pairs; return the pairs dropped."""
+    before = left = duck.value("SELECT count(*) FROM pair")
+    while True:
+        duck.run(
+            f"""CREATE OR REPLACE TABLE pair AS SELECT * FROM pair
+            WHERE user_id IN (SELECT user_id FROM pair GROUP BY user_id HAVING count(*) >= {CORE})
+            AND item_id IN (SELECT item_id FROM pair GROUP BY item_id HAVING count(*) >= {CORE})"""
+        )
+        now = duck.value("SELECT count(*) FROM pair")
+        if now == left:
+            return before - left
+        left = now
+
+
+def keep_frequent(duck):
+    """Filter table `event` by counts taken once, then drop users left with too few; return the events dropped."""
+    before = duck.value("SELECT count(*) FROM event")
+    duck.run(
+        f"""CREATE OR REPLACE TABLE event AS SELECT * FROM event
+        WHERE user_id IN (SELECT user_id FROM event GROUP BY user_id HAVING count(*) >= {CORE})
+        AND item IN (SELECT item FROM event GROUP BY item HAVING count(*) >= {CORE})"""
+    )
+    duck.run(
+        f"""CREATE OR REPLACE TABLE event AS SELECT * FROM event
+        WHERE user_id IN (SELECT user_id FROM event GROUP BY user_id HAVING count(*) >= {CORE})"""
+    )
+    return before - duck.value("SELECT count(*) FROM event")

@@ -1,0 +1,272 @@
+"""Sorted events in, `.inter` rows out: one pass, batch by batch, in bounded memory.
+
+A row is an interaction that has a history; its history is the user's latest `max_history` earlier interactions,
+where "earlier" means before it in the order (time, line of the file). The cut decides the row's file only: a history
+may reach back over it, and no row sees anything that comes later in that order.
+"""
+
+import collections
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recbole_blair.schema import INTER_COLUMNS, SPLITS
+
+FORMAT_THREADS = 2  # more would wait for the one that fetches and counts
+
+
+class Events(NamedTuple):
+    """Events of whole or partial users, users together, in time order within a user."""
+
+    user: np.ndarray  # (n,) int64, equal for equal users
+    user_id: pa.Array  # (n,) string
+    item: np.ndarray  # (n,) int64 index into the item ids
+    time_ms: np.ndarray  # (n,) int64
+    split: np.ndarray  # (n,) int8 index into SPLITS, of the row whose target this event is
+
+
+class RowCounts:
+    """What the rows of a build hold, gathered while they are written."""
+
+    def __init__(self, n_items):
+        self.rows = np.zeros(len(SPLITS), np.int64)
+        self.users = np.zeros(len(SPLITS), np.int64)
+        self.targets = np.zeros((len(SPLITS), n_items), bool)
+        self.n_users = 0
+        self.first_rows = 0
+        self.history_items = 0
+        self._last_user = np.full(len(SPLITS), -1, np.int64)
+        self._seen = np.zeros(n_items, bool)
+        self._order: list[np.ndarray] = []
+
+    def add(self, events, target, start, length):
+        """Count the rows whose targets are the positions `target`; `start`, `length` describe their histories."""
+        user, split = events.user[target], events.split[target]
+        self.rows += np.bincount(split, minlength=len(SPLITS))
+        self.history_items += int(length.sum())
+        first = np.zeros(len(events.user), bool)
+        is_first = (length == 1) & (target - start == 1) & self._begins(events, start)
+        self.first_rows += int(is_first.sum())
+        self.n_users += int(is_first.sum())
+        for number in range(len(SPLITS)):
+            mine = user[split == number]
+            if len(mine):
+                new = 1 + np.count_nonzero(mine[1:] != mine[:-1]) - (mine[0] == self._last_user[number])
+                self.users[number] += int(new)
+                self._last_user[number] = mine[-1]
+            self.targets[number, events.item[target[split == number]]] = True
+        first[target] = True
+        first[start[is_first]] = True
+        self._note_items(events.item[first])
+
+    @staticmethod
+    def _begins(events, start):
+        """Tell whether the position is the user's first within these events."""
+        return (start == 0) | (events.user[np.maximum(start, 1) - 1] != events.user[start])
+
+    def _note_items(self, items):
+        new = items[~self._seen[items]]
+        values, first = np.unique(new, return_index=True)
+        self._order.append(new[np.sort(first)])
+        self._seen[values] = True
+
+    def item_order(self):
+        """Return the items that occur in a row, by first occurrence (users by first event, then time)."""
+        return np.concatenate(self._order) if self._order else np.zeros(0, np.int64)
+
+
+def concat_events(left, right):
+    """Join two runs of events."""
+    return Events(
+        np.concatenate([left.user, right.user]),
+        pa.concat_arrays([left.user_id, right.user_id]),
+        np.concatenate([left.item, right.item]),
+        np.concatenate([left.time_ms, right.time_ms]),
+        np.concatenate([left.split, right.split]),
+    )
+
+
+def tail_of_last_user(events, limit):
+    """Return the last user's latest `limit` events: the history that rows of the next batch may need."""
+    n = len(events.user)
+    begin = int(np.searchsorted(events.user[::-1] != events.user[-1], True)) if n else 0
+    keep = slice(n - min(begin, limit), n)
+    return Events(
+        events.user[keep],
+        events.user_id[keep.start :],
+        events.item[keep],
+        events.time_ms[keep],
+        events.split[keep],
+    )
+
+
+def history_bounds(user, n_context, max_history):
+    """Return (target, start, length) of the rows in a run of events.
+
+    Args:
+        user (ndarray): (n,) the user of each event, equal users together.
+        n_context (int): leading events that were targets of an earlier batch.
+        max_history (int): the longest history that is kept.
+
+    Returns:
+        target, start, length: (rows,) position of the target, of the history's first event, history length.
+    """
+    position = np.arange(len(user))
+    new_user = np.ones(len(user), bool)
+    new_user[1:] = user[1:] != user[:-1]
+    first = np.maximum.accumulate(np.where(new_user, position, 0))
+    target = position[(position > first) & (position >= n_context)]
+    start = np.maximum(first[target], target - max_history)
+    return target, start, target - start
+
+
+def flatten_ranges(start, length):
+    """Return offsets (rows + 1,) and the positions start, start + 1, … of every range in one array."""
+    offsets = np.zeros(len(start) + 1, np.int64)
+    np.cumsum(length, out=offsets[1:])
+    flat = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], length)
+    return offsets, flat
+
+
+def format_rows(events, item_ids, target, start, length):
+    """Return the rows as an Arrow string array, each led by a newline.
+
+    A row's history and target are neighbours in the events, so both columns come from one range of them, first with
+    the items, then with the times: "\\n" user "\\t" item " " item … "\\t" item "\\t" time " " time … "\\t" time.
+    """
+    offsets, flat = flatten_ranges(start, length + 1)
+    times = pc.cast(pa.array(events.time_ms), pa.string())
+    return pc.binary_join_element_wise(
+        "\n",
+        events.user_id.take(pa.array(target)),
+        join_ranges(item_ids.take(pa.array(events.item)), offsets, flat),
+        join_ranges(times, offsets, flat),
+        "",
+    )
+
+
+def join_ranges(strings, offsets, flat):
+    """Return, for each range, a tab, its strings but the last joined by spaces, a tab, the last.
+
+    Args:
+        strings (pa.StringArray): (n,).
+        offsets, flat (ndarray): ranges of positions, from `flatten_ranges`; each holds two or more.
+
+    Returns:
+        pa.StringArray: (ranges,).
+    """
+    width = common_width(strings)
+    if width is None:
+        return _join_ranges_of_any_width(strings, offsets, flat)
+    cells = np.empty((len(strings), width + 1), np.uint8)  # one byte for what comes before the string
+    cells[:, 0] = ord(" ")
+    cells[:, 1:] = np.frombuffer(string_bytes(strings), np.uint8).reshape(-1, width)
+    cells = np.take(cells.view(f"V{width + 1}")[:, 0], flat).view(np.uint8).reshape(-1, width + 1)
+    cells[offsets[:-1], 0] = cells[offsets[1:] - 1, 0] = ord("\t")
+    ends = (offsets * (width + 1)).astype(np.int32)
+    return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(ends), pa.py_buffer(cells))
+
+
+def common_width(strings):
+    """Return the number of bytes that all strings have, or None if they differ."""
+    _, offsets, _ = strings.buffers()
+    ends = np.frombuffer(offsets, np.int32)[strings.offset : strings.offset + len(strings) + 1]
+    widths = np.diff(ends)
+    return int(widths[0]) if len(widths) and widths[0] > 0 and (widths == widths[0]).all() else None
+
+
+def _join_ranges_of_any_width(strings, offsets, flat):
+    """Do the work of `join_ranges` for strings of different widths."""
+    begins, ends = offsets[:-1], offsets[1:]
+    keep = np.ones(len(flat), bool)
+    keep[ends - 1] = False
+    lists = pa.array((offsets - np.arange(len(offsets))).astype(np.int32))
+    past = pc.binary_join(pa.ListArray.from_arrays(lists, strings.take(pa.array(flat[keep]))), " ")
+    last = strings.take(pa.array(flat[ends - 1]))
+    return pc.binary_join_element_wise(pa.repeat("", len(begins)), past, last, "\t")
+
+
+def string_bytes(strings):
+    """Return the bytes of an Arrow string array, one string after the other, without a copy."""
+    _, offsets, data = strings.buffers()
+    if data is None:
+        return b""
+    ends = np.frombuffer(offsets, np.int32)
+    return memoryview(data)[ends[strings.offset] : ends[strings.offset + len(strings)]]
+
+
+def write_rows(batches, files, item_ids, max_history):
+    """Write the rows of every split and count them.
+
+    Args:
+        batches (iterable of Events): sorted; a user may go on in the next batch.
+        files (dict): split name to a file open for writing bytes; each gets its header here.
+        item_ids (pa.StringArray): (items,) id of each item index.
+        max_history (int): the longest history that is kept.
+
+    Returns:
+        RowCounts: rows, users, items and history lengths.
+    """
+    for file in files.values():
+        file.write("\t".join(INTER_COLUMNS).encode())
+    counts = RowCounts(len(item_ids))
+    waiting: collections.deque = collections.deque()
+    with ThreadPoolExecutor(FORMAT_THREADS) as pool:  # Arrow and NumPy let go of the interpreter while they copy
+        for events, bounds in _rows_of(batches, max_history):
+            waiting.append((pool.submit(format_rows, events, item_ids, *bounds), events.split[bounds[0]]))
+            counts.add(events, *bounds)
+            if len(waiting) > FORMAT_THREADS:
+                _write_lines(files, *waiting.popleft())
+        while waiting:
+            _write_lines(files, *waiting.popleft())
+    for file in files.values():
+        file.write(b"\n")
+    return counts
+
+
+def _rows_of(batches, max_history):
+    """Yield each batch, led by what its rows need of the batch before, and the bounds of its rows."""
+    context = None
+    for batch in batches:
+        if not len(batch.user):
+            continue
+        events = batch if context is None else concat_events(context, batch)
+        bounds = history_bounds(events.user, len(events.user) - len(batch.user), max_history)
+        if len(bounds[0]):
+            yield events, bounds
+        context = tail_of_last_user(events, max(max_history, 2))
+
+
+def _write_lines(files, lines, split):
+    """Write the formatted lines of a batch to the files of their splits, (rows,) int8."""
+    lines = lines.result()
+    for number, name in enumerate(SPLITS):
+        mine = split == number
+        if mine.all():
+            files[name].write(string_bytes(lines))
+        elif mine.any():
+            files[name].write(string_bytes(lines.filter(pa.array(mine))))
+
+
+def drop_repeats(events, n_items):
+    """Keep a user's first event with each item.
+
+    Args:
+        events (Events): whole users.
+        n_items (int): bound of the item indices.
+
+    Returns:
+        Events: order kept.
+    """
+    key = (events.user - events.user[0]) * n_items + events.item
+    order = np.argsort(key, kind="stable")
+    repeated = order[1:][key[order[1:]] == key[order[:-1]]]
+    if not len(repeated):
+        return events
+    keep = np.ones(len(key), bool)
+    keep[repeated] = False
+    user_id = events.user_id.filter(pa.array(keep))
+    return Events(events.user[keep], user_id, events.item[keep], events.time_ms[keep], events.split[keep])

@@ -1,0 +1,94 @@
+"""Names and constants every room shares: fields, instants, domains, file suffixes. Imports nothing of ours.
+
+Sources: arXiv:2403.03952 section 3.1 (the two instants, the 50-item history) and the published list of the 33
+categories of Amazon Reviews 2023.
+"""
+
+USER_ID = "user_id"
+ITEM_ID = "item_id"
+ITEM_SEQ = "item_id_list"
+ITEM_SEQ_LEN = "item_length"
+TIMESTAMP = "timestamp"
+TIMESTAMP_SEQ = "timestamp_list"
+TARGET_SEQ = "target_list"  # the item to predict at each position of a training sequence, 0 where none is
+
+# Absolute-timestamp split, Unix ms UTC: train t < VALID_START_MS <= valid < TEST_START_MS <= test.
+VALID_START_MS = 1628643414042
+TEST_START_MS = 1658002729837
+MAX_HISTORY = 50  # the latest items kept as a row's history
+
+SPLITS = ("train", "valid", "test")
+PROTOCOLS = ("timestamp", "last_out")
+
+INTER_COLUMNS = (
+    f"{USER_ID}:token",
+    f"{ITEM_SEQ}:token_seq",
+    f"{ITEM_ID}:token",
+    f"{TIMESTAMP_SEQ}:float_seq",
+    f"{TIMESTAMP}:float",
+)
+ITEM_COLUMNS = (
+    f"{ITEM_ID}:token",
+    "title:token",
+    "text:token",
+    "categories:token_seq",
+    "store:token",
+    "price:float",
+)
+
+ITEM_SUFFIX = ".item"
+FEATURE_SUFFIX = ".feature"
+FEATURE_HEADER_SUFFIX = ".feature.json"
+STATS_SUFFIX = ".stats.json"
+CACHE_DIR = ".cache"
+
+SAMPLE = "sample"
+HF_DATASET = "McAuley-Lab/Amazon-Reviews-2023"
+DEFAULT_PLM = "hyp1231/blair-roberta-base"
+TFIDF_SVD = "tfidf-svd"
+
+DOMAINS = (
+    "All_Beauty",
+    "Amazon_Fashion",
+    "Appliances",
+    "Arts_Crafts_and_Sewing",
+    "Automotive",
+    "Baby_Products",
+    "Beauty_and_Personal_Care",
+    "Books",
+    "CDs_and_Vinyl",
+    "Cell_Phones_and_Accessories",
+    "Clothing_Shoes_and_Jewelry",
+    "Digital_Music",
+    "Electronics",
+    "Gift_Cards",
+    "Grocery_and_Gourmet_Food",
+    "Handmade_Products",
+    "Health_and_Household",
+    "Health_and_Personal_Care",
+    "Home_and_Kitchen",
+    "Industrial_and_Scientific",
+    "Kindle_Store",
+    "Magazine_Subscriptions",
+    "Movies_and_TV",
+    "Musical_Instruments",
+    "Office_Products",
+    "Patio_Lawn_and_Garden",
+    "Pet_Supplies",
+    "Software",
+    "Sports_and_Outdoors",
+    "Subscription_Boxes",
+    "Tools_and_Home_Improvement",
+    "Toys_and_Games",
+    "Video_Games",
+)  # the 33 categories; items whose category was lost are published as a 34th file, "Unknown"
+UNKNOWN_DOMAIN = "Unknown"
+
+# The papers' short names.
+ALIASES = {
+    "Beauty": "All_Beauty",
+    "Games": "Video_Games",
+    "Office": "Office_Products",
+    "Baby": "Baby_Products",
+    "Music": "Musical_Instruments",
+}
