@@ -1,0 +1,41 @@
+"""Which device and which precision: `auto` resolved, wishes that cannot be met refused."""
+
+from recbole_blair.errors import InputError
+
+
+def resolve_device(name="auto"):
+    """Return the torch.device for auto, cpu, cuda or cuda:N.
+
+    Raises:
+        InputError: no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device={name!r} is not a device; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device={name!r}: {torch.cuda.device_count()} CUDA devices are visible; use auto or cpu")
+    return device
+
+
+def has_fast_bf16(device):
+    """True where the chip multiplies bfloat16 natively (CUDA 8.0+, AVX512-BF16, AMX)."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type != "cpu":
+        return False
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, p, lambda: False)() for p in probes)
+
+
+def resolve_precision(name, device):
+    """Return `bf16` or `fp32`; auto is bf16 where the chip has it."""
+    if name == "auto":
+        return "bf16" if has_fast_bf16(device) else "fp32"
+    return name

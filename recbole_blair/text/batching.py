@@ -1,0 +1,68 @@
+"""Chunks and batches for encoding: texts of like lengths together, a budget of tokens a batch.
+
+Texts are ordered by their characters (known at once), cut into chunks, and only inside a chunk by their
+tokens. So tokenising overlaps with the model, a chunk is a unit to write down and to resume at, and the plan
+depends on the texts and the settings alone: a resumed run forms the batches that an uninterrupted one would.
+"""
+
+import numpy as np
+
+CHARS_PER_TOKEN = 4  # English with a 30k vocabulary; only the size of a chunk hangs on it
+BATCHES_PER_CHUNK = 16  # a chunk is about this many full batches
+
+
+def plan_chunks(texts, max_length, batch_tokens):
+    """Cut texts into chunks of like lengths, longest first.
+
+    Args:
+        texts (list[str]): n texts.
+        max_length (int): tokens that are kept of a text.
+        batch_tokens (int): token budget of a batch.
+
+    Returns:
+        list[ndarray]: int64 positions into `texts`; together each position once. Empty for no texts.
+    """
+    if not len(texts):
+        return []
+    chars = np.fromiter((len(text) for text in texts), np.int64, len(texts))
+    order = np.argsort(-chars, kind="stable")
+    tokens = np.minimum(chars[order] // CHARS_PER_TOKEN + 2, max_length)
+    chunk = np.cumsum(tokens) // (batch_tokens * BATCHES_PER_CHUNK)
+    starts = np.flatnonzero(np.diff(chunk)) + 1
+    return np.split(order, starts)
+
+
+def plan_batches(lengths, batch_tokens):
+    """Cut a chunk into batches whose padded size (texts × longest) stays within the budget.
+
+    Args:
+        lengths (ndarray): (n,) int64 tokens of each text, at least 1.
+        batch_tokens (int): budget; a single longer text is a batch of its own.
+
+    Returns:
+        list[ndarray]: positions into `lengths`, longest first, ties in their order.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        size = max(1, batch_tokens // int(lengths[order[start]]))
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+def pad_batch(token_ids, lengths, pad_id):
+    """Right-pad one batch.
+
+    Args:
+        token_ids (list[list[int]]): B token lists.
+        lengths (ndarray): (B,) their lengths.
+        pad_id (int): what fills the rest.
+
+    Returns:
+        ndarray: (B, T) int64, T = the longest.
+    """
+    out = np.full((len(token_ids), int(lengths.max())), pad_id, dtype=np.int64)
+    own = np.arange(out.shape[1]) < lengths[:, None]  # (B, T)
+    out[own] = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in token_ids])
+    return out

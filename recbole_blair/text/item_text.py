@@ -1,0 +1,130 @@
+"""Item text: one cleaning, three recipes, and the hashes that tie a feature file to its texts.
+
+Source: arXiv:2403.03952, section 3 (which metadata fields stand for an item in each task). Intended
+differences to the released cleaning: tags become a space instead of nothing, control and invisible characters
+go, non-ASCII letters stay unless `ascii_only`, a field that already ends a sentence gets no second full stop,
+and an empty field leaves no trace.
+"""
+
+import hashlib
+import html
+import re
+
+from recbole_blair.errors import InputError, nearest
+
+# The metadata fields of each recipe, in the order they are written.
+RECIPES = {
+    "recommendation": ("title", "features", "categories", "description"),
+    "pretraining": ("title", "features", "description"),
+    "search": ("title", "description"),
+}
+
+_HIDDEN = re.compile(r"<(script|style)\b[^>]*>.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(r"</?[a-zA-Z!?][^<>]*>")
+# C0 and C1 controls, line and paragraph separators, lone surrogates become a space; zero-width marks go.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_INVISIBLE = re.compile("[\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff\u00ad]")
+_NON_ASCII = re.compile(r"[^\x00-\x7f]")
+_SENTENCE_END = (".", "!", "?", "…", "。", "！", "？")
+
+
+def clean_text(raw, ascii_only=False):
+    """Turn one raw metadata or review string into plain text on one line.
+
+    Entities are resolved (twice: the source holds `&amp;amp;`), tags and comments become a space, control
+    characters become a space, zero-width marks go, runs of white space become one space.
+
+    Args:
+        raw (str | int | float | None): None gives an empty string; numbers are written out.
+        ascii_only (bool): replace each non-ASCII character by a space, as the released code does.
+
+    Returns:
+        str: no tab, newline or control character; no white space at either end.
+    """
+    if raw is None:
+        return ""
+    text = raw if isinstance(raw, str) else str(raw)
+    if text.isascii() and text.isprintable() and "&" not in text and "<" not in text and "  " not in text:
+        return text.strip()  # most texts: nothing to clean
+    if "&" in text:
+        text = html.unescape(text)
+        if "&" in text:
+            text = html.unescape(text)
+    if "<" in text:
+        text = _TAG.sub(" ", _HIDDEN.sub(" ", text))
+    if not text.isascii():
+        text = _NON_ASCII.sub(" ", text) if ascii_only else _INVISIBLE.sub("", text)
+    if not text.isprintable():  # every control character, and white space other than " ", is not printable
+        text = _CONTROL.sub(" ", text)
+    return " ".join(text.split())
+
+
+def clean_list(raw, ascii_only=False):
+    """Return the cleaned, non-empty strings of a field that is a list, one value or None."""
+    if raw is None:
+        return []
+    values = raw if isinstance(raw, (list, tuple)) else [raw]
+    return [text for value in values if (text := clean_text(value, ascii_only))]
+
+
+def item_text(meta, recipe="recommendation", ascii_only=False):
+    """Build the text that stands for one item.
+
+    Fields follow the recipe's order. The parts of a list are joined by ", "; each field is closed as a
+    sentence; fields that are absent, null or empty after cleaning are left out.
+
+    Args:
+        meta (dict): raw metadata; `title` is a string, `features`, `categories`, `description` are lists of
+            strings (a plain string is taken as a list of one).
+        recipe (str): a key of `RECIPES`.
+        ascii_only (bool): see `clean_text`.
+
+    Returns:
+        str: one line; empty when the item has none of the fields.
+
+    Raises:
+        InputError: unknown recipe.
+
+    Source: arXiv:2403.03952, section 3.2.
+    """
+    if recipe not in RECIPES:
+        raise InputError(f"unknown text recipe {recipe!r}; known: {', '.join(RECIPES)}.{nearest(recipe, RECIPES)}")
+    return join_fields([clean_list(meta.get(field), ascii_only) for field in RECIPES[recipe]])
+
+
+def join_fields(fields):
+    """Join cleaned fields (lists of strings) into one text; see `item_text`."""
+    sentences = []
+    for parts in fields:
+        if parts:
+            text = ", ".join(parts)
+            sentences.append(text if text.endswith(_SENTENCE_END) else text + ".")
+    return " ".join(sentences)
+
+
+def atomic_text(text):
+    """Write a cleaned text so that every reader of an atomic file sees the same line.
+
+    A double quote starts a quoted field under pandas' default quoting, which merges rows, while readers
+    without quoting would show doubled quotes. So it is written as two apostrophes (15" becomes 15'').
+    """
+    return text.replace('"', "''")
+
+
+def _sha256_of_lines(lines):
+    digest = hashlib.sha256()
+    first = True
+    for line in lines:
+        digest.update((line if first else "\n" + line).encode("utf-8"))
+        first = False
+    return digest.hexdigest()
+
+
+def ids_hash(ids):
+    """Return the SHA-256 (hex) of item ids joined by newlines, in `.item` order."""
+    return _sha256_of_lines(ids)
+
+
+def text_hash(texts):
+    """Return the SHA-256 (hex) of item texts joined by newlines, as the `.item` file holds them."""
+    return _sha256_of_lines(texts)

@@ -1,0 +1,211 @@
+"""The partial file of one feature file: written chunk by chunk, resumable at any moment, renamed when whole.
+
+Beside the final name stand, while the work goes on, `<feature>.partial` (rows in `.item` order) and
+`<feature>.partial.json` (what is being made, and which chunks are in). A chunk is written down only after its
+rows are on disk. At the end: old header away, rows renamed, new header written, progress removed; so a feature
+file with a header and no progress file is whole, and a kill between any two of these steps is picked up by the
+next run.
+"""
+
+import contextlib
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from recbole_blair import __version__
+from recbole_blair.errors import InputError
+from recbole_blair.schema import TFIDF_SVD
+from recbole_blair.text.features import PROGRESS_SUFFIX, read_header
+
+# Header keys that must agree for rows of two runs to go into one file.
+_SAME_ROWS = (
+    "format",
+    "encoder",
+    "weights_sha256",
+    "pooling",
+    "max_length",
+    "precision",
+    "ids_sha256",
+    "text_sha256",
+    "rows",
+    "width",
+)
+
+
+class PartialFeatures:
+    """The partial file of one feature file and its progress; a lock keeps a second process out.
+
+    Args:
+        path (Path): the final feature file.
+        about (dict): what goes into the header.
+        n_chunks (int): chunks of the encoder's plan.
+        encoder: its device and batch size are part of what a resumed run must share.
+        batch_tokens (int | None): as asked for.
+    """
+
+    def __init__(self, path, about, n_chunks, encoder, batch_tokens):
+        self.path = Path(path)
+        self.header_path = Path(f"{path}.json")
+        self.partial = Path(f"{path}.partial")
+        self.progress = Path(f"{path}{PROGRESS_SUFFIX}")
+        self.about = about
+        self.n_chunks = n_chunks
+        self.run = {"device": encoder.device_type, "batch_tokens": batch_tokens or encoder.batch_tokens}
+        self.done = set()
+        self.handle = None
+
+    def __enter__(self):
+        left = self._read_progress()
+        if left is not None:
+            self.done = left
+        if not self.partial.exists():
+            if len(self.done) == self.n_chunks and self._rows_were_renamed():
+                return self
+            self.done = set()
+        self.handle = open(self.partial, "r+b" if self.partial.exists() else "w+b")
+        try:
+            self._lock()
+            if not self.done:
+                _write_json(self.progress, self._state())  # from now on the partial file is this run's
+                self.handle.truncate(0)
+            if self.about["width"]:
+                _reserve(self.handle, self._size())
+        except BaseException:
+            self.handle.close()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        if self.handle is not None:
+            self.handle.close()
+
+    def add(self, number, rows, vectors):
+        """Write a chunk's rows, wait until they are on disk, then write down that they are."""
+        if self.about["width"] is None:  # known only after the fit
+            self.about["width"] = int(vectors.shape[1])
+            _reserve(self.handle, self._size())
+        row_bytes = 4 * self.about["width"]
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        order = np.argsort(rows, kind="stable")
+        for run in np.split(order, np.flatnonzero(np.diff(rows[order]) != 1) + 1):  # runs of neighbouring rows
+            self.handle.seek(int(rows[run[0]]) * row_bytes)
+            self.handle.write(vectors[run].tobytes())
+        self.handle.flush()
+        os.fsync(self.handle.fileno())
+        self.done.add(number)
+        _write_json(self.progress, self._state())
+
+    def finish(self):
+        """Put rows and header in place, in an order that a kill cannot turn into a false whole."""
+        if len(self.done) != self.n_chunks:
+            raise RuntimeError(f"{len(self.done)} of {self.n_chunks} chunks of {self.path.name} were encoded")
+        if self.handle is not None:
+            self.header_path.unlink(missing_ok=True)
+            os.replace(self.partial, self.path)
+        header = {
+            **self.about,
+            "dtype": "float32",
+            "order": "row-major",
+            "normalised": False,
+            **self._tools(),
+        }
+        _write_json(self.header_path, header)
+        self.progress.unlink(missing_ok=True)
+
+    def _tools(self):
+        """Versions the rows depend on."""
+        names = ("scikit-learn",) if self.about["encoder"] == TFIDF_SVD else ("torch", "transformers")
+        return {
+            "tool": f"recbole_blair {__version__}",
+            "libraries": {n: version(n) for n in names},
+            **self.run,
+        }
+
+    def _size(self):
+        return 4 * self.about["rows"] * self.about["width"]
+
+    def _state(self):
+        """The progress file: what is being made, and the chunks that are in, as ranges."""
+        return {"about": self.about, "run": self.run, "chunks": self.n_chunks, "done": _to_ranges(self.done)}
+
+    def _read_progress(self):
+        """Chunks an earlier run of the same work left; None when there is none."""
+        try:
+            state = json.loads(self.progress.read_text(encoding="utf-8"))
+            before, done = state["about"], _from_ranges(state["done"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if self.about["width"] is None:  # a lexical fit is one chunk: nothing to go on with
+            return None
+        same = all(before.get(key) == self.about.get(key) for key in _SAME_ROWS)
+        if not same or state.get("run") != self.run or state.get("chunks") != self.n_chunks:
+            return None
+        if self.partial.exists() and done and self.partial.stat().st_size != self._size():
+            return None
+        return done
+
+    def _rows_were_renamed(self):
+        """Whether the earlier run was killed after the rows were in place: before or after their header was."""
+        if not self.path.is_file() or self.path.stat().st_size != self._size():
+            return False
+        if not self.header_path.exists():
+            return True
+        header = read_header(self.header_path)
+        return all(header.get(key) == self.about.get(key) for key in _SAME_ROWS)
+
+    def _lock(self):
+        """Keep a second process off the partial file; the system lets go when this one ends."""
+        with contextlib.suppress(ImportError):  # no such lock on Windows
+            import fcntl
+
+            try:
+                fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(
+                    f"another process is writing {self.path.name}; wait for it, then run the same command again"
+                ) from None
+        try:
+            same = os.path.samestat(os.fstat(self.handle.fileno()), os.stat(self.partial))
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise InputError(f"another process has just finished {self.path.name}; run the same command again")
+
+
+def _reserve(handle, size):
+    """Take the disk space now, so that a disk that is too small is known before the hours of encoding."""
+    if os.fstat(handle.fileno()).st_size == size:
+        return
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle.fileno(), 0, size)
+    handle.truncate(size)
+
+
+def _write_json(path, content):
+    """Write JSON under a temporary name, then rename."""
+    temporary = Path(f"{path}.tmp")
+    with open(temporary, "w", encoding="utf-8") as handle:
+        json.dump(content, handle, indent=1, ensure_ascii=False)
+        handle.write("\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, path)
+
+
+def _to_ranges(numbers):
+    """{0, 1, 2, 5} -> [[0, 2], [5, 5]]."""
+    ranges = []
+    for number in sorted(numbers):
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ranges
+
+
+def _from_ranges(ranges):
+    """[[0, 2], [5, 5]] -> {0, 1, 2, 5}."""
+    return {number for first, last in ranges for number in range(first, last + 1)}
