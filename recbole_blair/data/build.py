@@ -1,0 +1,85 @@
+"""Makes what training needs and does not find: the build (download, convert) and the item features."""
+
+from pathlib import Path
+
+from recbole_blair.errors import InputError
+from recbole_blair.schema import DOMAINS, SPLITS, STATS_SUFFIX
+
+PREPARE_KEYS = (
+    "data_path", "raw_dir", "protocol", "valid_start_ms", "test_start_ms", "max_history", "ascii_text", "catalogue",
+    "memory_limit", "revision", "sample_users", "sample_items",
+)  # fmt: skip
+
+
+def foreign_build(config):
+    """Return the folder of a build other tools made (no stats.json), when `dataset` names one under data_path."""
+    name = config["dataset"]
+    if Path(name).name != name:
+        raise InputError(f"dataset={name!r} is a path; give a name, and its folder by --data_path")
+    folder = Path(config["data_path"]) / name
+    has_rows = all((folder / f"{name}.{split}.inter").is_file() for split in SPLITS)
+    ours = (folder / f"{name}{STATS_SUFFIX}").is_file()
+    if not has_rows or ours:
+        return None
+    if name in DOMAINS and not (folder / f"{name}.data_maps").is_file():
+        return None  # an unfinished build of ours: conversion starts it afresh
+    return folder
+
+
+def ensure_build(config):
+    """Return the build's folder; downloads and converts what is missing, with progress.
+
+    Raises:
+        InputError: unknown dataset, no raw files and no network, a build that disagrees with what is asked for.
+    """
+    folder = foreign_build(config)
+    if folder is not None:
+        return folder
+    from dataset_tools.prepare import prepare
+
+    settings = {key: config[key] for key in PREPARE_KEYS}
+    return Path(prepare(config["dataset"], progress=config["show_progress"], **settings))
+
+
+def ensure_features(config, build_dir):
+    """Return the encoder's name; encodes the build's item texts when their feature file is missing.
+
+    A file that is there is never overwritten: loading it checks that it belongs to this build.
+
+    Raises:
+        InputError: an encoder that does not exist, or a feature file made with other settings.
+    """
+    from recbole_blair.text.encoders import encoder_name
+    from recbole_blair.text.features import feature_path, features_are_whole
+
+    name = encoder_name(config["plm"])
+    path = feature_path(build_dir, name)
+    if features_are_whole(build_dir, name):
+        check_feature_settings(config, path)
+        return name
+    from recbole_blair.text.encode import encode_build
+
+    encode_build(
+        build_dir, config["plm"], device=str(config["device"]), precision=config["precision"],
+        revision=config["plm_revision"], pooling=config["plm_pooling"], max_length=config["plm_max_length"],
+        progress=config["show_progress"],
+    )  # fmt: skip
+    return name
+
+
+def check_feature_settings(config, path):
+    """Refuse a feature file whose header names another pooling, revision or length than the configuration asks for."""
+    header_file = path.with_name(f"{path.name}.json")
+    if not header_file.is_file():
+        return  # upstream's files say nothing of their making
+    from recbole_blair.text.features import read_header
+
+    header = read_header(header_file)
+    asked = header.get("asked", {})
+    for key, field in (("plm_pooling", "pooling"), ("plm_revision", "revision"), ("plm_max_length", "max_length")):
+        wanted, found = config[key], (asked.get(field), header.get(field))
+        if wanted is not None and wanted not in found and header.get(field) is not None:
+            raise InputError(
+                f"{path.name} was made with {field} {header[field]!r} but {key} is {wanted!r}; set {key}: "
+                f"{header[field]} or encode again with `recbole-blair encode --force`"
+            )

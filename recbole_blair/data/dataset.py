@@ -1,0 +1,201 @@
+"""The dataset RecBole models are built from, over the flat arrays of one build."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from recbole_blair.data.atomic import load_interactions, open_atomic
+from recbole_blair.errors import InputError
+from recbole_blair.schema import ITEM_ID, ITEM_SUFFIX, SPLITS, STATS_SUFFIX, USER_ID
+
+
+class Rows:
+    """The rows of one split: `target` (R,) positions in the dataset's sequences, `length` (R,), `user` (R,)."""
+
+    def __init__(self, target, length, user):
+        self.target, self.length, self.user = target, length, user
+
+    def __len__(self):
+        return len(self.target)
+
+
+class BlairDataset:
+    """One build in memory maps: rows, sequences, item ids and, when loaded, item text features.
+
+    Item ids run from 1 in the order of `.item`, 0 is padding; so row i - 1 of the features is item i. User ids run
+    from 1 in order of first occurrence.
+
+    Args:
+        build_dir (Path): folder of the atomic files.
+        use_cache (bool): keep and use a binary copy in `.cache/`.
+
+    Raises:
+        InputError: see `load_interactions`.
+    """
+
+    def __init__(self, build_dir, use_cache=True):
+        self.build_dir = Path(build_dir)
+        self.name = self.build_dir.name
+        tables = load_interactions(self.build_dir, use_cache)
+        self.item_tokens, self.user_tokens = tables["item_tokens"], tables["user_tokens"]
+        self.seq_items, self.seq_times = tables["seq_items"], tables["seq_times"]
+        self.user_start = tables["user_start"]
+        self.rows = {s: Rows(*(tables[f"{s}_{a}"] for a in ("target", "length", "user"))) for s in SPLITS}
+        self.n_items = len(self.item_tokens) + 1
+        self.n_users = len(self.user_tokens) + 1
+        self.chained = bool((self.user_start[1:] >= 0).all())
+        self.text_header = None
+        self._text_features = None
+
+    # What RecBole's models ask a dataset for.
+
+    @property
+    def item_num(self):
+        """Items with the padding item."""
+        return self.n_items
+
+    @property
+    def user_num(self):
+        """Users with the padding user."""
+        return self.n_users
+
+    def num(self, field):
+        """Count the ids of a field, padding included.
+
+        Raises:
+            InputError: a field other than the user's and the item's.
+        """
+        counts = {USER_ID: self.n_users, ITEM_ID: self.n_items}
+        if field not in counts:
+            raise InputError(f"the rows carry no ids of {field!r}; known: {', '.join(counts)}")
+        return counts[field]
+
+    def id2token(self, field, ids):
+        """Return the raw ids of internal ones; padding reads `[PAD]`."""
+        tokens = self.item_tokens if field == ITEM_ID else self.user_tokens
+        return [tokens[int(i) - 1].as_py() if i else "[PAD]" for i in np.atleast_1d(ids)]
+
+    def token2id(self, field, tokens):
+        """Return the internal ids of raw ones.
+
+        Raises:
+            InputError: a raw id that the build does not hold.
+        """
+        known = self.item_tokens if field == ITEM_ID else self.user_tokens
+        wanted = np.atleast_1d(tokens).tolist()
+        codes = [pc.index(known, t).as_py() for t in wanted]
+        if -1 in codes:
+            raise InputError(f"{self.name} has no {field} {wanted[codes.index(-1)]!r}")
+        return np.asarray(codes) + 1
+
+    # Item text.
+
+    def load_text_features(self, encoder_name, plm_size=None, scale="raw"):
+        """Map the features of one encoder, rows in `.item` order, checked against this build's ids and texts.
+
+        Args:
+            encoder_name (str): as in the feature file's name.
+            plm_size (int): width the features must have; None: any.
+            scale (str): raw, or rms: divided by their root mean square, in memory instead of mapped.
+
+        Raises:
+            InputError: no such file, or one of other items, texts or width.
+        """
+        from recbole_blair.text.features import load_features
+
+        features, header = load_features(self.build_dir, encoder_name)
+        if plm_size is not None and header["width"] != plm_size:
+            raise InputError(
+                f"{self.name}.{encoder_name}.feature has width {header['width']} but plm_size is {plm_size}; "
+                f"set plm_size: {header['width']} (or leave it empty) or encode again"
+            )
+        if scale == "rms":
+            features = features / np.sqrt(np.mean(np.square(features), dtype=np.float64)).astype(np.float32)
+        self.set_text_features(features, header)
+
+    def set_text_features(self, features, header=None):
+        """Attach features (N - 1, D) float32; row i - 1 is item i."""
+        if len(features) != self.n_items - 1:
+            raise InputError(f"{len(features)} feature rows for {self.n_items - 1} items of {self.name}")
+        self._text_features = features
+        self.text_header = header
+
+    @property
+    def text_features(self):
+        """Item text features, (N - 1, D) float32 tensor; row i - 1 is item i.
+
+        Raises:
+            InputError: none were loaded.
+        """
+        if self._text_features is None:
+            raise InputError(f"no text features are loaded for {self.name}; `recbole-blair encode` makes them")
+        if isinstance(self._text_features, torch.Tensor):
+            return self._text_features
+        return readonly_tensor(self._text_features)
+
+    def titles(self):
+        """Return the item titles as a pyarrow array in id order."""
+        path = self.build_dir / f"{self.name}{ITEM_SUFFIX}"
+        return pa.concat_arrays([batch.column(0) for batch in open_atomic(path, ["title"])])
+
+    def stats(self):
+        """Return the build's stats.json; empty for a build of other tools."""
+        path = self.build_dir / f"{self.name}{STATS_SUFFIX}"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    # Counts.
+
+    def item_counts(self, split="train"):
+        """Return how often each item is a target of a split, (N,) int64, padding 0."""
+        return np.bincount(self.seq_items[self.rows[split].target], minlength=self.n_items)
+
+    @property
+    def has_times(self):
+        """True when every split's rows carry times; other tools' builds may hold none, which reads as zeros."""
+        return all(bool(self.seq_times[rows.target].any()) for rows in self.rows.values())
+
+    def seen_items(self, split="train"):
+        """Return which items occur in a split's rows, as target or in a history, (N,) bool; padding is False."""
+        rows = self.rows[split]
+        target = np.asarray(rows.target)
+        edge = np.bincount(target - rows.length, minlength=len(self.seq_items) + 1)
+        edge -= np.bincount(target + 1, minlength=len(self.seq_items) + 1)
+        seen = np.zeros(self.n_items, bool)
+        seen[self.seq_items[np.cumsum(edge[:-1]) > 0]] = True
+        return seen
+
+    def history_of(self, split, rows, full=False):
+        """Return the history items of chosen rows, flat, and their lengths.
+
+        Args:
+            rows (B,): row numbers of the split.
+            full (bool): everything before the target, not only the history the row keeps.
+
+        Raises:
+            InputError: `full` where the build's rows do not chain.
+        """
+        from recbole_blair.data.atomic import ragged_range
+
+        part = self.rows[split]
+        target = np.asarray(part.target[rows])
+        if full:
+            if not self.chained:
+                raise InputError(f"{self.name} keeps no whole sequences; they cannot be rebuilt from its rows")
+            length = target - np.asarray(self.user_start[part.user[rows]])
+        else:
+            length = np.asarray(part.length[rows], np.int64)
+        at = np.repeat(target - length, length) + ragged_range(length)
+        return self.seq_items[at], length
+
+
+def readonly_tensor(array):
+    """View a read-only memory map as a tensor without PyTorch's warning; nobody writes to it."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(array))

@@ -1,0 +1,209 @@
+"""Makes batches from the flat arrays: padded to their longest history, of like lengths, in a seeded order."""
+
+import numpy as np
+import torch
+
+from recbole_blair.errors import InputError
+from recbole_blair.schema import ITEM_ID, ITEM_SEQ, ITEM_SEQ_LEN, TARGET_SEQ, TIMESTAMP, TIMESTAMP_SEQ, USER_ID
+
+BUCKET_BATCHES = 64  # batches whose rows are sorted by length together; larger sorts better, shuffles less
+
+
+class RowLoader:
+    """Iterates over the rows of one split as RecBole interactions on the CPU.
+
+    Args:
+        dataset (BlairDataset)
+        split (str): train, valid or test.
+        batch_size (int): rows a batch; the last may be smaller.
+        max_length (int): latest history items a row gets.
+        trim (bool): pad to the batch's longest history; False pads to `max_length`.
+        shuffle (bool): a new order each epoch, a function of (seed, epoch) alone.
+        bucket (bool): batches of like lengths. Every row still comes once an epoch.
+        n_neg (int): uniform negatives a row under `neg_item_id`, for RecBole's BPR models.
+        seed (int)
+    """
+
+    def __init__(
+        self,
+        dataset,
+        split,
+        batch_size,
+        *,
+        max_length=50,
+        trim=True,
+        shuffle=False,
+        bucket=True,
+        n_neg=0,
+        seed=0,
+    ):
+        self.dataset, self.split, self.rows = dataset, split, dataset.rows[split]
+        self.batch_size, self.max_length, self.trim = batch_size, max_length, trim
+        self.shuffle, self.bucket, self.n_neg, self.seed = shuffle, bucket, n_neg, seed
+        self.epoch = 0
+
+    def __len__(self):
+        return -(-len(self.rows) // self.batch_size)
+
+    def batches(self):
+        """Yield arrays of row numbers, one a batch, for the epoch set in `self.epoch`."""
+        n = len(self.rows)
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(n) if self.shuffle else np.arange(n)
+        if self.bucket:
+            window = self.batch_size * BUCKET_BATCHES if self.shuffle else n
+            length = np.minimum(self.rows.length, self.max_length)
+            order = np.concatenate(
+                [
+                    part[np.argsort(length[part], kind="stable")]
+                    for part in (order[i : i + window] for i in range(0, n, window))
+                ]
+            )
+        starts = np.arange(0, n, self.batch_size)
+        if self.shuffle and self.bucket:
+            rng.shuffle(starts)
+        for start in starts:
+            yield order[start : start + self.batch_size]
+
+    def __iter__(self):
+        for rows in self.batches():
+            yield self.build(rows)
+
+    def build(self, rows):
+        """Build the interaction of chosen rows.
+
+        Returns:
+            Interaction: item_id_list (B, L) int64 right-padded with 0, item_length (B,), item_id (B,) the target,
+            user_id (B,), timestamp (B,) and timestamp_list (B, L) int64 ms, and `row` (B,) the row numbers.
+        """
+        from recbole.data.interaction import Interaction
+
+        target = np.asarray(self.rows.target[rows])
+        length = np.minimum(np.asarray(self.rows.length[rows]), self.max_length).astype(np.int64)
+        width = max(int(length.max(initial=1)), 1) if self.trim else self.max_length
+        step = np.arange(width)
+        real = step < length[:, None]  # (B, L)
+        at = np.where(real, (target - length)[:, None] + step, 0)
+        fields = {
+            ITEM_SEQ: np.where(real, self.dataset.seq_items[at], 0).astype(np.int64),
+            TIMESTAMP_SEQ: np.where(real, self.dataset.seq_times[at], 0),
+            ITEM_SEQ_LEN: length,
+            ITEM_ID: self.dataset.seq_items[target].astype(np.int64),
+            TIMESTAMP: np.asarray(self.dataset.seq_times[target]),
+            USER_ID: np.asarray(self.rows.user[rows]).astype(np.int64),
+            "row": np.asarray(rows),
+        }
+        if self.n_neg:
+            fields[f"neg_{ITEM_ID}"] = self.sample_negatives(fields[ITEM_ID], int(rows[0]))
+        return Interaction({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in fields.items()})
+
+    def sample_negatives(self, positive, first_row):
+        """One uniform item a row that is not its target, a function of (seed, epoch, first row)."""
+        if self.dataset.n_items < 3:
+            raise InputError(f"{self.dataset.name} has one item, so a target has no negative")
+        rng = np.random.default_rng((self.seed, self.epoch, first_row))
+        negative = rng.integers(1, self.dataset.n_items - 1, len(positive))
+        return negative + (negative >= positive)
+
+
+class SequenceLoader:
+    """Iterates over users' train sequences, every event that is a train target supervised once an epoch.
+
+    A user with at most `max_length` events before the last train target is one window. A longer one is cut into
+    windows of `max_length` events from the latest back; each repeats the last part of the one before, which is
+    supervised there alone. So a target sees at most `max_length` items, and at least floor(overlap x max_length) + 1
+    where it has that many. No event after a user's last train target is touched.
+
+    Args:
+        dataset (BlairDataset): its rows chain.
+        batch_size (int): windows a batch; the last may be smaller.
+        max_length (int): latest history items a target sees, at most.
+        overlap (float): share of a window that repeats the one before, from 0 to below 1.
+        shuffle (bool): a new order each epoch, a function of (seed, epoch) alone.
+        seed (int)
+
+    Raises:
+        InputError: rows of another tool that do not chain to sequences, or an overlap out of range.
+    """
+
+    def __init__(self, dataset, batch_size, *, max_length=50, overlap=0.5, shuffle=True, seed=0):
+        if not dataset.chained:
+            raise InputError(
+                f"{dataset.name} keeps no whole sequences, which train_style=sequence needs; set train_style: prefix"
+            )
+        if not 0 <= overlap < 1:
+            raise InputError(f"window_overlap={overlap} must be at least 0 and below 1")
+        self.dataset, self.batch_size, self.shuffle, self.seed = dataset, batch_size, shuffle, seed
+        self.epoch = 0
+        self.rows = train_windows(dataset, max_length, max_length - int(overlap * max_length))
+
+    def __len__(self):
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self):
+        n = len(self.rows)
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(n) if self.shuffle else np.arange(n)
+        for start in range(0, n, self.batch_size):
+            yield self.build(order[start : start + self.batch_size])
+
+    def build(self, windows):
+        """Build the interaction of chosen windows.
+
+        Returns:
+            Interaction: as RowLoader's, with the target and the time of the last position under item_id and
+            timestamp, and target_list (B, L) int64: the item to predict at each position, 0 where none is supervised.
+        """
+        from recbole.data.interaction import Interaction
+
+        user, start, end, first_target = self.rows.columns[:, windows]
+        length = end - start
+        step = np.arange(int(length.max(initial=1)))
+        real = step < length[:, None]  # (B, L)
+        at = np.where(real, start[:, None] + step, 0)
+        items, times = self.dataset.seq_items, self.dataset.seq_times
+        fields = {
+            ITEM_SEQ: np.where(real, items[at], 0),
+            TIMESTAMP_SEQ: np.where(real, times[at], 0),
+            TARGET_SEQ: np.where(real & (at + 1 >= first_target[:, None]), items[np.where(real, at + 1, 0)], 0),
+            ITEM_SEQ_LEN: length,
+            ITEM_ID: items[end],
+            TIMESTAMP: times[end],
+            USER_ID: user,
+        }
+        return Interaction({k: torch.from_numpy(np.asarray(v, np.int64)) for k, v in fields.items()})
+
+
+class Windows:
+    """Windows over sequences: `columns` (4, W) int64: user, first input, end of the inputs (the last target's place),
+    first supervised target's place."""
+
+    def __init__(self, columns):
+        self.columns = columns
+
+    def __len__(self):
+        return self.columns.shape[1]
+
+
+def train_windows(dataset, max_length, stride):
+    """Cut every user's train sequence into windows of `max_length` inputs, `stride` apart, from the latest back.
+
+    Returns:
+        Windows: by user, latest first; together they supervise each train target once.
+    """
+    target, row_user = np.asarray(dataset.rows["train"].target), np.asarray(dataset.rows["train"].user)
+    first = np.full(dataset.n_users, np.iinfo(np.int64).max)
+    last = np.full(dataset.n_users, -1)
+    np.minimum.at(first, row_user, target)
+    np.maximum.at(last, row_user, target)
+    user = np.flatnonzero(last >= 0)
+    begin, first, last = np.asarray(dataset.user_start)[user], first[user], last[user]
+    by_inputs = 1 + -(-np.maximum(last - begin - max_length, 0) // stride)  # until a window reaches the begin
+    by_targets = -(-(last - first + 1) // stride)  # until every target is supervised
+    count = np.minimum(by_inputs, by_targets)
+    of = np.repeat(np.arange(len(user)), count)
+    back = np.arange(len(of)) - np.repeat(np.cumsum(count) - count, count)  # 0: the user's latest window
+    end = last[of] - back * stride
+    start = np.maximum(begin[of], end - max_length)
+    supervised = np.where(back == count[of] - 1, first[of], np.maximum(first[of], end - stride + 1))
+    return Windows(np.stack([user[of], start, end, supervised]))

@@ -1,0 +1,124 @@
+"""Losses: tensors in, scalar out."""
+
+import torch
+import torch.nn.functional as F
+
+SOFTMAX_CHUNK = 1024  # rows whose logits over all items exist at a time
+
+
+def full_softmax_loss(users, items, target, chunk=SOFTMAX_CHUNK):
+    """Cross-entropy over all items without keeping users x items logits.
+
+    PyTorch's own `linear_cross_entropy` where it exists (2.13), an equal chunked form elsewhere.
+
+    Args:
+        users (B, H): already divided by the temperature.
+        items (M, H): every candidate, same dtype; the padding item is not among them.
+        target (B,) int64: row numbers of `items`.
+        chunk (int): rows of logits held at a time.
+
+    Returns:
+        scalar, the mean over B.
+    """
+    items = items.to(users.dtype)
+    if not hasattr(F, "linear_cross_entropy"):
+        return ChunkedSoftmaxLoss.apply(users, items, target, chunk)
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=chunk, acc_policy="compact")
+    return F.linear_cross_entropy(users, items, target, options=options)
+
+
+class ChunkedSoftmaxLoss(torch.autograd.Function):
+    """`full_softmax_loss` for PyTorch before 2.13: gradients are made chunk by chunk in the forward pass."""
+
+    @staticmethod
+    def forward(ctx, users, items, target, chunk):
+        total = users.new_zeros((), dtype=torch.float32 if users.dtype != torch.float64 else torch.float64)
+        grad_users = torch.empty_like(users)
+        grad_items = torch.zeros(items.shape, dtype=total.dtype, device=items.device)
+        for start in range(0, len(users), chunk):
+            part = slice(start, start + chunk)
+            logits = (users[part] @ items.T).to(total.dtype)  # (b, M)
+            total += F.cross_entropy(logits, target[part], reduction="sum")
+            residual = logits.softmax(1)
+            residual.scatter_add_(1, target[part, None], -torch.ones_like(residual[:, :1]))
+            residual = (residual / len(users)).to(users.dtype)
+            grad_users[part] = residual @ items
+            grad_items += residual.T @ users[part]
+        ctx.save_for_backward(grad_users, grad_items.to(items.dtype))
+        return total / len(users)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad_users, grad_items = ctx.saved_tensors
+        return grad * grad_users, grad * grad_items, None, None
+
+
+def sampled_softmax_loss(users, positives, negatives, target, negative_ids, log_expected):
+    """Cross-entropy over the positive and shared sampled negatives, corrected by their sampling rate.
+
+    Each sampled item's logit is lowered by the logarithm of how often it is expected among the negatives, so that
+    the loss estimates the full softmax (Bengio & Senecal 2008; Jean et al. 2015, section 3.2). A negative that is a
+    row's own target is masked in that row.
+
+    Args:
+        users (B, H): already divided by the temperature.
+        positives (B, H): the targets' vectors.
+        negatives (K, H): vectors of the sampled items.
+        target (B,) int64, negative_ids (K,) int64: item ids.
+        log_expected (K,): log of the expected count of each negative in the sample.
+
+    Returns:
+        scalar, the mean over B.
+    """
+    own = (users * positives).sum(1, keepdim=True).float()  # (B, 1)
+    others = (users @ negatives.T).float() - log_expected  # (B, K)
+    others = others.masked_fill(target[:, None] == negative_ids, float("-inf"))
+    logits = torch.cat([own, others], 1)
+    return F.cross_entropy(logits, torch.zeros(len(users), dtype=torch.long, device=users.device))
+
+
+def in_batch_softmax_loss(anchors, positives, temperature, same):
+    """In-batch contrastive loss; a pair of rows that `same` marks is neither positive nor negative.
+
+    The released UniSRec sets the masked logits to 0 before the exponential, so that each still counts as
+    exp(0) = 1 in the sum; here they contribute nothing.
+
+    Args:
+        anchors (B, H), positives (B, H): L2-normalised.
+        temperature (float)
+        same (B, B) bool: True leaves that pair out; the diagonal is always kept.
+
+    Returns:
+        scalar, the mean over B.
+
+    Source: arXiv:2206.05941, equations 6 and 7.
+    """
+    logits = (anchors @ positives.T).float() / temperature
+    diagonal = torch.eye(len(anchors), dtype=torch.bool, device=anchors.device)
+    logits = logits.masked_fill(same & ~diagonal, float("-inf"))
+    return F.cross_entropy(logits, torch.arange(len(anchors), device=anchors.device))
+
+
+def info_nce_loss(anchors, candidates, target, temperature, mask=None):
+    """Contrastive loss: softmax over cosine / temperature, one positive an anchor.
+
+    Cosines and the softmax are taken in float32 at least, whatever precision the vectors come in.
+
+    Args:
+        anchors (B, D): any length; normalised here. A zero vector has cosine 0 with everything.
+        candidates (M, D): as anchors; with negatives gathered over devices M is their global number.
+        target (B,) int64: row of `candidates` that is each anchor's positive.
+        temperature (float): above 0.
+        mask (B, M) bool | None: True leaves that candidate out of the anchor's sum; the positive always stays.
+
+    Returns:
+        scalar, the mean over B. An anchor whose every negative is masked adds 0.
+
+    Source: arXiv:2403.03952, equation 1; leaving out candidates that share the anchor's item is a difference.
+    """
+    dtype = torch.promote_types(anchors.dtype, torch.float32)
+    logits = F.normalize(anchors.to(dtype), dim=1) @ F.normalize(candidates.to(dtype), dim=1).T / temperature  # (B, M)
+    if mask is not None:
+        own = torch.arange(candidates.shape[0], device=target.device) == target[:, None]  # (B, M)
+        logits = logits.masked_fill(mask & ~own, float("-inf"))
+    return F.cross_entropy(logits, target)

@@ -1,0 +1,413 @@
+"""Layers the recommenders share: the history encoder, the adaptors of frozen text, dot-product scoring."""
+
+import bisect
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from recbole.model.abstract_recommender import SequentialRecommender
+from torch import nn
+
+from recbole_blair.losses import full_softmax_loss, sampled_softmax_loss
+
+ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
+DROPOUT_LEVELS = 256  # an 8-bit draw decides each element on the CPU
+DROPOUT_CHUNK = 1 << 21  # elements masked at a time, so that the mask stays in the cache
+
+
+class FastDropout(torch.autograd.Function):
+    """Dropout on the CPU from eight random bits an element, in chunks; the mask is kept as bytes."""
+
+    @staticmethod
+    def forward(ctx, x, cut):
+        flat, out = x.reshape(-1), torch.empty(x.numel(), dtype=x.dtype)
+        keep = torch.empty(x.numel(), dtype=torch.bool)
+        scale = DROPOUT_LEVELS / (DROPOUT_LEVELS - cut)
+        for span in row_chunks(x.numel(), DROPOUT_CHUNK):
+            words = torch.empty(-(-(span.stop - span.start) // 8), dtype=torch.int64).random_(-(2**63), None)
+            torch.ge(words.view(torch.int8)[: span.stop - span.start], cut - DROPOUT_LEVELS // 2, out=keep[span])
+            torch.mul(flat[span], keep[span], out=out[span]).mul_(scale)
+        ctx.save_for_backward(keep)
+        ctx.scale = scale
+        return out.view(x.shape)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (keep,) = ctx.saved_tensors
+        return (grad * keep.view(grad.shape)).mul_(ctx.scale), None
+
+
+def fast_dropout(x, p, training):
+    """Dropout whose CPU mask costs eight random bits an element, several times less than PyTorch's float draws.
+
+    On the CPU the rate is rounded to 1/256 and the kept elements are scaled by its exact inverse.
+    """
+    if not training or p == 0.0:
+        return x
+    cut = round(p * DROPOUT_LEVELS)
+    if x.device.type != "cpu" or not 0 < cut < DROPOUT_LEVELS:
+        return F.dropout(x, p, True)
+    return FastDropout.apply(x, cut)
+
+
+class TransformerLayer(nn.Module):
+    """Causal self-attention and a feed-forward layer, each followed by dropout, residual and LayerNorm.
+
+    Gives RecBole's `TransformerLayer` outputs at every real position of a right-padded history; padded positions hold
+    arbitrary values, since the causal mask keeps them out of every real one.
+    """
+
+    def __init__(self, n_heads, hidden_size, inner_size, hidden_dropout, attn_dropout, hidden_act, layer_norm_eps):
+        super().__init__()
+        if hidden_size % n_heads:
+            raise ValueError(f"hidden_size={hidden_size} is not a multiple of n_heads={n_heads}")
+        self.n_heads, self.attn_dropout, self.hidden_dropout = n_heads, attn_dropout, hidden_dropout
+        self.act = ACTIVATIONS[hidden_act]
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.attn_out = nn.Linear(hidden_size, hidden_size)
+        self.attn_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.ff_in = nn.Linear(hidden_size, inner_size)
+        self.ff_out = nn.Linear(inner_size, hidden_size)
+        self.ff_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+
+    def forward(self, x, at=None):
+        """Map states to states.
+
+        Args:
+            x (B, L, H)
+            at (B,) int64: positions whose state alone is wanted, as after the last layer; None: all of them.
+
+        Returns:
+            (B, L, H), or (B, 1, H) with `at`.
+        """
+        batch, length, _ = x.shape
+        p = self.attn_dropout if self.training else 0.0
+        q, k, v = self.qkv(x).view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, L, H/heads)
+        if at is None:
+            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+        else:
+            row = torch.arange(batch, device=x.device)
+            q, x = q[row, :, at][:, :, None], x[row, at][:, None]  # (B, heads, 1, H/heads), (B, 1, H)
+            past = (torch.arange(length, device=x.device) <= at[:, None])[:, None, None]  # True: may be seen
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=past, dropout_p=p)
+        mixed = self.attn_out(mixed.transpose(1, 2).reshape(x.shape))
+        x = self.attn_norm(fast_dropout(mixed, self.hidden_dropout, self.training) + x)
+        inner = self.ff_out(self.act(self.ff_in(x)))
+        return self.ff_norm(fast_dropout(inner, self.hidden_dropout, self.training) + x)
+
+
+class HistoryEncoder(nn.Module):
+    """SASRec's encoder: positions, LayerNorm, dropout, transformer layers, the state at the last item.
+
+    Rows of like lengths are encoded together, so that little padding is computed whatever a batch holds, and the last
+    layer computes the last position alone.
+
+    Source: arXiv:1808.09781, section 3, with RecBole's post-norm BERT layers.
+    """
+
+    def __init__(
+        self, max_seq_length, n_layers, n_heads, hidden_size, inner_size, hidden_dropout_prob, attn_dropout_prob,
+        hidden_act, layer_norm_eps, initializer_range,
+    ):  # fmt: skip
+        super().__init__()
+        self.position_embedding = nn.Embedding(max_seq_length, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.dropout_prob = hidden_dropout_prob
+        self.layers = nn.ModuleList(
+            TransformerLayer(
+                n_heads,
+                hidden_size,
+                inner_size,
+                hidden_dropout_prob,
+                attn_dropout_prob,
+                hidden_act,
+                layer_norm_eps,
+            )
+            for _ in range(n_layers)
+        )
+        self.apply(lambda module: init_weights(module, initializer_range))
+
+    @classmethod
+    def from_config(cls, config):
+        """Build from RecBole's keys."""
+        keys = (
+            "n_layers", "n_heads", "hidden_size", "inner_size", "hidden_dropout_prob", "attn_dropout_prob",
+            "hidden_act", "layer_norm_eps", "initializer_range",
+        )  # fmt: skip
+        return cls(config["MAX_ITEM_LIST_LENGTH"], **{k: config[k] for k in keys})
+
+    def forward(self, vectors, row, item_seq_len):
+        """Encode histories.
+
+        Args:
+            vectors (M, H): vectors of items.
+            row (B, L) int64: the histories as rows of `vectors`, right-padded; what padded slots hold changes nothing.
+            item_seq_len (B,) int64: items in each history, at least 1.
+
+        Returns:
+            (B, H): the state at each history's last item.
+        """
+        order, groups = length_groups(item_seq_len, row.shape[1])
+        row, length = row[order], item_seq_len[order]
+        real = torch.arange(row.shape[1], device=row.device) < length[:, None]  # (B, L)
+        flat = vectors.index_select(0, row[real]).to(self.norm.weight.dtype)  # (P, H), P real positions
+        states, first = [], 0
+        for start, stop, width, n_real in groups:
+            x = flat.new_zeros(stop - start, width, flat.shape[1])
+            x[real[start:stop, :width]] = flat[first : first + n_real]
+            states.append(self.encode_padded(x, length[start:stop]))
+            first += n_real
+        return torch.cat(states)[torch.argsort(order)]
+
+    def encode_padded(self, x, length):
+        """Encode one group of histories (B, L, H) of `length` (B,) items; returns (B, H)."""
+        x = self.norm(x + self.position_embedding.weight[: x.shape[1]])
+        x = fast_dropout(x, self.dropout_prob, self.training)
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        return self.layers[-1](x, at=length - 1).squeeze(1)
+
+
+def length_groups(length, longest):
+    """Sort rows by length and cut them into groups whose lengths lie within a factor of two.
+
+    Args:
+        length (B,) int64: at least 1.
+        longest (int): width of the batch.
+
+    Returns:
+        order (B,): rows by length; groups: list of (first row, end row, width to pad to, real positions).
+    """
+    sorted_length, order = torch.sort(length, stable=True)
+    counts = sorted_length.tolist()
+    groups, start = [], 0
+    while start < len(counts):
+        limit = 1 << (counts[start] - 1).bit_length()  # the power of two at or above the shortest
+        stop = bisect.bisect_right(counts, limit)
+        groups.append((start, stop, min(counts[stop - 1], longest), sum(counts[start:stop])))
+        start = stop
+    return order, groups
+
+
+def init_weights(module, std):
+    """RecBole's initial values: normal weights, zero biases."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        module.weight.data.normal_(mean=0.0, std=std)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        module.bias.data.zero_()
+
+
+class ExpertMixture(torch.autograd.Function):
+    """Sum over experts of gate x (expert matrix times x, less the expert's shift), all experts as one matrix product.
+
+    Works in row chunks that stay in the cache. Frozen features need no gradient, so the backward pass is one product
+    for all experts' weights.
+
+    Args of `apply`:
+        x (n, D), weight (E, H, D), shift (E, H): of the dtype the products run in.
+        gates (n, E): of the parameters' dtype.
+
+    Returns (n, H) of the products' dtype.
+    """
+
+    CHUNK = 4096  # rows worked on at a time
+
+    @staticmethod
+    def forward(ctx, x, weight, shift, gates):
+        n_experts, hidden, width = weight.shape
+        outputs = x.new_empty(len(x), n_experts * hidden)
+        mixed = x.new_empty(len(x), hidden)
+        for span in row_chunks(len(x), ExpertMixture.CHUNK):
+            torch.mm(x[span], weight.view(-1, width).T, out=outputs[span])
+            experts, share = outputs[span].view(-1, n_experts, hidden), gates[span].to(x.dtype)
+            torch.bmm(share[:, None], experts, out=mixed[span].unsqueeze(1))
+            mixed[span].addmm_(share, shift, alpha=-1)
+        ctx.save_for_backward(x, weight, shift, gates, outputs)
+        return mixed
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, shift, gates, outputs = ctx.saved_tensors
+        n_experts, hidden, width = weight.shape
+        grad_weight = torch.zeros(n_experts * hidden, width, dtype=gates.dtype, device=x.device)
+        grad_shift = torch.zeros(n_experts, hidden, dtype=gates.dtype, device=x.device)
+        grad_gates = torch.empty_like(gates)
+        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        grad, share = grad.contiguous(), gates.to(x.dtype)
+        spread = x.new_empty(min(len(x), ExpertMixture.CHUNK), n_experts * hidden)
+        for span in row_chunks(len(x), ExpertMixture.CHUNK):
+            rows = span.stop - span.start
+            torch.mul(share[span, :, None], grad[span, None], out=spread[:rows].view(rows, n_experts, hidden))
+            grad_weight += spread[:rows].T @ x[span]
+            grad_shift -= share[span].T @ grad[span]
+            experts = outputs[span].view(rows, n_experts, hidden)
+            grad_gates[span] = torch.bmm(experts, grad[span, :, None]).squeeze(2) - grad[span] @ shift.T
+            if grad_x is not None:
+                torch.mm(spread[:rows], weight.view(-1, width), out=grad_x[span])
+        return grad_x, grad_weight.view_as(weight).to(weight.dtype), grad_shift.to(weight.dtype), grad_gates
+
+
+class NormalisedRows(torch.autograd.Function):
+    """L2-normalise rows (n, H) into `dtype`, computed in float32 or wider, in row chunks that stay in the cache."""
+
+    CHUNK = 4096
+    LEAST_NORM = 1e-12  # of PyTorch's normalize
+
+    @staticmethod
+    def forward(ctx, x, dtype):
+        wide = torch.promote_types(x.dtype, torch.float32)
+        unit = torch.empty(x.shape, dtype=dtype, device=x.device)
+        inverse = torch.empty(len(x), 1, dtype=wide, device=x.device)
+        for span in row_chunks(len(x), NormalisedRows.CHUNK):
+            row = x[span].to(wide)
+            torch.reciprocal(row.norm(dim=1, keepdim=True).clamp_(min=NormalisedRows.LEAST_NORM), out=inverse[span])
+            unit[span] = row * inverse[span]
+        ctx.save_for_backward(unit, inverse)
+        ctx.input_dtype = x.dtype
+        return unit
+
+    @staticmethod
+    def backward(ctx, grad):
+        unit, inverse = ctx.saved_tensors
+        grad_x = torch.empty(grad.shape, dtype=ctx.input_dtype, device=grad.device)
+        for span in row_chunks(len(grad), NormalisedRows.CHUNK):
+            g, u = grad[span].to(inverse.dtype), unit[span].to(inverse.dtype)
+            grad_x[span] = g.addcmul_(u, (g * u).sum(1, keepdim=True), value=-1).mul_(inverse[span])
+        return grad_x, None
+
+
+def row_chunks(n, size):
+    """Slices that cover n rows, `size` at a time."""
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+class MoEAdaptor(nn.Module):
+    """Mixture of parametric-whitening experts with noisy gates: text features to item vectors.
+
+    Expert e maps x to W_e (dropout(x) - b_e); the gates are a softmax of x W_g, with noise while training. The W_e are
+    one tensor, and W_e b_e is taken once for all rows. The experts share one dropout mask; the released code draws
+    one for each.
+
+    Source: arXiv:2206.05941, equations 1 to 4.
+    """
+
+    NOISE_FLOOR = 1e-2  # least deviation of the gate noise, as released
+
+    def __init__(self, n_exps, plm_size, hidden_size, dropout_prob, noisy_gating=True, initializer_range=0.02):
+        super().__init__()
+        self.dropout_prob, self.noisy_gating = dropout_prob, noisy_gating
+        self.weight = nn.Parameter(torch.randn(n_exps, hidden_size, plm_size) * initializer_range)
+        self.bias = nn.Parameter(torch.zeros(n_exps, plm_size))
+        self.w_gate = nn.Parameter(torch.zeros(plm_size, n_exps))
+        self.w_noise = nn.Parameter(torch.zeros(plm_size, n_exps))
+
+    def gate_values(self, x):
+        """Return the gates (n, E) of features (n, D), in float32 or wider."""
+        if not (self.noisy_gating and self.training):
+            return (x @ self.w_gate.to(x.dtype)).to(self.w_gate.dtype).softmax(-1)
+        both = (x @ torch.cat([self.w_gate, self.w_noise], 1).to(x.dtype)).to(self.w_gate.dtype)
+        logits, deviation = both.chunk(2, dim=1)
+        return (logits + torch.randn_like(logits) * (F.softplus(deviation) + self.NOISE_FLOOR)).softmax(-1)
+
+    def forward(self, x, dtype=None):
+        """Map features x (n, D) to (n, H); the products run in `dtype`, and so does what they give."""
+        x = x.to(dtype or self.weight.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            gates = self.gate_values(x)
+            shift = torch.einsum("ehd,ed->eh", self.weight, self.bias)  # (E, H)
+            dropped = fast_dropout(x, self.dropout_prob, self.training)
+            return ExpertMixture.apply(dropped, self.weight.to(x.dtype), shift.to(x.dtype), gates)
+
+
+class MLPAdaptor(nn.Module):
+    """Dropout, linear, ReLU layers from text features to item vectors, the last one linear.
+
+    Source: the SASRec (Text) baseline of arXiv:2403.03952, section 4.2.
+    """
+
+    def __init__(self, sizes, dropout_prob, initializer_range=0.02):
+        super().__init__()
+        self.dropout_prob = dropout_prob
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.apply(lambda module: init_weights(module, initializer_range))
+
+    def forward(self, x, dtype=None):
+        """Map features x (n, D) to (n, H); the products run in `dtype`, and so does what they give."""
+        dtype = dtype or self.layers[0].weight.dtype
+        x = x.to(dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            for i, layer in enumerate(self.layers):
+                x = fast_dropout(F.relu(x) if i else x, self.dropout_prob, self.training)
+                x = F.linear(x, layer.weight.to(dtype), layer.bias.to(dtype))
+        return x
+
+
+class DotProductRecommender(SequentialRecommender):
+    """A recommender whose score is a dot product of a user and an item vector.
+
+    A subclass gives the three methods below; the evaluator then computes the item table once an evaluation.
+    """
+
+    def project_items(self, items=None):
+        """Return what histories and the item table are made of: (M, H) of ids `items`, or (N - 1, H) of all."""
+        raise NotImplementedError
+
+    def item_vectors(self, projected=None):
+        """Return the vectors of all items, (N, H); row 0, the padding item, is zero."""
+        raise NotImplementedError
+
+    def user_vectors(self, interaction, projected=None):
+        """Return the vectors of the histories, (B, H); `projected` (N - 1, H) is `project_items()`."""
+        raise NotImplementedError
+
+    def full_sort_predict(self, interaction):
+        """Score every item, (B, N); column 0 is the padding item and no candidate."""
+        projected = self.project_items()
+        return self.user_vectors(interaction, projected) @ self.item_vectors(projected).T
+
+    def predict(self, interaction):
+        """Score the rows' own `item_id`, (B,)."""
+        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
+
+
+class Softmax(nn.Module):
+    """The training softmax of a text recommender: over all items, or over sampled ones for large catalogues.
+
+    Args:
+        kind (str): full or sampled.
+        n_negatives (int): negatives a step, shared by the batch.
+        negatives (str): uniform or popularity (train targets, plus one).
+        item_counts (N,) int64: train targets an item, for popularity.
+    """
+
+    def __init__(self, kind, n_negatives, negatives, item_counts):
+        super().__init__()
+        self.kind, self.n_negatives = kind, n_negatives
+        weights = torch.as_tensor(item_counts[1:], dtype=torch.float64) + 1.0
+        if negatives == "uniform":
+            weights = torch.ones_like(weights)
+        share = weights / weights.sum()
+        self.register_buffer("log_share", share.log().float(), persistent=False)
+        self.register_buffer("cumulative", share.cumsum(0).float(), persistent=False)
+
+    def draw(self, target):
+        """Draw negatives and list the distinct items of the step.
+
+        Returns:
+            items (M,): sorted ids whose vectors the step needs; negatives (K,): ids drawn.
+        """
+        draws = torch.rand(self.n_negatives, device=target.device)
+        negatives = torch.searchsorted(self.cumulative, draws).clamp_(max=len(self.cumulative) - 1) + 1
+        return torch.unique(torch.cat([target, negatives])), negatives
+
+    def sampled(self, users, items, vectors, target, negatives):
+        """Sampled loss; `vectors` (M, H) are those of the sorted ids `items` (M,)."""
+        expected = self.log_share[negatives - 1] + torch.log(torch.tensor(float(self.n_negatives)))
+        return sampled_softmax_loss(
+            users, vectors[torch.searchsorted(items, target)], vectors[torch.searchsorted(items, negatives)],
+            target, negatives, expected,
+        )  # fmt: skip
+
+    def full(self, users, vectors, target):
+        """Full loss; `vectors` (N - 1, H) are those of items 1 and up."""
+        return full_softmax_loss(users, vectors, target - 1)

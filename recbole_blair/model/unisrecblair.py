@@ -1,0 +1,128 @@
+"""UniSRec over frozen BLaIR features."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_blair.losses import in_batch_softmax_loss
+from recbole_blair.model.layers import DotProductRecommender, HistoryEncoder, MoEAdaptor, NormalisedRows, Softmax
+
+
+class UniSRecBlair(DotProductRecommender):
+    """UniSRec: frozen item text through a mixture-of-experts adaptor into a SASRec encoder, cosine scores.
+
+    `train_stage`: `inductive_ft` sees text alone, so new items need only their text; `transductive_ft` adds an
+    embedding of the item's id; `pretrain` trains the contrastive objectives instead of next-item softmax.
+
+    Differences to the released code, all intended: an item that occurs many times in a batch is projected once, so
+    its occurrences share one dropout mask and gate noise; the padding item is no candidate of the softmax; masked
+    same-item negatives of the pretraining losses contribute nothing (there each counts as exp(0) = 1); the second
+    view of pretraining is item drop alone (word drop needs features of altered texts).
+
+    Source: arXiv:2206.05941, sections 2.1 to 2.4; arXiv:2403.03952, section 4.2.
+    """
+
+    uses_text = True
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.train_stage = config["train_stage"]
+        self.temperature = config["temperature"]
+        self.lam = config["lambda"]
+        self.item_drop_ratio = config["item_drop_ratio"]
+        self.compute_dtype = config["compute_dtype"]
+        features = dataset.text_features.to(self.compute_dtype)
+        self.register_buffer("text_features", features, persistent=False)  # (N - 1, D)
+        self.encoder = HistoryEncoder.from_config(config)
+        self.adaptor = MoEAdaptor(
+            config["n_exps"], features.shape[1], config["hidden_size"], config["adaptor_dropout_prob"],
+            config["noisy_gating"], config["initializer_range"],
+        )  # fmt: skip
+        self.id_embedding = None
+        if self.train_stage == "transductive_ft":
+            self.id_embedding = nn.Embedding(self.n_items - 1, config["hidden_size"])
+            self.id_embedding.weight.data.normal_(0.0, config["initializer_range"])
+        self.softmax = Softmax(
+            config["softmax"], config["n_negatives"], config["negatives"], dataset.item_counts("train")
+        )
+
+    def project_items(self, items=None):
+        """Project items `items` (M,), ids from 1, or all of them: (M, H) or (N - 1, H)."""
+        features = self.text_features if items is None else self.text_features[items - 1]
+        vectors = self.adaptor(features, self.compute_dtype)
+        if self.id_embedding is not None:
+            vectors = vectors + (self.id_embedding.weight if items is None else self.id_embedding(items - 1))
+        return vectors
+
+    def encode_history(self, item_seq, item_seq_len, vectors, items=None):
+        """Encode histories (B, L) from projected items: rows of all items, or of the sorted ids `items` (M,)."""
+        row = item_seq - 1 if items is None else torch.searchsorted(items, item_seq)
+        return self.encoder(vectors, row, item_seq_len)
+
+    def calculate_loss(self, interaction):
+        """Return the loss of the stage, a scalar."""
+        if self.train_stage == "pretrain":
+            return self.pretrain_loss(interaction)
+        item_seq, item_seq_len = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        target = interaction[self.POS_ITEM_ID]
+        if self.softmax.kind == "full":
+            vectors, items = self.project_items(), None
+        else:
+            items, negatives = self.softmax.draw(target)
+            items = torch.unique(torch.cat([items, item_seq[item_seq > 0]]))
+            vectors = self.project_items(items)
+        state = self.encode_history(item_seq, item_seq_len, vectors, items)
+        users = (F.normalize(state.float(), dim=1) / self.temperature).to(self.compute_dtype)
+        vectors = NormalisedRows.apply(vectors, self.compute_dtype)
+        if items is None:
+            return self.softmax.full(users, vectors, target)
+        return self.softmax.sampled(users, items, vectors, target, negatives)
+
+    def pretrain_loss(self, interaction):
+        """Sequence-item plus lambda times sequence-sequence contrastive loss, a scalar (equations 6 to 8)."""
+        item_seq, item_seq_len = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        target = interaction[self.POS_ITEM_ID]
+        items = torch.unique(torch.cat([target, item_seq[item_seq > 0]]))
+        vectors = self.project_items(items)
+        view_seq, view_len = drop_items(item_seq, item_seq_len, self.item_drop_ratio)
+        state = F.normalize(self.encode_history(item_seq, item_seq_len, vectors, items).float(), dim=1)
+        view = F.normalize(self.encode_history(view_seq, view_len, vectors, items).float(), dim=1)
+        positive = F.normalize(vectors[torch.searchsorted(items, target)].float(), dim=1)
+        same = target[:, None] == target
+        item_loss = in_batch_softmax_loss(state, positive, self.temperature, same)
+        return item_loss + self.lam * in_batch_softmax_loss(state, view, self.temperature, same)
+
+    def item_vectors(self, projected=None):
+        """Return L2-normalised vectors of all items, (N, H); the padding row is zero."""
+        projected = self.project_items() if projected is None else projected
+        return F.pad(F.normalize(projected.float(), dim=1), (0, 0, 1, 0))
+
+    def user_vectors(self, interaction, projected=None):
+        """Return L2-normalised vectors of the histories, (B, H); `projected` saves projecting their items."""
+        item_seq, items = interaction[self.ITEM_SEQ], None
+        if projected is None:
+            items = torch.unique(item_seq[item_seq > 0])
+            projected = self.project_items(items)
+        state = self.encode_history(item_seq, interaction[self.ITEM_SEQ_LEN], projected, items)
+        return F.normalize(state.float(), dim=1)
+
+
+def drop_items(item_seq, item_seq_len, ratio):
+    """Drop each history item but the first with probability `ratio` and close the gaps.
+
+    Args:
+        item_seq (B, L) int64: right-padded with 0.
+        item_seq_len (B,) int64
+
+    Returns:
+        item_seq (B, L), item_seq_len (B,) of the second view.
+
+    Source: arXiv:2206.05941, section 2.3, item drop.
+    """
+    keep = (torch.rand(item_seq.shape, device=item_seq.device) >= ratio) & (item_seq > 0)
+    keep[:, 0] = True
+    order = torch.argsort((~keep).int(), dim=1, stable=True)
+    length = keep.sum(1)
+    closed = item_seq.gather(1, order)
+    step = torch.arange(item_seq.shape[1], device=item_seq.device)
+    return closed.masked_fill(step >= length[:, None], 0), length

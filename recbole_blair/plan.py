@@ -1,0 +1,76 @@
+"""`--dry_run`: what training would do, with its disk, memory and rough time."""
+
+from pathlib import Path
+
+from recbole_blair import compat
+from recbole_blair.config import resolve_config
+from recbole_blair.registry import find_model
+
+TOKENS_PER_TEXT = 160  # of a typical item text in Amazon Reviews 2023; only for the estimate
+ENCODER_FLOPS_PER_TOKEN = 2 * 85e6  # a base-sized encoder's multiplications and additions
+FLOPS_PER_S = {"cpu": 3e11, "cuda": 1e14}  # what an ordinary machine reaches
+
+
+def print_plan(model, dataset, files, overrides):
+    """Print one line a step: download and conversion, encoding, training. Nothing is written."""
+    compat.apply()
+    from recbole_blair.quick_start import runtime_config
+
+    info = find_model(model)
+    config = runtime_config(resolve_config(info, dataset, files, overrides))
+    build_dir = plan_build(config)
+    if getattr(info.load_class(), "uses_text", False):
+        print(plan_features(config, build_dir))
+    print(plan_training(config, build_dir))
+    return 0
+
+
+def plan_build(config):
+    """Print the conversion's own plan; returns the build's folder."""
+    from recbole_blair.data.build import PREPARE_KEYS, foreign_build
+
+    folder = foreign_build(config)
+    if folder is not None:
+        print(f"build      {folder}: there, made by another tool; used as it is")
+        return folder
+    from dataset_tools.prepare import prepare
+
+    return Path(prepare(config["dataset"], dry_run=True, **{key: config[key] for key in PREPARE_KEYS}))
+
+
+def count_items(build_dir):
+    """Items of a build, or None when it is not there yet."""
+    path = build_dir / f"{build_dir.name}.item"
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return sum(1 for _ in file) - 1
+
+
+def plan_features(config, build_dir):
+    """One line on the features."""
+    from recbole_blair.text.encoders import encoder_name
+    from recbole_blair.text.features import feature_path
+
+    path = feature_path(build_dir, encoder_name(config["plm"]))
+    if path.is_file():
+        return f"features   {path}: there, {path.stat().st_size / 2**20:,.0f} MiB"
+    items = count_items(build_dir)
+    if items is None:
+        return f"features   {path}: to be made with {config['plm']}; 3 KiB an item at width 768"
+    seconds = items * TOKENS_PER_TEXT * ENCODER_FLOPS_PER_TOKEN / FLOPS_PER_S[config["device"].type]
+    return (
+        f"features   {path}: to be made with {config['plm']}: {items:,} texts, {items * 3 / 1024:,.0f} MiB at width "
+        f"768, roughly {max(seconds / 60, 1):,.0f} minutes for a base-sized encoder on {config['device']}"
+    )
+
+
+def plan_training(config, build_dir):
+    """One line on the training."""
+    items = count_items(build_dir)
+    seeds, names = config["seeds"] or [config["seed"]], [config["model"], *(config["baselines"] or [])]
+    runs = f"{len(seeds) * len(names)} run(s): {', '.join(names)} x seeds {seeds}"
+    memory = "" if items is None else f", about {1.5 + items * 768 * 14 / 2**30:.1f} GiB of memory at width 768"
+    return (
+        f"training   {runs}, at most {config['epochs']} epochs on {config['device']} in {config['precision']}{memory}"
+    )

@@ -1,0 +1,98 @@
+"""What a person sees: messages above the progress bars, log files, result tables."""
+
+import contextlib
+import logging
+import statistics
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+def say(message):
+    """Print a line without tearing a progress bar."""
+    tqdm.write(message, file=sys.stderr)
+
+
+class BarHandler(logging.Handler):
+    """Log records above the progress bars."""
+
+    def emit(self, record):
+        """Print one record."""
+        say(self.format(record))
+
+
+@contextlib.contextmanager
+def run_logger(run_dir):
+    """A logger that writes to the screen and to `<run_dir>/log.txt`; not RecBole's, which writes to the cwd."""
+    log = logging.getLogger(f"recbole_blair.run.{Path(run_dir).resolve()}")
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    file = logging.FileHandler(Path(run_dir) / "log.txt", encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+    screen = BarHandler()
+    log.handlers[:] = [file, screen]
+    try:
+        yield log
+    except Exception as error:
+        file.stream.write(f"stopped by {type(error).__name__}: {error}\n")
+        raise
+    finally:
+        file.close()
+        log.handlers.clear()
+
+
+def results_table(results):
+    """Build the table of runs: one line a model, mean and deviation over its seeds, test metrics as fractions."""
+    from rich import box
+    from rich.table import Table
+
+    columns = shown_metrics(results[0]["test"])
+    title = f"test on {results[0]['dataset']}: {results[0]['rows']['test']} rows, {results[0]['n_items']} items"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for name in ("seeds", *columns, "epochs", "s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    models = list(dict.fromkeys(r["model"] for r in results))
+    means = {m: [statistics.mean(r["test"][c] for r in results if r["model"] == m) for c in columns] for m in models}
+    best = [max(means[m][i] for m in models) for i in range(len(columns))]
+    for model in models:
+        runs = [r for r in results if r["model"] == model]
+        cells = [cell([r["test"][c] for r in runs], best[i], len(models) > 1) for i, c in enumerate(columns)]
+        seconds = statistics.mean(sum(r["seconds"].values()) for r in runs)
+        epochs = statistics.mean(r["epochs"] for r in runs)
+        table.add_row(model, str(len(runs)), *cells, f"{epochs:.0f}", f"{seconds:.0f}")
+    return table
+
+
+def shown_metrics(metrics):
+    """The metrics a table has room for: hit equals recall here, and mrr@k says little beside mrr."""
+    return [n for n in metrics if not n.startswith("hit") and not (n.startswith("mrr@") and "mrr" in metrics)]
+
+
+def cell(values, best, mark):
+    """One table cell: mean, and below it the deviation when there are several seeds; the best mean is bold."""
+    mean = statistics.mean(values)
+    text = f"[bold]{fraction(mean)}[/bold]" if mark and mean == best else fraction(mean)
+    return f"{text}\n±{fraction(statistics.stdev(values))}" if len(values) > 1 else text
+
+
+def fraction(value):
+    """Four decimals, without the zero before the point."""
+    return f"{value:.4f}".removeprefix("0")
+
+
+def print_results(results):
+    """Print the table, and what it depends on, to the standard output."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console.print(results_table(results))
+    first = results[0]
+    encoders = sorted({r["encoder"] for r in results if r["encoder"]})
+    console.print(
+        f"full ranking, history {'masked' if first['history_masked'] else 'not masked'}; {first['ties']}; "
+        f"features: {', '.join(encoders) or 'none'}; {first['device']}, {first['precision']}"
+    )
+    for folder in sorted({str(Path(r["output_dir"])) for r in results}):
+        console.print(f"  {folder}", soft_wrap=True)
