@@ -1,0 +1,366 @@
+"""Pairs for training: read once into a memory-mapped table, tokenised batch by batch.
+
+A ready file may be JSONL (plain or gzip) or Parquet, or a folder of either. It is read line by line, checked, and
+kept as Arrow beside the run, with the keys that say which pairs share an item; `datasets` maps that table into memory.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recbole_blair.errors import InputError, nearest
+from recbole_blair.schema import VALID_START_MS
+
+FIELDS = ("context", "metadata", "item_id", "timestamp")
+MIN_CHARS = 30  # both sides must have more: the released code's rule
+HOLDOUT_TIME = "time"
+BATCH_ROWS = 10_000
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+def text_key(text):
+    """Return a 63-bit key of a text; equal texts have equal keys."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
+
+
+def pair_files(path):
+    """Return the files of `--pairs`: the file itself, or what a folder holds, by name.
+
+    Raises:
+        InputError: nothing there, or nothing of a known kind.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        files = [path]
+    elif path.is_dir():
+        if (path / ".unfinished").exists():
+            raise InputError(
+                f"--pairs={path} is not finished: the command that makes its pairs was stopped; run it again"
+            )
+        files = sorted(p for p in path.iterdir() if p.is_file() and p.name.endswith(_SUFFIXES))
+    else:
+        raise InputError(f"--pairs={path}: no such file or folder; expected JSONL, JSONL.gz or Parquet")
+    if not files or not files[0].name.endswith(_SUFFIXES):
+        raise InputError(f"--pairs={path} holds no pairs; expected files ending in {', '.join(_SUFFIXES)}")
+    return files
+
+
+def read_pairs(path):
+    """Yield (place, rows) of one file; `place` is its name and the first row's 1-based number.
+
+    Raises:
+        InputError: a corrupt file, a line that is no pair, a column that is missing.
+    """
+    return _read_parquet(path) if path.name.endswith(".parquet") else _read_jsonl(path)
+
+
+def _read_parquet(path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            missing = [name for name in FIELDS if name not in file.schema_arrow.names]
+            if missing:
+                found = ", ".join(file.schema_arrow.names)
+                raise InputError(
+                    f"{path} has no column {missing[0]!r} (it has {found}); pairs need {', '.join(FIELDS)}"
+                )
+            number = 1
+            for batch in file.iter_batches(BATCH_ROWS, columns=list(FIELDS)):
+                yield number, batch.to_pylist()
+                number += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{path} is not a whole Parquet file ({reason}); prepare or copy it again") from error
+
+
+def _read_jsonl(path):
+    opener = gzip.open if path.name.endswith(".gz") else open
+    rows, first = [], 1
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if not rows:
+                    first = number
+                rows.append(_parse_line(path, number, line))
+                if len(rows) == BATCH_ROWS:
+                    yield first, rows
+                    rows = []
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path} is damaged or ends too early ({error}); copy or prepare it again") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 after line {first + len(rows) - 1} ({error.reason})") from error
+    if rows:
+        yield first, rows
+
+
+def _parse_line(path, number, line):
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{path} line {number} is not JSON ({error}); expected one pair a line") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{path} line {number} is a {type(row).__name__}; expected an object with {', '.join(FIELDS)}")
+    for name in FIELDS[:3]:
+        if name not in row:
+            raise InputError(
+                f"{path} line {number} has no {name!r}.{nearest(name, row)} Pairs need {', '.join(FIELDS)}"
+            )
+    return row
+
+
+def check_row(path, number, row):
+    """Return (context, metadata, item id, time in ms or None) of one pair.
+
+    Raises:
+        InputError: a value of the wrong kind.
+    """
+    context, metadata, item_id, time = row["context"], row["metadata"], row["item_id"], row.get("timestamp")
+    for name, value in (("context", context), ("metadata", metadata), ("item_id", item_id)):
+        if not isinstance(value, str):
+            raise InputError(f"{path} row {number}: {name} is {value!r}; expected text")
+    if time is not None and (isinstance(time, bool) or not isinstance(time, int | float) or time != time):
+        raise InputError(f"{path} row {number}: timestamp is {time!r}; expected Unix milliseconds or null")
+    return context, metadata, item_id, None if time is None else int(time)
+
+
+def held_out(context, item_id, time, holdout, seed):
+    """Say whether a pair is held out: from the first instant on, or a share by a hash of the pair itself."""
+    if holdout == HOLDOUT_TIME:
+        return time is not None and time >= VALID_START_MS
+    digest = hashlib.blake2b(f"{seed}\t{item_id}\t{context}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < holdout * 2.0**64
+
+
+def parse_holdout(value):
+    """Return `time` or a share from 0 to below 1."""
+    if value == HOLDOUT_TIME:
+        return value
+    try:
+        share = float(value)
+    except (TypeError, ValueError):
+        share = -1.0
+    if not 0 <= share < 1:
+        raise InputError(f"--holdout={value} is neither {HOLDOUT_TIME!r} nor a share from 0 to below 1, like 0.01")
+    return share
+
+
+class PairTables:
+    """The pairs of a run: `train` and `held_out` (datasets.Dataset) and what was left out on the way."""
+
+    def __init__(self, folder, counts):
+        from datasets import Dataset
+
+        self.counts = counts
+        self.train = Dataset.from_file(str(folder / "train.arrow"))
+        self.held_out = Dataset.from_file(str(folder / "held_out.arrow"))
+
+
+def source_stamp(files, holdout, seed, min_chars):
+    """Return what a table depends on: the files' names, sizes and times, and the settings."""
+    stats = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    return {"files": stats, "holdout": holdout, "seed": seed, "min_chars": min_chars, "format": 1}
+
+
+def load_pair_tables(path, folder, *, holdout, seed=0, min_chars=MIN_CHARS, progress=True):
+    """Read pairs, filter, split, and map them into memory; a table made before from the same files is taken.
+
+    Args:
+        path (path): file or folder of pairs.
+        folder (Path): where the tables are kept.
+        holdout (str | float): `time`: pairs from the first instant on (those without a time count as earlier); a
+            share: that part, by a hash of the pair.
+        seed (int): of the share.
+        min_chars (int): both sides must have more characters.
+        progress (bool): show a bar.
+
+    Returns:
+        PairTables
+
+    Raises:
+        InputError: bad files, or no pairs left.
+
+    Source: arXiv:2403.03952, section 3.3 (the filter), appendix (1 % held out).
+    """
+    files = pair_files(path)
+    folder = Path(folder)
+    stamp = source_stamp(files, holdout, seed, min_chars)
+    manifest = folder / "tables.json"
+    if not (manifest.is_file() and json.loads(manifest.read_text())["stamp"] == stamp):
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest.unlink(missing_ok=True)
+        counts = _write_tables(files, folder, holdout, seed, min_chars, progress)
+        temporary = manifest.with_name(f".{manifest.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps({"stamp": stamp, "counts": counts}, indent=1))
+        os.replace(temporary, manifest)
+    tables = PairTables(folder, json.loads(manifest.read_text())["counts"])
+    if not len(tables.train):
+        raise InputError(
+            f"no pairs left to train on in {path}: {json.dumps(tables.counts)}; both sides need more than {min_chars} "
+            f"characters, and --holdout={holdout} holds the others out"
+        )
+    return tables
+
+
+def _write_tables(files, folder, holdout, seed, min_chars, progress):
+    """Write train.arrow and held_out.arrow; return the counts."""
+    import pyarrow as pa
+    from tqdm import tqdm
+
+    schema = pa.schema(
+        [("context", pa.large_string()), ("metadata", pa.large_string()), ("item_id", pa.string())]
+        + [(name, pa.int64()) for name in ("item_key", "metadata_key", "characters")]
+    )
+    counts = {"read": 0, "too_short": 0, "without_time": 0, "train": 0, "held_out": 0}
+    names = ("train", "held_out")
+    places = {name: folder / f".{name}.arrow.{os.getpid()}.tmp" for name in names}
+    writers = {name: pa.ipc.new_stream(str(place), schema) for name, place in places.items()}
+    try:
+        with tqdm(desc="read pairs", unit=" pairs", disable=not progress) as bar:
+            for path in files:
+                for first, rows in read_pairs(path):
+                    parts = _split_rows(path, first, rows, holdout, seed, min_chars, counts)
+                    for name in names:
+                        if parts[name]:
+                            writers[name].write_batch(pa.RecordBatch.from_pylist(parts[name], schema))
+                    bar.update(len(rows))
+        for name in names:
+            writers[name].close()
+            os.replace(places[name], folder / f"{name}.arrow")
+    finally:
+        for name in names:
+            writers[name].close()
+            places[name].unlink(missing_ok=True)
+    return counts
+
+
+def _split_rows(path, first, rows, holdout, seed, min_chars, counts):
+    """Return the rows of each table; adds to `counts`."""
+    parts = {"train": [], "held_out": []}
+    for number, row in enumerate(rows, first):
+        context, metadata, item_id, time = check_row(path, number, row)
+        counts["read"] += 1
+        if len(context) <= min_chars or len(metadata) <= min_chars:
+            counts["too_short"] += 1
+            continue
+        counts["without_time"] += time is None
+        name = "held_out" if held_out(context, item_id, time, holdout, seed) else "train"
+        counts[name] += 1
+        keys = {"item_key": text_key(item_id), "metadata_key": text_key(metadata)}
+        size = len(context) + len(metadata)
+        parts[name].append({"context": context, "metadata": metadata, "item_id": item_id, **keys, "characters": size})
+    return parts
+
+
+class RowDataset(torch.utils.data.Dataset):
+    """Rows of a table with their numbers, fetched a batch at a time."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def __len__(self):
+        return len(self.table)
+
+    def __getitems__(self, numbers):
+        rows = self.table[list(numbers)]
+        names = ("context", "metadata", "item_key", "metadata_key")
+        return [{"row": n, **{k: rows[k][i] for k in names}} for i, n in enumerate(numbers)]
+
+    def __getitem__(self, number):
+        return self.__getitems__([number])[0]
+
+
+class EpochOrder(torch.utils.data.Sampler):
+    """The order of an epoch: a function of seed and epoch alone, so that a resumed run sees the same.
+
+    Args:
+        n_rows (int)
+        seed (int)
+        epoch (function): returns the epoch that begins.
+        characters (ndarray | None): (n_rows,) sizes; given, rows of like sizes share a batch.
+        batch (int): pairs a step over all devices; batches stay in random order.
+    """
+
+    POOL_BATCHES = 50  # batches whose rows are sorted together, as transformers' length grouping does
+
+    def __init__(self, n_rows, seed, epoch, characters=None, batch=1):
+        self.n_rows = n_rows
+        self.seed = seed
+        self.epoch = epoch
+        self.characters = characters
+        self.batch = batch
+
+    def __len__(self):
+        return self.n_rows
+
+    def __iter__(self):
+        rng = np.random.default_rng([self.seed, self.epoch()])
+        order = rng.permutation(self.n_rows)
+        if self.characters is not None:
+            order = self._group(order, rng)
+        return iter(order.tolist())
+
+    def _group(self, order, rng):
+        """Sort within pools, cut into batches, shuffle the whole batches; the short one stays last."""
+        pool = self.batch * self.POOL_BATCHES
+        pools = [order[i : i + pool] for i in range(0, len(order), pool)]
+        order = np.concatenate([part[np.argsort(self.characters[part], kind="stable")] for part in pools])
+        whole = len(order) // self.batch
+        batches = order[: whole * self.batch].reshape(whole, self.batch)
+        return np.concatenate([batches[rng.permutation(whole)].reshape(-1), order[whole * self.batch :]])
+
+
+class PairCollator:
+    """Tokenise a batch of pairs: contexts first, then their metadata, right-padded to the longest.
+
+    Args:
+        tokenizer: the model's.
+        max_length (int): tokens kept of a text.
+        chunk (int): texts of one forward pass; 0: all at once.
+        pad_id (int)
+
+    Returns of a call:
+        dict: `ids (2B, T)`, `lengths (2B,)`, `row`, `item_key`, `metadata_key` (B,), all int64; `chunks`: row
+        numbers of texts of like lengths, which are padded to their own longest only.
+    """
+
+    def __init__(self, tokenizer, max_length, chunk, pad_id):
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.chunk = chunk
+        self.pad_id = pad_id
+
+    def __call__(self, rows):
+        texts = [row["context"] for row in rows] + [row["metadata"] for row in rows]
+        ids, lengths = tokenise(self.tokenizer, texts, self.max_length, self.pad_id)
+        batch = {"ids": ids, "lengths": lengths}
+        for name in ("row", "item_key", "metadata_key"):
+            batch[name] = torch.tensor([row[name] for row in rows], dtype=torch.int64)
+        batch["chunks"] = list(torch.argsort(lengths, descending=True, stable=True).split(self.chunk or len(texts)))
+        return batch
+
+
+def tokenise(tokenizer, texts, max_length, pad_id):
+    """Return ids (n, T) and lengths (n,) int64 of texts, right-padded whatever side the tokenizer prefers.
+
+    Raises:
+        InputError: a text that gives no token.
+    """
+    options = {"add_special_tokens": True, "truncation": True, "max_length": max_length}
+    lists = tokenizer(texts, padding=False, return_attention_mask=False, return_token_type_ids=False, **options)
+    token_ids = lists["input_ids"]
+    lengths = torch.tensor([len(ids) for ids in token_ids])
+    if int(lengths.min()) == 0:
+        bad = texts[int(lengths.argmin())]
+        raise InputError(f"the text {bad[:60]!r} gives no token with this tokenizer; leave its pair out")
+    out = torch.full((len(texts), int(lengths.max())), pad_id, dtype=torch.int64)
+    for row, ids in zip(out, token_ids):
+        row[: len(ids)] = torch.tensor(ids)
+    return out, lengths

@@ -1,0 +1,187 @@
+"""The trained encoder as a published one looks: transformers and sentence-transformers load the same folder.
+
+Layout: config.json, model.safetensors, the tokenizer, modules.json and 1_Pooling (which state the pooling), README.md
+(the model card). Vectors are raw pooled states; nothing in the folder normalises them.
+"""
+
+import json
+import os
+import re
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from recbole_blair import __version__
+from recbole_blair.errors import InputError
+from recbole_blair.pretrain.load import HEADS_FILE, quiet_loading
+
+STAGING = ".export.tmp"
+WEIGHTS = "model.safetensors"
+PACKAGES = ("torch", "transformers", "datasets", "tokenizers")
+NO_LICENCE = "not stated by the base; see where it came from"
+
+
+def export_encoder(model, tokenizer, folder, card):
+    """Write the encoder; the weights come last, so that a folder without them is never taken for whole.
+
+    Args:
+        model (PairEncoder): trained.
+        tokenizer: its tokenizer.
+        folder (Path): where the encoder goes; other files there stay.
+        card (str): README.md.
+    """
+    folder = Path(folder)
+    staging = folder / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    whole = model.denoiser if model.denoiser is not None else model.body
+    with quiet_loading():
+        whole.save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
+    write_sentence_transformer_files(staging, model.pooling, whole.config.hidden_size, text_limit(model, tokenizer))
+    (staging / "README.md").write_text(card, encoding="utf-8")
+    if model.token_head is not None:
+        write_heads(staging / HEADS_FILE, model)
+    files = [path for path in staging.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda p: p.name == WEIGHTS):
+        target = folder / path.relative_to(staging)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+    shutil.rmtree(staging)
+
+
+def write_heads(path, model):
+    """Keep the token head's own tensors, so that a later stage starts from them (curriculum)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = {k: v.cpu().contiguous() for k, v in model.unique_state().items() if k.startswith("token_head.")}
+    save_file(own, path)
+
+
+def text_limit(model, tokenizer):
+    """Return the tokens the encoder has positions for; RoBERTa's begin after its padding index."""
+    import torch
+
+    limit = tokenizer.model_max_length or 1 << 30
+    for name, module in model.body.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            limit = min(limit, module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
+    return int(limit) if limit < 1 << 20 else 512
+
+
+def write_sentence_transformer_files(folder, pooling, width, max_length):
+    """Write what tells sentence-transformers (and `recbole-blair encode`) the pooling and the length."""
+    modules = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling")]
+    listed = [
+        {"idx": i, "name": name, "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (name, path, kind) in enumerate(modules)
+    ]
+    flags = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "mean_sqrt_len_tokens": "mean_sqrt"}
+    modes = {f"pooling_mode_{flag}": pooling == mode for flag, mode in flags.items()}
+    files = {
+        "modules.json": listed,
+        "1_Pooling/config.json": {"word_embedding_dimension": width, **modes},
+        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
+        "config_sentence_transformers.json": {"similarity_fn_name": "cosine"},
+    }
+    for name, value in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def base_licence(folder):
+    """Return the licence that the front matter of the base's README.md states, or None."""
+    path = Path(folder) / "README.md"
+    if not path.is_file():
+        return None
+    head = re.match(r"---\n(.*?)\n---", path.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    found = re.search(r"^license:\s*[\"']?([\w.+-]+)", head.group(1), re.MULTILINE) if head else None
+    return found.group(1) if found else None
+
+
+def package_versions():
+    """Return the versions of the packages that decide the result."""
+    found = {"recbole_blair": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def model_card(*, base, licence, settings, data, results, pooling, fresh):
+    """Return README.md: what the encoder is, its data, settings, hashes, results and licence.
+
+    Args:
+        base (dict): `name`, `weights_sha256` (None from scratch).
+        licence (str | None): of the base.
+        settings (dict): the resolved keys that decide the result.
+        data (dict): counts and the hash of the pairs.
+        results (dict): `before` and `after`, metrics of the retrieval.
+        pooling (str)
+        fresh (list[str]): parameters that did not come from the base.
+    """
+    before = {name: f"{value:.4f}" for name, value in results["before"].items()}
+    rows = "\n".join(f"| {name} | {before.get(name, '–')} | {value:.4f} |" for name, value in results["after"].items())
+    table = f"| metric | before | after |\n|---|---|---|\n{rows}\n" if rows else "No pairs were held out.\n"
+    front = ["---", f"license: {licence or 'other'}", f"base_model: {base['name']}", "library_name: transformers"]
+    front += ["pipeline_tag: sentence-similarity", "tags:", "- sentence-transformers", "- recommendation", "---"]
+    shown = {**settings, "plm": base["name"]}
+    listed = "\n".join(f"- `{key}: {value}`" for key, value in sorted(shown.items()) if value is not None)
+    versions = ", ".join(f"{name} {number}" for name, number in package_versions().items())
+    counts = "\n".join(f"- {key.replace('_', ' ')}: {value}" for key, value in data.items())
+    return "\n".join(front) + (
+        f"""
+
+# A text encoder for recommendation, trained on (review, item metadata) pairs
+
+Continue-pretrained as BLaIR is (arXiv:2403.03952) from `{base["name"]}` (SHA-256 of its weights:
+`{base["weights_sha256"]}`). Tensors that started at random: {len(fresh)}{f" (first: {fresh[0]})" if fresh else ""}.
+
+## Use
+
+```python
+from transformers import AutoModel, AutoTokenizer      # pool the last hidden state: {pooling}
+from sentence_transformers import SentenceTransformer   # the same vectors from encode()
+```
+
+Vectors are raw; normalise them for retrieval by cosine.
+`recbole-blair encode --dataset=<name> --plm=<this folder>` makes item features of them;
+`recbole-blair compare "query" "item one" "item two" --plm=<this folder>` compares texts.
+
+## Results
+
+Each held-out review context against the metadata of every candidate item, by cosine:
+
+{table}
+## Data
+
+{counts}
+
+## Settings
+
+{listed}
+
+Versions: {versions}.
+
+## Licence
+
+Of the base: {licence or NO_LICENCE}. The pairs' licence applies to what was learned from them.
+"""
+    )
+
+
+def check_output_folder(folder):
+    """Refuse a folder that holds somebody else's encoder.
+
+    Raises:
+        InputError: weights there that no run of ours wrote.
+    """
+    folder = Path(folder)
+    if (folder / WEIGHTS).is_file() and not (folder / "pretraining" / "config.json").is_file():
+        raise InputError(
+            f"--output_dir={folder} holds an encoder that this command did not write; choose another folder"
+        )

@@ -1,0 +1,105 @@
+"""Rows of all devices as one tensor, with gradients that reach the device they came from.
+
+Every device computes its own loss over everybody's candidates. The mean of those losses is what is minimised, and
+gradients are averaged over the devices afterwards; so a candidate's gradient is the sum over the devices' losses,
+which the backward pass here collects.
+"""
+
+import torch
+import torch.distributed as dist
+
+
+def world_size():
+    """Return the number of processes that train together, 1 outside torchrun."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank():
+    """Return this process's number, 0 outside torchrun."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+class _GatherRows(torch.autograd.Function):
+    """all_gather forwards; backwards the sum over devices of the gradients of this device's rows."""
+
+    @staticmethod
+    def forward(ctx, rows):
+        ctx.n_rows = rows.shape[0]
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        start = rank() * ctx.n_rows
+        return grad[start : start + ctx.n_rows]
+
+
+def gather_rows(rows):
+    """Return the rows of every device, by rank; gradients flow back to each row's own device.
+
+    Args:
+        rows (B, D): the same B on every device.
+
+    Returns:
+        Tensor: (world * B, D).
+    """
+    return _GatherRows.apply(rows) if world_size() > 1 else rows
+
+
+def gather_values(values):
+    """Return the values (B, ...) of every device, by rank, without gradients."""
+    if world_size() == 1:
+        return values
+    parts = [torch.empty_like(values) for _ in range(world_size())]
+    dist.all_gather(parts, values.contiguous())
+    return torch.cat(parts)
+
+
+def mean_over_devices(value):
+    """Return the mean of a scalar tensor over the devices, without gradients."""
+    if world_size() == 1:
+        return value.detach()
+    value = value.detach().clone()
+    dist.all_reduce(value)
+    return value / world_size()
+
+
+def average_gradients(parameters, bucket_bytes=1 << 26):
+    """Average the gradients of all devices in place.
+
+    One reduction a step over flat buckets: the step runs several forward and backward passes, so hooks that reduce
+    during the backward pass would reduce more than once. A parameter that has no gradient counts as zero, so that
+    every device reduces the same buckets.
+
+    Args:
+        parameters (iterable of Parameter): the same, in the same order, on every device.
+        bucket_bytes (int): bytes reduced at a time.
+    """
+    if world_size() == 1:
+        return
+    bucket, size = [], 0
+    for parameter in parameters:
+        if not parameter.requires_grad:
+            continue
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        bucket.append(parameter.grad)
+        size += parameter.grad.numel() * parameter.grad.element_size()
+        if size >= bucket_bytes:
+            _average(bucket)
+            bucket, size = [], 0
+    _average(bucket)
+
+
+def _average(grads):
+    """Average one bucket of gradients of one dtype."""
+    if not grads:
+        return
+    flat = torch.cat([grad.reshape(-1) for grad in grads])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for grad, part in zip(grads, flat.split([grad.numel() for grad in grads])):
+        grad.copy_(part.view_as(grad))

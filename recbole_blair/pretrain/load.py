@@ -1,0 +1,275 @@
+"""Load an encoder for training with the head its objective needs, or start one from nothing."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import torch
+
+from recbole_blair.errors import InputError
+from recbole_blair.pretrain.gather import rank
+from recbole_blair.pretrain.model import PairEncoder, TokenHead
+from recbole_blair.pretrain.step import Vocabulary
+from recbole_blair.text.encoders import resolve_plm, weight_files
+from recbole_blair.text.pooling import POOLINGS, folder_pooling
+
+HEADS_FILE = "pretraining/heads.safetensors"  # beside the exported encoder: what its objective trained besides it
+SENTINEL = "<extra_id_{}>"  # T5's span markers
+N_SENTINELS = 100
+
+
+def encoder_folder(plm, revision=None):
+    """Return the folder of `plm`: itself, or the hub's snapshot.
+
+    Raises:
+        InputError: an encoder that has no weights to train, or no such folder or id.
+    """
+    kind, value = resolve_plm(plm)
+    if kind == "folder":
+        if revision is not None:
+            raise InputError(
+                f"--plm_revision={revision} belongs to a hub id, but --plm={plm} is a folder; leave it out"
+            )
+        weight_files(value)
+        return value
+    if kind == "hub":
+        from recbole_blair.text.transformer import fetch_snapshot
+
+        return fetch_snapshot(value, revision, None)
+    raise InputError(f"--plm={plm} has no weights to train; give a hub id or the folder of a transformer encoder")
+
+
+def load_pair_encoder(folder, *, mlm, pooling=None, dense=False):
+    """Load weights, head and tokenizer of a folder.
+
+    Args:
+        folder (Path): config, weights, tokenizer, as save_pretrained writes them.
+        mlm (bool): the backbone's own objective is trained, so its head is needed.
+        pooling (str | None): None: the folder's own, else `cls` (`mean` for T5).
+        dense (bool): see `PairEncoder`.
+
+    Returns:
+        (PairEncoder, tokenizer, list[str]): and the names of parameters that start fresh.
+
+    Raises:
+        InputError: not a whole encoder, or one that has no head for `mlm`.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    pooling = check_pooling(pooling) or folder_pooling(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with quiet_loading():
+            loaded = _load_seq2seq(folder) if config.is_encoder_decoder else _load_encoder(folder, config, mlm)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:300]
+        raise InputError(
+            f"{folder} could not be loaded as an encoder to train ({type(error).__name__}: {reason}); it needs "
+            "config.json, weights and tokenizer files as save_pretrained writes them"
+        ) from error
+    body, head, denoiser, fresh = loaded
+    pooling = pooling or ("cls" if tokenizer.cls_token_id is not None else "mean")
+    model = PairEncoder(body, pooling, head, denoiser, dense)
+    if fresh:
+        known = _load_heads(model, folder)
+        fresh = [name for name in fresh if name not in known]
+    return model, tokenizer, fresh
+
+
+def check_pooling(pooling):
+    """Return `pooling` if it is one that is offered, or None."""
+    if pooling is not None and pooling not in POOLINGS:
+        raise InputError(f"--pooling={pooling} is not one of {', '.join(POOLINGS)}")
+    return pooling
+
+
+def _load_encoder(folder, config, mlm):
+    """Load an encoder-only model; its pooler is kept as it is and not trained."""
+    from transformers import AutoModel
+
+    body, info = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
+    missing = sorted(info["missing_keys"])
+    lost = [key for key in missing if not key.startswith("pooler.")]
+    if lost:
+        raise InputError(
+            f"the weights in {folder} lack {len(lost)} of the encoder's tensors (first: {lost[0]}), which would stay "
+            "random; give a folder with the whole encoder"
+        )
+    if missing and getattr(body, "pooler", None) is not None:
+        body.pooler = None  # it would be random
+    freeze_pooler(body)
+    if not mlm:
+        return body, None, None, []
+    masked_lm, fresh = _load_masked_lm(folder, config)
+    return body, TokenHead(masked_lm, body), None, fresh
+
+
+def freeze_pooler(body):
+    """Keep the pooler out of training: no loss reaches it."""
+    if getattr(body, "pooler", None) is not None:
+        body.pooler.requires_grad_(False)
+
+
+def _load_masked_lm(folder, config):
+    """Return (masked-language model, names of its parameters that the folder does not hold)."""
+    from transformers import AutoModelForMaskedLM
+
+    if type(config) not in AutoModelForMaskedLM._model_mapping:
+        raise InputError(
+            f"{folder} is a {config.model_type} model, for which transformers has no masked-language head; use "
+            "--objective=contrastive"
+        )
+    masked_lm, info = AutoModelForMaskedLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+    )
+    return masked_lm, sorted(info["missing_keys"])
+
+
+def _load_seq2seq(folder):
+    """Load a T5-like model whole: its encoder gives the vectors, its decoder the denoising loss."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    model, info = AutoModelForSeq2SeqLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+    )
+    lost = sorted(info["missing_keys"])
+    if lost:
+        raise InputError(f"the weights in {folder} lack {len(lost)} tensors (first: {lost[0]}); give the whole model")
+    return model.get_encoder(), None, model, []
+
+
+def _load_heads(model, folder):
+    """Load the heads that an earlier pretraining of ours left beside its encoder; return their names."""
+    from safetensors.torch import load_file
+
+    path = Path(folder) / HEADS_FILE
+    if not path.is_file():
+        return set()
+    own, given = model.state_dict(keep_vars=True), load_file(path)
+    fit = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    model.load_state_dict(fit, strict=False)
+    filled = {id(own[name]) for name in fit}  # a shared tensor has two names
+    return {name.removeprefix("token_head.masked_lm.") for name, tensor in own.items() if id(tensor) in filled}
+
+
+@contextlib.contextmanager
+def quiet_loading():
+    """Keep transformers' bars and load reports off the screen: what is missing is checked and reported by us."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def build_scratch_encoder(
+    config_path, texts, *, vocab_size, tokenizer_folder, mlm, pooling=None, dense=False, max_length=512
+):
+    """Start from random weights: the shapes of a config, a tokenizer trained on the pairs.
+
+    Args:
+        config_path (path): a model's config.json, or a folder that holds one.
+        texts (iterable of str): what the tokenizer is trained on.
+        vocab_size (int): entries at most, special tokens included.
+        tokenizer_folder (Path): the trained tokenizer is kept there, and read back when a run goes on.
+        mlm, pooling, dense: as in `load_pair_encoder`.
+        max_length (int): tokens the tokenizer lets through.
+
+    Returns:
+        (PairEncoder, tokenizer, list[str])
+
+    Raises:
+        InputError: no config there, or one of a model that is not an encoder.
+    """
+    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
+
+    pooling = check_pooling(pooling)
+    path = Path(config_path).expanduser()
+    if not (path / "config.json").is_file() and not path.is_file():
+        raise InputError(f"--scratch={config_path}: no such file; give a model's config.json or the folder it is in")
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    if config.is_encoder_decoder or type(config) not in AutoModelForMaskedLM._model_mapping:
+        raise InputError(
+            f"--scratch={config_path} is a {config.model_type} model; expected an encoder with a masked-language head, "
+            "like bert or roberta"
+        )
+    if (tokenizer_folder / "tokenizer.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    else:
+        tokenizer = train_tokenizer(texts, vocab_size, min(max_length, config.max_position_embeddings))
+        save_tokenizer(tokenizer, tokenizer_folder)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep")}
+    config.update({**ids, "bos_token_id": ids["cls_token_id"], "eos_token_id": ids["sep_token_id"]})
+    config.vocab_size = len(tokenizer)
+    body = AutoModel.from_config(config, dtype=torch.float32)
+    if getattr(body, "pooler", None) is not None:
+        body.pooler = None
+    head = TokenHead(AutoModelForMaskedLM.from_config(config, dtype=torch.float32), body) if mlm else None
+    return PairEncoder(body, pooling or "cls", head, None, dense), tokenizer, ["every weight"]
+
+
+def train_tokenizer(texts, vocab_size, max_length):
+    """Train a lower-cased WordPiece tokenizer with BERT's special tokens."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    frame = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.post_processor = frame
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **names)
+
+
+def save_tokenizer(tokenizer, folder):
+    """Write a tokenizer's folder; whole or not at all. Only the first process writes."""
+    if rank() > 0:
+        return
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    tokenizer.save_pretrained(temporary)
+    temporary.rename(folder)
+
+
+def read_vocabulary(tokenizer, model, mlm):
+    """Return what hiding tokens needs.
+
+    Raises:
+        InputError: the objective hides tokens, but the tokenizer has nothing to hide them with.
+    """
+    pad = next(t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if t is not None)
+    # len() counts added tokens that the model may have no row for: random tokens come from the model's table.
+    size = min(len(tokenizer), model.body.get_input_embeddings().num_embeddings)
+    common = {"size": size, "special_ids": tuple(tokenizer.all_special_ids), "pad_id": pad}
+    if model.denoiser is None:
+        if mlm and tokenizer.mask_token_id is None:
+            raise InputError(
+                f"the tokenizer ({type(tokenizer).__name__}) has no mask token, which mlm needs; use "
+                "--objective=contrastive or another encoder"
+            )
+        return Vocabulary(mask_id=tokenizer.mask_token_id, **common)
+    ids = tokenizer.convert_tokens_to_ids([SENTINEL.format(i) for i in range(N_SENTINELS)])
+    sentinels = tuple(i for i in ids if i is not None and i != tokenizer.unk_token_id)
+    if mlm and not sentinels:
+        raise InputError(
+            f"the tokenizer ({type(tokenizer).__name__}) has no {SENTINEL.format(0)}, which denoising needs; use "
+            "--objective=contrastive or another encoder"
+        )
+    return Vocabulary(mask_id=None, sentinels=sentinels, end_id=tokenizer.eos_token_id, **common)

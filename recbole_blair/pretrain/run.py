@@ -1,0 +1,306 @@
+"""One pretraining run: pairs, encoder, training, evaluation, export; goes on where it was stopped."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from recbole_blair.device import has_fast_bf16
+from recbole_blair.errors import InputError
+from recbole_blair.pretrain import export
+from recbole_blair.pretrain.data import PairCollator, RowDataset, load_pair_tables, pair_files, parse_holdout
+from recbole_blair.pretrain.gather import rank, world_size
+from recbole_blair.pretrain.load import (
+    build_scratch_encoder,
+    encoder_folder,
+    load_pair_encoder,
+    read_vocabulary,
+)
+from recbole_blair.pretrain.retrieval import build_retrieval_task
+from recbole_blair.pretrain.step import Objective, Step
+from recbole_blair.pretrain.trainer import (
+    AUTOCAST,
+    BEST,
+    BEST_METRICS,
+    LAST_METRICS,
+    LogFile,
+    PairTrainer,
+    last_whole_checkpoint,
+    load_weights,
+    training_arguments,
+    write_json,
+)
+from recbole_blair.text.encoders import weights_hash
+
+STATE_DIR, CONFIG, METRICS, BEFORE, START = (
+    "pretraining",
+    "config.json",
+    "metrics.json",
+    "before.json",
+    "start.safetensors",
+)
+FORWARD_TEXTS = {"cpu": 64, "cuda": 1024}  # a CPU's caches hold few texts, a GPU is idle with few
+TOKENIZER_PAIRS = 200_000  # pairs that a tokenizer from scratch is trained on at most
+
+
+def pretrain(settings):
+    """Train an encoder on pairs and export it.
+
+    Args:
+        settings (Settings): resolved, with `pairs` and `output_dir` set.
+
+    Returns:
+        dict: metrics.json: settings, data, `before`, `after`, seconds, pairs a second, peak memory, versions.
+
+    Raises:
+        InputError: bad input, or another run in `output_dir`.
+    """
+    from transformers import set_seed
+
+    folder = Path(settings.output_dir)
+    state = folder / STATE_DIR
+    done = check_folder(folder, settings)
+    if done is not None:
+        return done
+    device, precision = choose_device(settings)
+    tables_options = {
+        "holdout": parse_holdout(settings.holdout),
+        "seed": settings.seed,
+        "min_chars": settings.min_chars,
+    }
+    evaluates = tables_options["holdout"] != 0
+    args = training_arguments(settings, state / "checkpoint", device, precision, evaluates)
+    with args.main_process_first():
+        tables = load_pair_tables(settings.pairs, state / "tables", progress=settings.show_progress, **tables_options)
+    task = build_retrieval_task(tables.held_out, tables.train, settings.eval_items, settings.seed, settings.eval_pairs)
+    if evaluates and task is None:
+        raise InputError(
+            f"--holdout={settings.holdout} holds out none of the {len(tables.train)} pairs of {settings.pairs}; raise "
+            "it, or --holdout=0 to train without evaluation"
+        )
+    set_seed(settings.seed)
+    model, tokenizer, base = load_start(settings, tables, state)
+    trainer = build_trainer(settings, args, model, tokenizer, tables, task, precision, state)
+    if rank() == 0:
+        write_json(state / CONFIG, settings.fingerprint() | {"pairs_hash": pairs_hash(settings.pairs)})
+    results, timing = train_and_evaluate(trainer, settings, state)
+    metrics = summary(settings, tables, task, base, results, timing, precision, model)
+    if rank() == 0:
+        finish(folder, model, tokenizer, settings, metrics, base)
+    trainer.accelerator.wait_for_everyone()
+    return metrics
+
+
+def choose_device(settings):
+    """Return (`cpu` or `cuda`, precision).
+
+    Raises:
+        InputError: a device that is not here, or fp16 without CUDA.
+    """
+    found = torch.cuda.is_available()
+    if settings.device == "cuda" and not found:
+        raise InputError("--device=cuda, but no CUDA device is visible; use --device=cpu or auto")
+    device = "cuda" if found and settings.device != "cpu" else "cpu"
+    precision = settings.precision
+    if precision == "fp16" and device == "cpu":
+        raise InputError("--precision=fp16 needs a CUDA device; use bf16 or fp32 on a CPU")
+    if precision == "auto":
+        precision = "bf16" if has_fast_bf16(torch.device(device)) else "fp32"
+    return device, precision
+
+
+@functools.lru_cache(maxsize=4)
+def pairs_hash(path):
+    """Return the SHA-256 of the pairs' files, one after the other, hex."""
+    digest = hashlib.sha256()
+    for file in pair_files(path):
+        with open(file, "rb") as handle:
+            while block := handle.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def check_folder(folder, settings):
+    """Return the metrics of a finished run of the same settings, or None; refuse another run's folder.
+
+    Raises:
+        InputError: names the keys that differ.
+    """
+    export.check_output_folder(folder)
+    config = folder / STATE_DIR / CONFIG
+    if not config.is_file():
+        return None
+    saved = json.loads(config.read_text(encoding="utf-8"))
+    asked = settings.fingerprint() | {"pairs_hash": pairs_hash(settings.pairs)}
+    differ = sorted(key for key in saved.keys() | asked.keys() if saved.get(key) != asked.get(key))
+    if differ:
+        shown = ", ".join(f"{key} {saved.get(key)!r} -> {asked.get(key)!r}" for key in differ[:5])
+        raise InputError(f"{folder} holds a run with other settings ({shown}); choose another --output_dir")
+    metrics = folder / STATE_DIR / METRICS
+    return json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else None
+
+
+def load_start(settings, tables, state):
+    """Return (PairEncoder, tokenizer, base): `base` says where the weights come from, for the card."""
+    mlm = "mlm" in settings.objective
+    options = {"mlm": mlm, "pooling": settings.pooling, "dense": settings.dense_head}
+    if settings.scratch is None:
+        folder = encoder_folder(settings.plm, settings.plm_revision)
+        model, tokenizer, fresh = load_pair_encoder(folder, **options)
+        name = folder.name if Path(str(settings.plm)).expanduser().is_dir() else settings.plm
+        base = {"name": name, "weights_sha256": weights_hash(folder), "licence": export.base_licence(folder)}
+    else:
+        texts = tables.train.select(range(min(len(tables.train), TOKENIZER_PAIRS)))
+        texts = (text for row in texts for text in (row["context"], row["metadata"]))
+        model, tokenizer, fresh = build_scratch_encoder(
+            settings.scratch, texts, vocab_size=settings.vocab_size, tokenizer_folder=state / "tokenizer", **options
+        )
+        base = {"name": f"random weights of {Path(settings.scratch).name}", "weights_sha256": None, "licence": None}
+    base["fresh"] = fresh
+    if settings.gradient_checkpointing:
+        model.checkpoint_activations()
+    return model, tokenizer, base
+
+
+def build_trainer(settings, args, model, tokenizer, tables, task, precision, state):
+    """Put model, data and settings into a PairTrainer."""
+    import numpy as np
+
+    objective = Objective(
+        contrastive="contrastive" in settings.objective,
+        mlm="mlm" in settings.objective,
+        temperature=settings.temperature,
+        mlm_weight=settings.mlm_weight,
+        mlm_share=settings.mlm_probability,
+        symmetric=settings.symmetric,
+        mask_same_item=settings.mask_same_item,
+    )
+    vocabulary = read_vocabulary(tokenizer, model, objective.mlm)
+    dtype = AUTOCAST[precision]
+    autocast = contextlib.nullcontext
+    if dtype is not None:
+        autocast = functools.partial(torch.autocast, args.device.type, dtype=dtype)
+    step = Step(model, objective, vocabulary, settings.cache_chunk, autocast, seed=settings.seed)
+    texts = FORWARD_TEXTS[args.device.type] if settings.forward_texts is None else settings.forward_texts
+    chunk = settings.cache_chunk or texts
+    encode = {"tokenizer": tokenizer, "max_length": settings.max_length, "pad_id": vocabulary.pad_id}
+    characters = np.asarray(tables.train["characters"]) if settings.group_by_length else None
+    return PairTrainer(
+        step=step,
+        task=task,
+        encode_options={**encode, "device": args.device, "autocast": autocast},
+        topk=settings.topk,
+        group_by_length=characters,
+        model=model,
+        args=args,
+        data_collator=PairCollator(tokenizer, settings.max_length, chunk, vocabulary.pad_id),
+        train_dataset=RowDataset(tables.train),
+        eval_dataset=None if task is None else task.contexts,
+        callbacks=[LogFile(state)],
+    )
+
+
+def train_and_evaluate(trainer, settings, state):
+    """Evaluate, train (going on from the last whole checkpoint), and load the weights to export.
+
+    Returns:
+        (dict, dict): metrics `before` and `after`; seconds and pairs a second of this call.
+    """
+    checkpoint = last_whole_checkpoint(state / "checkpoint", world_size())
+    results = {"before": before_training(trainer, state) if settings.eval_before else {}, "after": {}}
+    started = time.monotonic()
+    outcome = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    seconds = time.monotonic() - started
+    if trainer.task is not None:
+        trainer.accelerator.wait_for_everyone()
+        results["after"] = final_metrics(trainer, settings.keep_best, state / "checkpoint")
+    steps = outcome.global_step
+    timing = {"train": seconds, "steps": steps, "resumed_at": 0 if checkpoint is None else int(checkpoint.name[11:])}
+    return results, timing
+
+
+def final_metrics(trainer, keep_best, folder):
+    """Load the best weights where asked for, and return the metrics of the weights that are exported."""
+    record = folder / (BEST_METRICS if keep_best else LAST_METRICS)
+    if record.is_file():
+        found = json.loads(record.read_text(encoding="utf-8"))
+        if keep_best:
+            load_weights(folder / BEST, trainer.step.model)
+            return found["metrics"]
+        if found["step"] == trainer.state.global_step:
+            return found["metrics"]
+    return strip_prefix(trainer.evaluate(metric_key_prefix="after"), "after_")
+
+
+def before_training(trainer, state):
+    """Return the untrained encoder's metrics; read back when the run goes on."""
+    path = state / BEFORE
+    if trainer.task is None:
+        return {}
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    found = strip_prefix(trainer.evaluate(metric_key_prefix="before"), "before_")
+    if rank() == 0:
+        write_json(path, found)
+    return found
+
+
+def strip_prefix(metrics, prefix):
+    """Return the retrieval metrics without the Trainer's prefix."""
+    return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+
+
+def summary(settings, tables, task, base, results, timing, precision, model):
+    """Return what metrics.json says."""
+    import resource
+
+    pairs = len(tables.train) * settings.epochs
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    device = next(model.parameters()).device
+    memory = {"process_mb": round(peak, 1)}
+    if device.type == "cuda":
+        memory["device_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return {
+        "base": base["name"],
+        "objective": settings.objective,
+        "seed": settings.seed,
+        "settings": settings.fingerprint(),
+        "data": {**tables.counts, "sha256": pairs_hash(settings.pairs)},
+        "candidates": 0 if task is None else len(task.items),
+        "queries": 0 if task is None else len(task.contexts),
+        "before": results["before"],
+        "after": results["after"],
+        "seconds": {"train": round(timing["train"], 2)},
+        "steps": timing["steps"],
+        "resumed_at": timing["resumed_at"],
+        "pairs_per_second": round(pairs / timing["train"], 2) if not timing["resumed_at"] else None,
+        "peak_memory": memory,
+        "precision": precision,
+        "device": str(device),
+        "processes": world_size(),
+        "fresh_parameters": len(base["fresh"]),
+        "versions": export.package_versions(),
+    }
+
+
+def finish(folder, model, tokenizer, settings, metrics, base):
+    """Export, write metrics.json, then drop what only a resume would need."""
+    import shutil
+
+    card = export.model_card(
+        base=base,
+        licence=base["licence"],
+        settings=settings.fingerprint(),
+        data=metrics["data"],
+        results={"before": metrics["before"], "after": metrics["after"]},
+        pooling=model.pooling,
+        fresh=base["fresh"],
+    )
+    export.export_encoder(model, tokenizer, folder, card)
+    write_json(folder / STATE_DIR / METRICS, metrics)
+    for name in ("checkpoint", "tables"):
+        shutil.rmtree(folder / STATE_DIR / name, ignore_errors=True)

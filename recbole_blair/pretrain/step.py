@@ -1,0 +1,230 @@
+"""One training step: the loss of a batch and its gradients, plainly or with gradient caching.
+
+Gradient caching (arXiv:2101.06983) runs the encoder twice. The first pass keeps vectors only; the loss over all of
+them gives each vector's gradient; the second pass runs chunk by chunk with the same dropout and feeds that gradient
+in. Memory then holds one chunk's activations, and the batch can be as large as the loss needs.
+"""
+
+import contextlib
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from recbole_blair.losses import info_nce_loss
+from recbole_blair.pretrain.gather import gather_rows, gather_values, mean_over_devices, rank
+from recbole_blair.pretrain.noise import IGNORE, counter_uniform, drop_spans, mask_tokens
+
+
+class Objective(NamedTuple):
+    """What is minimised: contrastive + mlm_weight * the backbone's own loss, or one of the two.
+
+    Source: arXiv:2403.03952, equations 1 to 3.
+    """
+
+    contrastive: bool = True
+    mlm: bool = True
+    temperature: float = 0.05
+    mlm_weight: float = 0.1
+    mlm_share: float = 0.15
+    symmetric: bool = False
+    mask_same_item: bool = True
+
+    @property
+    def own_weight(self):
+        """The weight of the backbone's own loss; alone it counts fully."""
+        return self.mlm_weight if self.contrastive else 1.0
+
+
+class Vocabulary(NamedTuple):
+    """What hiding tokens needs to know of the tokenizer."""
+
+    size: int
+    mask_id: int | None
+    special_ids: tuple
+    sentinels: tuple = ()
+    end_id: int | None = None
+    pad_id: int = 0
+
+
+def contrastive_loss(vectors, batch, objective):
+    """In-batch contrastive loss of this device's contexts over every device's metadata.
+
+    Pairs that share the item, or whose metadata reads the same, are left out of each other's sums.
+
+    Args:
+        vectors (2B, D): the B contexts, then their metadata.
+        batch (dict): `item_key (B,) int64`, `metadata_key (B,) int64`, equal where item or metadata text is.
+        objective (Objective)
+
+    Returns:
+        scalar.
+    """
+    n_pairs = len(vectors) // 2
+    contexts, metadata = vectors[:n_pairs], vectors[n_pairs:]
+    target = torch.arange(n_pairs, device=vectors.device) + rank() * n_pairs
+    mask = None
+    if objective.mask_same_item:
+        mask = torch.zeros((), dtype=torch.bool, device=vectors.device)
+        for key in (batch["item_key"], batch["metadata_key"]):
+            mask = mask | (key[:, None] == gather_values(key))  # (B, world * B)
+    loss = info_nce_loss(contexts, gather_rows(metadata), target, objective.temperature, mask)
+    if objective.symmetric:
+        back = info_nce_loss(metadata, gather_rows(contexts), target, objective.temperature, mask)
+        loss = (loss + back) / 2
+    return loss
+
+
+class Step:
+    """Computes losses and gradients of batches.
+
+    Args:
+        model (PairEncoder)
+        objective (Objective)
+        vocabulary (Vocabulary)
+        cache_chunk (int): texts a forward pass with gradient caching; 0: no caching.
+        autocast (function): returns the context manager that forward passes run in.
+        backward (function): backward of a scalar (a gradient scaler's, say).
+        seed (int): of the hidden tokens.
+    """
+
+    def __init__(self, model, objective, vocabulary, cache_chunk=0, autocast=None, backward=None, seed=0):
+        self.model = model
+        self.objective = objective
+        self.vocabulary = vocabulary
+        self.cached = cache_chunk > 0
+        self.autocast = autocast or contextlib.nullcontext
+        self.backward = backward or torch.Tensor.backward
+        self.seed = seed
+
+    def run(self, batch, number):
+        """Add the gradients of one batch to the parameters.
+
+        Args:
+            batch (dict): from `PairCollator`.
+            number (int): the step's number; hidden tokens depend on it.
+
+        Returns:
+            dict: `loss` and its parts `contrastive` and `mlm`, detached scalars.
+        """
+        parts = {}
+        if self.objective.contrastive:
+            parts["contrastive"] = self._cached_contrastive(batch) if self.cached else self._plain_contrastive(batch)
+        if self.objective.mlm:
+            parts["mlm"] = self._own_loss(batch, self.noisy_batch(batch, number))
+        total = sum(self._weight(name) * value for name, value in parts.items())
+        return {"loss": total, **parts}
+
+    def _weight(self, name):
+        return 1.0 if name == "contrastive" else self.objective.own_weight
+
+    def _plain_contrastive(self, batch):
+        """Every chunk forward, then one backward pass."""
+        with self.autocast():
+            vectors = [self._embed_chunk(batch, rows) for rows in batch["chunks"]]
+        loss = contrastive_loss(_in_order(vectors, batch["chunks"]), batch, self.objective)
+        self.backward(loss)
+        return loss.detach()
+
+    def _cached_contrastive(self, batch):
+        """Two passes: vectors without graph, then each chunk again under its own random state."""
+        states, vectors = [], []
+        device = batch["ids"].device
+        with torch.no_grad(), self.autocast():
+            for rows in batch["chunks"]:
+                states.append(_random_state(device))
+                vectors.append(self._embed_chunk(batch, rows))
+        after = _random_state(device)
+        leaf = _in_order(vectors, batch["chunks"]).requires_grad_()
+        loss = contrastive_loss(leaf, batch, self.objective)
+        (gradient,) = torch.autograd.grad(loss, leaf)  # (2B, D)
+        for rows, state in zip(batch["chunks"], states):
+            _set_random_state(state, device)
+            with self.autocast():
+                again = self._embed_chunk(batch, rows)
+            self.backward((again * gradient[rows]).sum())
+        _set_random_state(after, device)
+        return loss.detach()
+
+    def _own_loss(self, batch, own):
+        """The backbone's own loss does not couple texts: each chunk goes backward at once."""
+        count, total = self._predicted(own), 0.0
+        for rows in batch["chunks"]:
+            with self.autocast():
+                loss = self._own_chunk(own, rows) / count
+            self.backward(self.objective.own_weight * loss)
+            total = total + loss.detach()
+        return total
+
+    def _embed_chunk(self, batch, rows):
+        lengths = batch["lengths"][rows]
+        return self.model.embed(batch["ids"][rows, : int(lengths.max())], lengths)
+
+    def _own_chunk(self, own, rows):
+        noisy, lengths, labels = own
+        lengths = lengths[rows]
+        width = int(lengths.max())
+        if self.model.denoiser is not None:
+            filled = int((labels[rows] != IGNORE).sum(1).max())
+            return self.model.denoising_loss(noisy[rows, :width], lengths, labels[rows, :filled])
+        return self.model.masked_token_loss(noisy[rows, :width], lengths, labels[rows, :width])
+
+    def _predicted(self, own):
+        """Tokens a device predicts on average, so that every predicted token weighs the same on all of them."""
+        return mean_over_devices((own[2] != IGNORE).sum().double()).clamp_min(1.0)
+
+    def noisy_batch(self, batch, number):
+        """Return (noisy ids, lengths, labels) of the 2B texts; contexts and metadata are both hidden in part."""
+        rows = torch.cat([batch["row"] * 2, batch["row"] * 2 + 1])  # a number for each text
+        if self.model.denoiser is not None:
+            return self._dropped_spans(batch, rows, number)
+        ids, lengths = batch["ids"], batch["lengths"]
+        special = torch.tensor(self.vocabulary.special_ids, device=ids.device)
+        inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        maskable = inside & ~torch.isin(ids, special)
+
+        def draw(stream):
+            return counter_uniform(self.seed, number, rows, ids.shape[1], stream)
+
+        words = self.vocabulary
+        noisy, labels = mask_tokens(ids, maskable, draw, words.mask_id, words.size, self.objective.mlm_share)
+        return noisy, lengths, labels
+
+    def _dropped_spans(self, batch, rows, number):
+        ids, lengths = batch["ids"].tolist(), batch["lengths"].tolist()
+        noisy, targets, words = [], [], self.vocabulary
+        for row, text, length in zip(rows.tolist(), ids, lengths):
+            rng = np.random.default_rng([self.seed, number, row])
+            pair = (
+                drop_spans(text[: length - 1], words.sentinels, words.end_id, rng)
+                if length > 2
+                else (text[:length],) * 2
+            )
+            noisy.append(pair[0])
+            targets.append(pair[1])
+        device = batch["ids"].device
+        sizes = torch.tensor([len(text) for text in noisy], device=device)
+        return _padded(noisy, words.pad_id, device), sizes, _padded(targets, IGNORE, device)
+
+
+def _padded(lists, fill, device):
+    """Right-pad lists of ids to (n, longest)."""
+    width = max(len(ids) for ids in lists)
+    return torch.tensor([ids + [fill] * (width - len(ids)) for ids in lists], dtype=torch.int64, device=device)
+
+
+def _in_order(parts, chunks):
+    """Put the rows of chunks back in the batch's order."""
+    order = torch.cat(list(chunks))
+    return torch.cat(parts)[torch.argsort(order)]
+
+
+def _random_state(device):
+    """The states of the generators that dropout draws from."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _set_random_state(state, device):
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)

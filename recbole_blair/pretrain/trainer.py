@@ -1,0 +1,250 @@
+"""transformers' Trainer with our step, our order, retrieval as evaluation, and checkpoints that are whole or absent."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from recbole_blair.errors import InputError
+from recbole_blair.pretrain.data import EpochOrder
+from recbole_blair.pretrain.gather import average_gradients, rank, world_size
+from recbole_blair.pretrain.retrieval import evaluate_retrieval
+
+WHOLE = "whole.json"  # written last into a checkpoint: one without it was interrupted and is not used
+WEIGHTS = "model.safetensors"
+BEST, BEST_METRICS, LAST_METRICS = "best.safetensors", "best.json", "last.json"
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def training_arguments(settings, folder, device, precision, evaluates):
+    """Translate our keys into transformers' TrainingArguments.
+
+    Args:
+        settings (Settings)
+        folder (Path): where checkpoints go.
+        device (str): `cpu` or `cuda`.
+        precision (str): `fp32`, `bf16` or `fp16`. Autocast is entered by the step itself; only fp16 is told, for its
+            gradient scaler.
+        evaluates (bool): pairs are held out.
+    """
+    args = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=settings.per_device_batch,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=settings.warmup,
+        lr_scheduler_type=settings.schedule,
+        max_grad_norm=settings.clip_grad_norm,
+        fp16=precision == "fp16",
+        use_cpu=device == "cpu",
+        eval_strategy=_every(settings.eval_steps) if evaluates else "no",
+        eval_steps=settings.eval_steps or None,
+        save_strategy=_every(settings.save_steps),
+        save_steps=settings.save_steps or 500,
+        metric_for_best_model=settings.valid_metric,
+        greater_is_better=True,
+        logging_steps=settings.logging_steps,
+        logging_nan_inf_filter=False,
+        disable_tqdm=not settings.show_progress,
+        report_to=[],
+        seed=settings.seed,
+        dataloader_num_workers=settings.dataloader_workers,
+        dataloader_pin_memory=device == "cuda",
+        remove_unused_columns=False,
+        label_names=[],
+    )
+    if args.n_gpu > 1:
+        args._n_gpu = 1  # several GPUs are for torchrun; DataParallel would split the negatives
+    return args
+
+
+def _every(steps):
+    """Return transformers' name of a strategy: every so many steps, or each epoch for 0."""
+    return "steps" if steps else "epoch"
+
+
+class PairTrainer(Trainer):
+    """Trains a PairEncoder on pairs.
+
+    Args:
+        step (Step): losses and gradients of a batch.
+        task (RetrievalTask | None): what is evaluated.
+        encode_options (dict): of `encode_texts`, with `tokenizer`.
+        topk (sequence of int)
+        group_by_length (ndarray | None): characters of each pair, or None for random batches.
+        kwargs: of `transformers.Trainer`.
+    """
+
+    def __init__(self, *, step, task, encode_options, topk, group_by_length=None, **kwargs):
+        self.step = step
+        self.task = task
+        self.encode_options = dict(encode_options)
+        self.topk = topk
+        self.group_by_length = group_by_length
+        self.parts = {}
+        self.clock = None
+        super().__init__(**kwargs)
+        step.backward = self.accelerator.backward
+
+    def _get_train_sampler(self, train_dataset=None):
+        n_rows = len(self.train_dataset)
+        batch = self.args.per_device_train_batch_size * world_size()
+        steps = -(-n_rows // batch)
+        return EpochOrder(n_rows, self.args.seed, lambda: self.state.global_step // steps, self.group_by_length, batch)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Run our step on the bare model and average the gradients over the devices."""
+        model.train()
+        losses = self.step.run(self._prepare_inputs(inputs), self.state.global_step)
+        average_gradients(self.step.model.parameters())
+        if not torch.isfinite(losses["loss"]):
+            raise InputError(
+                f"the loss is {losses['loss'].item()} at step {self.state.global_step + 1}; lower --learning_rate, "
+                "raise --warmup, or take --precision=fp32"
+            )
+        for name, value in losses.items():
+            total, count = self.parts.get(name, (0.0, 0))
+            self.parts[name] = (total + value.float(), count + 1)
+        self.parts["pairs"] = self.parts.get("pairs", 0) + len(inputs["row"]) * world_size()
+        return losses["loss"].float()
+
+    def log(self, logs, start_time=None):
+        """Add the loss's parts and pairs a second since the last line."""
+        if "loss" in logs:
+            pairs, now = self.parts.pop("pairs", 0), time.monotonic()
+            if self.clock is not None:
+                logs["pairs_per_second"] = pairs / (now - self.clock)
+            self.clock = now
+            for name, (total, count) in self.parts.items():
+                if name != "loss":
+                    logs[name] = float(total) / count
+            self.parts = {}
+        super().log(logs, start_time)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Retrieve the held-out pairs' items; time spent here does not count as training."""
+        started = time.monotonic()
+        found = evaluate_retrieval(
+            self.step.model,
+            task=self.task,
+            topk=self.topk,
+            progress=not self.args.disable_tqdm and self.is_world_process_zero(),
+            **self.encode_options,
+        )
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.clock is not None:
+            self.clock += time.monotonic() - started
+        return metrics
+
+    def _determine_best_metric(self, metrics, trial):
+        best = super()._determine_best_metric(metrics, trial)
+        found = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+        record = {"step": self.state.global_step, "metrics": found}
+        if self.is_world_process_zero():
+            folder = Path(self.args.output_dir)
+            if best:
+                write_weights(folder / BEST, self.step.model)
+                write_json(folder / BEST_METRICS, record)
+            write_json(folder / LAST_METRICS, record)
+        return best
+
+    def _save(self, output_dir=None, state_dict=None):
+        """Write weights only: no pickled arguments."""
+        os.makedirs(output_dir, exist_ok=True)
+        write_weights(Path(output_dir) / WEIGHTS, self.step.model)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        load_weights(Path(resume_from_checkpoint) / WEIGHTS, self.step.model)
+
+    def _save_checkpoint(self, model, trial):
+        """Write the checkpoint, mark it whole, then drop the older ones."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.is_world_process_zero():
+            shutil.rmtree(folder, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            write_json(folder / WHOLE, {"step": self.state.global_step, "world_size": world_size()})
+            for other in folder.parent.glob("checkpoint-*"):
+                if other != folder:
+                    shutil.rmtree(other, ignore_errors=True)
+
+
+class LogFile(TrainerCallback):
+    """Appends each log line to log.txt as JSON and to TensorBoard."""
+
+    def __init__(self, folder):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = Path(folder) / "log.txt"
+        self.writer = SummaryWriter(str(Path(folder) / "tensorboard")) if rank() == 0 else None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Write the numbers of one line."""
+        if self.writer is None:
+            return
+        values = {k: v for k, v in logs.items() if isinstance(v, int | float)}
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, **values}) + "\n")
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, state.global_step)
+        self.writer.flush()
+
+
+def last_whole_checkpoint(folder, processes):
+    """Return the newest whole checkpoint of `folder`, or None; interrupted ones are left aside.
+
+    Raises:
+        InputError: it belongs to another number of processes, whose random states would not fit.
+    """
+    found = []
+    for path in Path(folder).glob("checkpoint-*"):
+        if (path / WHOLE).is_file():
+            found.append((int(path.name.rsplit("-", 1)[1]), path))
+    if not found:
+        return None
+    path = max(found)[1]
+    processes_then = json.loads((path / WHOLE).read_text())["world_size"]
+    if processes_then != processes:
+        raise InputError(
+            f"{path} was written by {processes_then} processes, but {processes} run now; the result would not be the "
+            "same. Start as many, or take another --output_dir"
+        )
+    return path
+
+
+def write_weights(path, model):
+    """Write a model's tensors, each once; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file({name: value.cpu().contiguous() for name, value in model.unique_state().items()}, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_weights(path, model):
+    """Load what `write_weights` wrote."""
+    model.load_unique_state(load_file(path))
+
+
+def write_json(path, value):
+    """Write JSON; whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
