@@ -1,0 +1,191 @@
+"""From `--dataset` to files: a folder, or a published data set that is downloaded where it is missing."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from recbole_blair.errors import InputError
+from recbole_blair.schema import HF_DATASET
+from recbole_blair.search import esci, readers, tasks
+
+C4, ESCI = "amazon-c4", "esci"
+C4_REPO, ESCI_REPO = "McAuley-Lab/Amazon-C4", "tasksource/esci"
+CATEGORY_FILE = "asin2category.json"
+PUBLISHED = (C4, ESCI)
+
+
+class Files(NamedTuple):
+    """What a data set's folder holds; None = not there."""
+
+    name: str
+    folder: Path
+    queries: Path | None
+    pool: Path | None
+    examples: Path | None
+    products: Path | None
+    categories: Path | None
+
+
+def find_files(dataset, data_path="dataset", revision=None, download=True):
+    """Find a data set's files: in the folder given, its parent (a pool shared by several), or `<data_path>/<name>`.
+
+    Args:
+        dataset (str): `amazon-c4`, `esci`, or a folder.
+        data_path (path): where published sets are kept and downloaded to.
+        revision (str or None): hub version of the download.
+        download (bool): fetch what a published set lacks.
+
+    Raises:
+        InputError: no such folder, no pool in it, or no network for a published set.
+    """
+    folder = Path(dataset)
+    if dataset in PUBLISHED and not folder.is_dir():
+        folder = Path(data_path) / dataset
+        if download:
+            _download(dataset, folder, revision)
+    if not folder.is_dir():
+        raise InputError(
+            f"dataset {dataset!r} is neither a folder nor one of {', '.join(PUBLISHED)}; a folder holds "
+            f"{readers.QUERY_FILE} and item_pool.jsonl[.gz]"
+        )
+    files = _look(folder)
+    if files.pool is None and files.products is None:
+        raise InputError(
+            f"{folder} holds no item pool; put one of {', '.join(readers.POOL_FILES)} there or in its parent "
+            f"(ESCI: or {esci.PRODUCTS_FILE}). To draw one from raw metadata: python -m dataset_tools.pools "
+            f"--queries={folder / readers.QUERY_FILE} --raw_dir=<raw_dir> --output={folder / readers.POOL_FILES[1]}"
+        )
+    return files
+
+
+def _look(folder):
+    """Return the files of a folder; the pool and the category mapping may lie in its parent."""
+    here = folder.resolve()
+
+    def first(names, folders):
+        return next((f / n for f in folders for n in names if (f / n).is_file()), None)
+
+    return Files(
+        name=here.name,
+        folder=folder,
+        queries=first([readers.QUERY_FILE, f"{readers.QUERY_FILE}.gz"], [here]),
+        pool=first(readers.POOL_FILES, [here, here.parent]),
+        examples=first([esci.EXAMPLES_FILE], [here]),
+        products=first([esci.PRODUCTS_FILE], [here]),
+        categories=first([CATEGORY_FILE], [here, here.parent]),
+    )
+
+
+def _download(dataset, folder, revision):
+    """Fetch what a published set lacks; a complete folder needs no network."""
+    files = _look(folder) if folder.is_dir() else None
+    if dataset == C4:
+        if not (files and files.queries):
+            fetch(C4_REPO, readers.QUERY_FILE, folder, revision)
+        if not (files and files.pool):
+            fetch(C4_REPO, "sampled_item_metadata_1M.jsonl", folder, revision)
+        return
+    if not (files and (files.queries or files.examples)):
+        _fetch_esci_examples(folder, revision)
+    if not (files and files.categories):
+        fetch(HF_DATASET, CATEGORY_FILE, folder, None)
+    files = _look(folder)
+    if files.queries is None:
+        examples = esci.load_examples(files.examples)
+        categories = readers.load_asin2category(files.categories, set(examples["product_id"]))
+        esci.write_queries(esci.published_rows(examples, categories, files.examples), folder / readers.QUERY_FILE)
+
+
+def _fetch_esci_examples(folder, revision):
+    """Fetch the test part of the ESCI data and keep the judgement columns under the official file name."""
+    import pandas as pd
+    from huggingface_hub import HfApi
+
+    try:
+        names = HfApi().list_repo_files(ESCI_REPO, repo_type="dataset", revision=revision)
+    except Exception as error:
+        raise _no_download(ESCI_REPO, esci.EXAMPLES_FILE, folder, error) from error
+    parts = sorted(n for n in names if n.endswith(".parquet") and "test" in n)
+    if not parts:
+        raise InputError(f"{ESCI_REPO} holds no Parquet file of its test split; put {esci.EXAMPLES_FILE} in {folder}")
+    tables = [pd.read_parquet(fetch(ESCI_REPO, part, folder, revision)) for part in parts]
+    table = pd.concat(tables, ignore_index=True)
+    table["split"] = "test"
+    target = folder / esci.EXAMPLES_FILE
+    table[list(esci.EXAMPLE_COLUMNS)].to_parquet(f"{target}.tmp")
+    Path(f"{target}.tmp").rename(target)
+
+
+def fetch(repo, filename, folder, revision=None):
+    """Download one file of a hub data set into `folder` (resumes, shows progress); returns its path.
+
+    Raises:
+        InputError: no network, no such file, or HF_HUB_OFFLINE is set; says which file to put where.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repo, filename, repo_type="dataset", revision=revision, local_dir=str(folder)))
+    except OSError as error:
+        if getattr(error, "errno", None) == 28:
+            raise
+        raise _no_download(repo, filename, folder, error) from error
+    except Exception as error:
+        raise _no_download(repo, filename, folder, error) from error
+
+
+def _no_download(repo, filename, folder, error):
+    """Build the message for a download that failed."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return InputError(
+        f"cannot fetch {filename} of {repo} ({reason[:200]}); without a network put that file into {folder}, or "
+        "name a folder of your own: --dataset=<folder>"
+    )
+
+
+def load_pool(files):
+    """Load a data set's pool and the category mapping beside it.
+
+    Returns:
+        pool (Pool): from its pool file, else all ESCI products. categories (dict or None): item id -> category, from
+        `asin2category.json` where there is one, for the pool's and the judged items.
+    """
+    pool = readers.load_pool(files.pool) if files.pool is not None else esci.pool_of_products(files.products)
+    if files.categories is None:
+        return pool, None
+    wanted = set(pool.item_ids)
+    if files.examples is not None:
+        wanted |= set(readers.read_table(files.examples, ["product_id"], "the ESCI examples")["product_id"])
+    categories = readers.load_asin2category(files.categories, wanted)
+    own = [categories.get(i, c) for i, c in zip(pool.item_ids, pool.categories)]
+    return replace(pool, categories=own), categories
+
+
+def load_task(files, pool, protocol="rows", categories=None):
+    """Load the queries of a data set under a protocol.
+
+    `rows`: the query file as it is, or the ESCI examples through the published filters. `graded`: the ESCI examples
+    with their four labels; from a query file alone all its rows are Exact, so siblings count and nothing else does.
+
+    Args:
+        categories (dict or None): item id -> domain; None takes the pool's categories.
+
+    Raises:
+        InputError: no queries in the folder, an unknown protocol, or what the readers refuse.
+    """
+    if protocol not in tasks.PROTOCOLS:
+        raise InputError(f"protocol {protocol!r} is unknown; choose from {', '.join(tasks.PROTOCOLS)}")
+    if files.queries is None and files.examples is None:
+        raise InputError(
+            f"{files.folder} holds no queries; expected {readers.QUERY_FILE} (qid, query, item_id) or "
+            f'{esci.EXAMPLES_FILE}. To search with one query of your own: --query="…"'
+        )
+    if protocol == "rows" and files.queries is not None:
+        return tasks.build_rows_task(readers.load_queries(files.queries), pool, categories)
+    if files.examples is None:
+        return tasks.build_graded_task(tasks.judgements_of(readers.load_queries(files.queries)), pool, categories)
+    examples = esci.load_examples(files.examples)
+    if protocol == "rows":
+        known = categories or dict(zip(pool.item_ids, pool.categories))
+        return tasks.build_rows_task(esci.published_rows(examples, known, files.examples), pool, categories)
+    return tasks.build_graded_task(esci.graded_judgements(examples), pool, categories)

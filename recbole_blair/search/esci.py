@@ -1,0 +1,117 @@
+"""The Shopping Queries (ESCI) files in Parquet: the published filters, graded judgements, a pool of its products.
+
+Sources: arXiv:2206.06588 (the files and labels); arXiv:2403.03952 section 4.3 (the filters).
+"""
+
+import os
+from pathlib import Path
+
+from recbole_blair.errors import InputError
+from recbole_blair.schema import ITEM_ID, UNKNOWN_DOMAIN
+from recbole_blair.search.readers import Pool, Queries, read_table
+from recbole_blair.search.tasks import LABELS
+
+EXAMPLES_FILE = "shopping_queries_dataset_examples.parquet"
+PRODUCTS_FILE = "shopping_queries_dataset_products.parquet"
+EXAMPLE_COLUMNS = ("query", "query_id", "product_id", "product_locale", "esci_label", "small_version", "split")
+PRODUCT_COLUMNS = ("product_id", "product_title", "product_description", "product_locale")
+
+
+def load_examples(path, locale="us", split="test"):
+    """Load the judgements of one split and locale, small version, in file order.
+
+    Labels are `E S C I` as published or spelt out; both are read.
+
+    Returns:
+        DataFrame: EXAMPLE_COLUMNS; a query with white space only is refused.
+
+    Raises:
+        InputError: missing columns, an unknown label, no row left, an empty query.
+    """
+    table = read_table(path, EXAMPLE_COLUMNS, "the ESCI examples")
+    keep = (
+        (table["product_locale"] == locale)
+        & (table["split"] == split)
+        & (table["small_version"].astype(str).isin(["1", "True"]))
+    )
+    table = table.loc[keep, list(EXAMPLE_COLUMNS)].reset_index(drop=True)
+    if not len(table):
+        raise InputError(f"{path}: no row of split {split!r}, locale {locale!r} and the small version")
+    unknown = sorted(set(table["esci_label"]) - set(LABELS))
+    if unknown:
+        raise InputError(f"{path}: unknown esci_label {unknown[0]!r}; known: {', '.join(LABELS)}")
+    table["query"] = [" ".join(str(q).split()) for q in table["query"]]
+    if (table["query"] == "").any():
+        bad = table["query_id"][table["query"] == ""].iloc[0]
+        raise InputError(f"{path}: query_id {bad} has an empty query; remove its rows")
+    return table
+
+
+def published_rows(examples, categories, path="ESCI examples"):
+    """Apply the published filters: label Exact, item of a known category; one row a (query, item).
+
+    Args:
+        examples (DataFrame): from `load_examples`.
+        categories (dict): item id -> category; an item that is not there, or whose category holds `Unknown`, goes.
+
+    Returns:
+        Queries: qids count rows from 0, as the released script numbers them.
+
+    Raises:
+        InputError: nothing left.
+    """
+    exact = examples["esci_label"].map(LABELS) == "E"
+    known = examples["product_id"].map(lambda i: UNKNOWN_DOMAIN not in categories.get(str(i), UNKNOWN_DOMAIN))
+    rows = examples[exact & known]
+    if not len(rows):
+        raise InputError(f"{path}: no Exact item of a known category; is the category mapping the right one?")
+    return Queries(
+        qids=[str(i) for i in range(len(rows))],
+        texts=rows["query"].tolist(),
+        item_ids=[str(i) for i in rows["product_id"]],
+        path=str(path),
+    )
+
+
+def graded_judgements(examples):
+    """Yield (query id, query, item id, label) of every judged pair."""
+    for row in examples.itertuples(index=False):
+        yield str(row.query_id), row.query, str(row.product_id), row.esci_label
+
+
+def pool_of_products(path, locale="us"):
+    """Build a pool of all products of a locale; the text is title and description, cleaned; no category is known.
+
+    Args:
+        path (str or Path): the products file.
+
+    Raises:
+        InputError: missing columns, no product of the locale, a product twice.
+    """
+    from recbole_blair.text.item_text import item_text
+
+    table = read_table(path, PRODUCT_COLUMNS, "the ESCI products")
+    table = table[table["product_locale"] == locale]
+    ids = [str(i) for i in table["product_id"]]
+    if not ids:
+        raise InputError(f"{path}: no product of locale {locale!r}")
+    if len(set(ids)) != len(ids):
+        twice = table["product_id"][table["product_id"].duplicated()].iloc[0]
+        raise InputError(f"{path}: product {twice!r} is there twice for locale {locale!r}; remove one row")
+    texts = [
+        item_text({"title": title or None, "description": description or None}, recipe="search")
+        for title, description in zip(table["product_title"], table["product_description"])
+    ]
+    return Pool(ids, [UNKNOWN_DOMAIN] * len(ids), texts, str(path))
+
+
+def write_queries(queries, path):
+    """Write a query file in the published columns (qid, query, item_id), then rename it into place."""
+    import pandas as pd
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = f"{path}.tmp"
+    columns = {"qid": queries.qids, "query": queries.texts, ITEM_ID: queries.item_ids}
+    pd.DataFrame(columns).to_csv(temporary, index=False, lineterminator="\n")
+    os.replace(temporary, path)

@@ -1,0 +1,159 @@
+"""Rank, score, save, compare: what `recbole-blair search` does."""
+
+import time
+from pathlib import Path
+
+from recbole_blair.errors import InputError
+from recbole_blair.search import datasets, metrics, runs, significance
+from recbole_blair.search.index_dir import IndexDir
+from recbole_blair.search.rankers import Ranker
+from recbole_blair.search.topk import NOTHING
+
+
+def evaluate(
+    dataset,
+    retriever,
+    output_dir=None,
+    data_path="dataset",
+    index_dir=None,
+    protocol="rows",
+    ks=(10, 50, 100),
+    n_boot=1000,
+    seed=0,
+    revision=None,
+    baseline=None,
+    **ranking,
+):
+    """Rank the pool for each query of a data set, score it and save the run.
+
+    Args:
+        dataset (str): `amazon-c4`, `esci` or a folder. retriever (str): `bm25`, `hybrid` or an encoder.
+        output_dir (path or None): None: `runs/<time>-search-<retriever>-<dataset>`.
+        protocol (str): `rows` or `graded`, see tasks. ks (iterable of int): cut-offs; the largest is the depth.
+        n_boot (int): bootstrap samples. baseline (path or None): run folder to compare with.
+        ranking: further arguments of Ranker.
+
+    Returns:
+        dict: the content of metrics.json, with `output_dir`.
+
+    Raises:
+        InputError: anything the user can fix.
+    """
+    ks = sorted(set(ks))
+    if not ks or ks[0] < 1:
+        raise InputError(f"topk={list(ks)}: cut-offs are whole numbers from 1")
+    started = time.time()
+    files = datasets.find_files(dataset, data_path, revision)
+    pool, categories = datasets.load_pool(files)
+    task = datasets.load_task(files, pool, protocol, categories)
+    base = runs.load_per_query(baseline) if baseline else None
+    output_dir = Path(output_dir or default_output_dir(retriever, files.name))
+    index = IndexDir(pool, data_path, index_dir)
+    ranker = Ranker(index, retriever, seed=seed, **ranking)
+    loaded = time.time()
+    positions, scores = ranker.search(task.texts, ks[-1])
+    searched = time.time()
+    values = metrics.score_rankings(positions, task.gains, ks)
+    report = {
+        "retriever": retriever,
+        "dataset": files.name,
+        "protocol": protocol,
+        "queries": len(task),
+        "distinct_queries": int(task.groups.max()) + 1,
+        "items": len(pool),
+        "items_without_text": sum(not t.strip() for t in pool.texts),
+        "queries_left_out": len(task.left_out),
+        "judged_items_not_in_pool": len(task.missing),
+        "pool_hash": index.hash,
+        "seed": seed,
+        "depends_on": ranker.notes,
+        "table": metrics.summarise(values, task.domains, task.groups, n_boot, seed),
+        "seconds": {"load": loaded - started, "encode_index_search": searched - loaded},
+        "peak_memory_mb": _peak_memory_mb(),
+        "versions": _versions(),
+    }
+    if base is not None:
+        report["against"] = compare(task, values, base, baseline, seed)
+    runs.write_run(output_dir, task, pool, positions, scores, values, report)
+    return report | {"output_dir": str(output_dir), "left_out": task.left_out, "missing": task.missing}
+
+
+def default_output_dir(retriever, dataset):
+    """Return `runs/<time>-search-<retriever>-<dataset>`."""
+    name = Path(retriever.replace(":", "-")).name or "encoder"
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-search-{name}-{dataset}"
+
+
+def compare(task, values, base, baseline, seed=0):
+    """Compare a run with an earlier one on the same rows: metric -> result of compare_scores."""
+    import pandas as pd
+
+    ours = pd.DataFrame({"id": task.ids, "query": task.texts, "group": task.groups, **values})
+    return {"run": Path(baseline).name} | _compare_tables(ours, base, seed)
+
+
+def compare_runs(ours_dir, base_dir, seed=0):
+    """Compare two saved runs: metric -> result of compare_scores."""
+    return _compare_tables(runs.load_per_query(ours_dir), runs.load_per_query(base_dir), seed)
+
+
+def _compare_tables(ours, base, seed):
+    """Compare two per-query tables on the metrics both have."""
+    ours, base = significance.align_runs(ours, base)
+    shared = [c for c in ours.columns if "@" in c and c in base.columns]
+    if not shared:
+        raise InputError("the two runs share no metric; score both with the same --topk")
+    groups = ours["group"].to_numpy()
+    return {m: significance.compare_scores(ours[m], base[m], groups, seed=seed) for m in shared}
+
+
+def answer(query, dataset, retriever, top=10, data_path="dataset", index_dir=None, revision=None, **ranking):
+    """Search a pool with one query.
+
+    Returns:
+        list of (rank, score, item id, category, text), best first.
+
+    Raises:
+        InputError: an empty query, `top` below 1, or what evaluate() refuses.
+    """
+    query = " ".join(str(query).split())
+    if not query:
+        raise InputError('the query is empty; write what you are looking for: --query="usb c cable 2 m"')
+    if top < 1:
+        raise InputError(f"top={top}: at least 1 item must be asked for")
+    files = datasets.find_files(dataset, data_path, revision)
+    pool, _ = datasets.load_pool(files)
+    ranker = Ranker(IndexDir(pool, data_path, index_dir), retriever, **ranking)
+    positions, scores = ranker.search([query], min(top, len(pool)))
+    return [
+        (rank, float(score), pool.item_ids[p], pool.categories[p], pool.texts[p])
+        for rank, (p, score) in enumerate(zip(positions[0], scores[0]), 1)
+        if p != NOTHING
+    ]
+
+
+def _peak_memory_mb():
+    """Return the process's largest resident size so far in MB, None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 1024), 1)
+
+
+def _versions():
+    """Return the versions the ranking depends on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from recbole_blair import __version__
+
+    found = {"recbole_blair": __version__}
+    for name in ("torch", "transformers", "bm25s", "faiss-cpu", "scikit-learn", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,158 @@
+"""What is made once for a pool and kept: its vectors, its BM25 index, its faiss index; tied to the pool by a hash.
+
+The folder is a build in the sense of the feature files: `<folder>/<folder>.item` holds the pool's ids and texts, and
+`<folder>.<encoder>.feature` its vectors, so `recbole-blair encode` can make them too.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from recbole_blair.errors import InputError
+from recbole_blair.schema import ITEM_ID, TFIDF_SVD
+from recbole_blair.search.readers import hash_strings
+
+POOL_FILE = "pool.json"
+
+
+class IndexDir:
+    """The folder of a pool's indexes.
+
+    Args:
+        pool (Pool): candidates.
+        data_path (path): parent of the default folder `search-<hash of the pool>`, shared by all query sets.
+        index_dir (path or None): another folder.
+
+    Raises:
+        InputError: the folder was made for another pool.
+    """
+
+    def __init__(self, pool, data_path="dataset", index_dir=None):
+        self.pool = pool
+        self.hash = hash_strings(pool.item_ids, pool.texts)
+        self.path = Path(os.path.abspath(index_dir or Path(data_path) / f"search-{self.hash[:8]}"))
+        known = self.path / POOL_FILE
+        if known.is_file():
+            self._check(known)
+
+    def _check(self, known):
+        """Refuse the index of another pool."""
+        try:
+            before = json.loads(known.read_text(encoding="utf-8"))
+            other = before["pool_hash"], before["items"]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{known} is not a pool description; choose another --index_dir") from None
+        if other[0] != self.hash:
+            raise InputError(
+                f"{self.path} holds the index of another pool ({other[1]} items, hash {other[0]}), but "
+                f"{self.pool.path} has {len(self.pool)} items, hash {self.hash}; choose another --index_dir or "
+                "delete that folder"
+            )
+
+    def open(self):
+        """Make the folder and write what pool it belongs to; returns its path."""
+        if not (self.path / POOL_FILE).is_file():
+            self.path.mkdir(parents=True, exist_ok=True)
+            about = {"pool_hash": self.hash, "items": len(self.pool), "pool": Path(self.pool.path).name}
+            write_text(self.path / POOL_FILE, json.dumps(about, indent=1) + "\n")
+        return self.path
+
+    def item_vectors(self, encoder, plm, options, progress=True):
+        """Return the pool's vectors (N, D) float32, encoded when they are not there yet.
+
+        `tfidf-svd` is fitted on the pool and stays in memory, since its queries need the same fit.
+        """
+        if plm == TFIDF_SVD:
+            return encoder.fit(self.pool.texts).transform(self.pool.texts)
+        from recbole_blair.text.encode import encode_build
+        from recbole_blair.text.features import load_features
+
+        folder = self.open()
+        item_file = folder / f"{folder.name}.item"
+        if not item_file.is_file():
+            write_text(item_file, self._item_lines())
+        encode_build(folder, plm, progress=progress, **options)
+        return load_features(folder, encoder.name)[0]
+
+    def _item_lines(self):
+        """Return the `.item` file: one line a pool item; texts on one line, quotes as atomic files write them."""
+        from recbole_blair.text.item_text import atomic_text
+
+        lines = [f"{ITEM_ID}:token\ttext:token\n"]
+        for item_id, text in zip(self.pool.item_ids, self.pool.texts):
+            lines.append(f"{item_id}\t{atomic_text(' '.join(text.split()))}\n")
+        return "".join(lines)
+
+    def bm25(self, progress=True, **settings):
+        """Return the pool's BM25 index with these settings, built and saved when it is not there yet."""
+        from recbole_blair.search.bm25 import BM25Index
+
+        index = BM25Index(**settings)
+        folder = self.path / f"bm25-{hash_strings([json.dumps(index.settings, sort_keys=True)])[:8]}"
+        if not folder.is_dir():
+            self.open()
+            index.build(self.pool.texts, progress)
+            save_bm25(index, folder)
+            return index
+        return load_bm25(index, folder, len(self.pool))
+
+    def faiss(self, items, kind, encoder_name, seed=0, progress=True):
+        """Return the pool's faiss index over `items` (N, D), built and saved when it is not there yet."""
+        from recbole_blair.search import approx
+
+        if encoder_name == TFIDF_SVD:
+            return approx.build_index(items, kind, seed, progress)
+        path = self.path / f"{self.path.name}.{encoder_name}.{kind}.faiss"
+        vectors = self.path / f"{self.path.name}.{encoder_name}.feature"
+        if path.is_file() and path.stat().st_mtime >= vectors.stat().st_mtime:
+            return approx.read_index(path, *items.shape)
+        index = approx.build_index(items, kind, seed, progress)
+        approx.write_index(index, path)
+        return index
+
+
+def save_bm25(index, folder):
+    """Write a BM25 index as plain arrays and JSON, in a temporary folder that is renamed when whole."""
+    temporary = Path(f"{folder}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name in ("data", "indices", "indptr"):
+        np.save(temporary / f"{name}.npy", getattr(index, name), allow_pickle=False)
+    (temporary / "vocab.json").write_text(json.dumps(list(index.vocab), ensure_ascii=False), encoding="utf-8")
+    about = {"settings": index.settings, "items": index.n_items}
+    (temporary / "index.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+
+
+def load_bm25(index, folder, n_items):
+    """Fill a BM25 index from its folder.
+
+    Raises:
+        InputError: not readable, or made for another pool or with other settings.
+    """
+    folder = Path(folder)
+    try:
+        about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        index.vocab = {t: i for i, t in enumerate(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))}
+        for name in ("data", "indices", "indptr"):
+            setattr(index, name, np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} is not a whole BM25 index ({error}); delete it, it is built again") from None
+    if about.get("items") != n_items or about.get("settings") != index.settings:
+        raise InputError(f"{folder} is the BM25 index of another pool or other settings; delete it")
+    index.n_items = n_items
+    return index
+
+
+def write_text(path, text):
+    """Write a file under a temporary name, then rename."""
+    temporary = Path(f"{path}.tmp")
+    with open(temporary, "w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

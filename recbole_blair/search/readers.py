@@ -1,0 +1,247 @@
+"""Read the item pool and the query file of a product-search data set.
+
+Source: the published files of arXiv:2403.03952 (Amazon-C4 `test.csv`, `sampled_item_metadata_1M.jsonl`).
+"""
+
+import gzip
+import hashlib
+import json
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recbole_blair.errors import InputError, nearest
+from recbole_blair.schema import ITEM_ID, UNKNOWN_DOMAIN
+
+QUERY_COLUMNS = ("query", ITEM_ID)  # what a query file must have; qid and the rest are optional
+QUERY_FILE = "test.csv"
+POOL_FILES = (
+    "item_pool.jsonl",
+    "item_pool.jsonl.gz",
+    "sampled_item_metadata_1M.jsonl",
+    "sampled_item_metadata_1M.jsonl.gz",
+    "sampled_item_metadata_esci.jsonl",
+    "sampled_item_metadata_esci.jsonl.gz",
+)
+CATEGORY_ENTRY = re.compile(r'"([^"\\]+)"\s*:\s*"([^"\\]*)"')
+CATEGORY_BLOCK = 1 << 22  # characters read at once
+# The released ESCI script writes `item` where every released reader wants `item_id`: both are read.
+POOL_ID_KEYS = (ITEM_ID, "item", "parent_asin")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The candidates: three lists in file order, which is the order equal scores are ranked in."""
+
+    item_ids: list[str]
+    categories: list[str]
+    texts: list[str]
+    path: str
+
+    def __len__(self):
+        return len(self.item_ids)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The rows of a query file: `qids`, `texts` and `item_ids` (the wanted item), one entry a row."""
+
+    qids: list[str]
+    texts: list[str]
+    item_ids: list[str]
+    path: str
+
+    def __len__(self):
+        return len(self.texts)
+
+
+def load_pool(path):
+    """Load an item pool, JSON Lines, plain or gzip.
+
+    A line is `{item_id, category, metadata}` as published. A line without `metadata` (your own shop) is read as
+    raw item metadata and gets the `search` text recipe. A missing category reads as `Unknown`.
+
+    Args:
+        path (str or Path): `.jsonl` or `.jsonl.gz`.
+
+    Returns:
+        Pool: rows in file order.
+
+    Raises:
+        InputError: no file, an empty pool, a broken line, a line without an id, two lines with the same id.
+    """
+    path = Path(path)
+    item_ids, categories, texts, first_line = [], [], [], {}
+    for number, row in iter_jsonl(path):
+        item_id = next((str(row[k]) for k in POOL_ID_KEYS if row.get(k) not in (None, "")), None)
+        if item_id is None:
+            raise InputError(
+                f"{path}, line {number}: no item id (columns: {', '.join(map(str, row)) or 'none'}); each line "
+                "needs item_id, category and metadata"
+            )
+        if item_id in first_line:
+            raise InputError(
+                f"{path}: item_id {item_id!r} is on line {first_line[item_id]} and again on line {number}; "
+                "a pool holds each item once: remove one of the two lines"
+            )
+        if any(c.isspace() for c in item_id):
+            raise InputError(f"{path}, line {number}: item_id {item_id!r} holds white space; run files cannot")
+        first_line[item_id] = number
+        item_ids.append(item_id)
+        categories.append(str(row.get("category") or UNKNOWN_DOMAIN))
+        texts.append(_pool_text(row))
+    if not item_ids:
+        raise InputError(f"{path}: the pool is empty; expected one JSON object a line with item_id and metadata")
+    return Pool(item_ids, categories, texts, str(path))
+
+
+def iter_jsonl(path):
+    """Yield `(line number, object)` of a JSON Lines file, plain or gzip; blank lines are passed over."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected JSON Lines (.jsonl or .jsonl.gz)")
+    opener = gzip.open if path.suffix == ".gz" else open
+    number = 0
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise InputError(f"{path}, line {number}: expected a JSON object, found {line[:40].strip()!r}")
+                yield number, row
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {number}: not JSON ({error.msg}); repair or remove the line") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}, after line {number}: not UTF-8; save the file as UTF-8") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{path}: broken gzip after line {number} ({error}); the copy is incomplete, fetch it again"
+        ) from None
+
+
+def _pool_text(row):
+    """Return a line's text: `metadata` as published, else the `search` recipe over raw metadata."""
+    if isinstance(row.get("metadata"), str):
+        return row["metadata"]
+    from recbole_blair.text.item_text import item_text
+
+    return item_text(row, recipe="search")
+
+
+def read_table(path, columns, what):
+    """Read a CSV or Parquet file as text columns.
+
+    Args:
+        path (str or Path): `.csv`, `.csv.gz` or `.parquet`.
+        columns (iterable of str): columns that must be there.
+        what (str): the file's role, for the message.
+
+    Returns:
+        DataFrame: every column as str (Parquet: as stored), empty cells as "".
+
+    Raises:
+        InputError: no such file, unreadable, or a needed column is missing.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected {what} with the columns {', '.join(columns)}")
+    try:
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (ValueError, OSError, pd.errors.ParserError) as error:
+        raise InputError(f"{path}: cannot be read as {what} ({str(error).splitlines()[0]})") from None
+    missing = [c for c in columns if c not in table.columns]
+    if missing:
+        hint = nearest(missing[0], table.columns)
+        raise InputError(
+            f"{path} has the columns {', '.join(map(str, table.columns))}; {what} needs "
+            f"{', '.join(columns)}, missing: {', '.join(missing)}.{hint}"
+        )
+    return table
+
+
+def load_queries(path):
+    """Load a query file as published: `qid,query,item_id` and more, one row a (query, wanted item).
+
+    Without a `qid` column the row's number (from 0) is the id.
+
+    Raises:
+        InputError: a needed column is missing, no rows, an empty query or an empty item id (the line is named).
+    """
+    table = read_table(path, QUERY_COLUMNS, "a query file")
+    if not len(table):
+        raise InputError(f"{path}: no queries; expected one row a (query, item)")
+    texts = [" ".join(str(q).split()) for q in table["query"]]
+    item_ids = [str(i).strip() for i in table[ITEM_ID]]
+    for row, (text, item_id) in enumerate(zip(texts, item_ids)):
+        if not text or not item_id:
+            what = "an empty query" if not text else "an empty item_id"
+            raise InputError(f"{path}, data row {row + 1}: {what}; fill it in or remove the row")
+    qids = [str(q).strip() for q in table["qid"]] if "qid" in table.columns else [str(i) for i in range(len(texts))]
+    return Queries(qids, texts, item_ids, str(path))
+
+
+def load_asin2category(path, wanted):
+    """Load what is needed of the published `asin2category.json` (item id -> category, 35 M entries on one line).
+
+    The file is streamed: a dict of all of it would take several GB.
+
+    Args:
+        wanted (set of str): item ids to keep.
+
+    Raises:
+        InputError: no such file, or not one JSON object of strings.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected a JSON object item id -> category")
+    found, rest, ends = {}, "", ["", ""]
+    try:
+        with open(path, encoding="utf-8") as file:
+            while block := file.read(CATEGORY_BLOCK):
+                text = rest + block
+                ends = [ends[0] or text.lstrip()[:1], (block.rstrip() or ends[1])[-1:]]
+                last = 0
+                for match in CATEGORY_ENTRY.finditer(text):
+                    if match[1] in wanted:
+                        found[match[1]] = match[2]
+                    last = match.end()
+                rest = text[last:]
+                if len(rest) > CATEGORY_BLOCK:
+                    break  # no entry in megabytes of text
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8; fetch the file again") from None
+    if ends != ["{", "}"] or rest.strip() not in ("{}", "}"):
+        raise InputError(f"{path}: not a whole JSON object item id -> category; fetch the file again")
+    return found
+
+
+def hash_strings(*columns):
+    """Return 16 hex digits over lists of strings; an entry's length is part of it, so joins cannot collide."""
+    digest = hashlib.sha256()
+    for column in columns:
+        digest.update(f"[{len(column)}]".encode())
+        for text in column:
+            raw = text.encode("utf-8", "surrogatepass")
+            digest.update(len(raw).to_bytes(8, "little"))
+            digest.update(raw)
+    return digest.hexdigest()[:16]
+
+
+def unique_texts(texts):
+    """Return the distinct texts in order of first sight and, for each entry of `texts`, its number there."""
+    numbers, order = {}, []
+    for text in texts:
+        if text not in numbers:
+            numbers[text] = len(order)
+            order.append(text)
+    return order, np.fromiter((numbers[t] for t in texts), dtype=np.int64, count=len(texts))
