@@ -178,7 +178,7 @@ def build_scratch_encoder(
 
     Args:
         config_path (path): a model's config.json, or a folder that holds one.
-        texts (iterable of str): what the tokenizer is trained on.
+        texts (list of str): what the tokenizer is trained on.
         vocab_size (int): entries at most, special tokens included.
         tokenizer_folder (Path): the trained tokenizer is kept there, and read back when a run goes on.
         mlm, pooling, dense: as in `load_pair_encoder`.
@@ -218,17 +218,36 @@ def build_scratch_encoder(
 
 
 def train_tokenizer(texts, vocab_size, max_length):
-    """Train a lower-cased WordPiece tokenizer with BERT's special tokens."""
+    """Train a lower-cased WordPiece tokenizer with BERT's special tokens. Same texts, same vocabulary.
+
+    The trainer of `tokenizers` numbers inner characters ("##a") in the order of a hash map, and ties between merges
+    fall by number. Named beforehand as special tokens they have an order; the tokenizer that is returned knows them as
+    plain pieces of the vocabulary.
+
+    Args:
+        texts (list): strings; read twice.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    words = pre_tokenizers.BertPreTokenizer()
+    found = (word for text in texts for word, _ in words.pre_tokenize_str(normalizer.normalize_str(text)))
+    inner = [f"##{c}" for c in sorted({c for word in found for c in word[1:]})]
+
+    def tokenizer_of(model):
+        tokenizer = Tokenizer(model)
+        tokenizer.normalizer = normalizer
+        tokenizer.pre_tokenizer = words
+        return tokenizer
+
+    learner = tokenizer_of(models.WordPiece(unk_token="[UNK]"))
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special + inner, show_progress=False)
+    learner.train_from_iterator(texts, trainer)
+    tokenizer = tokenizer_of(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(special)
     frame = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )

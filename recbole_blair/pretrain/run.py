@@ -155,7 +155,7 @@ def load_start(settings, tables, state):
         base = {"name": name, "weights_sha256": weights_hash(folder), "licence": export.base_licence(folder)}
     else:
         texts = tables.train.select(range(min(len(tables.train), TOKENIZER_PAIRS)))
-        texts = (text for row in texts for text in (row["context"], row["metadata"]))
+        texts = [text for row in texts for text in (row["context"], row["metadata"])]
         model, tokenizer, fresh = build_scratch_encoder(
             settings.scratch, texts, vocab_size=settings.vocab_size, tokenizer_folder=state / "tokenizer", **options
         )

@@ -1,0 +1,65 @@
+"""`recbole-blair encode`: item texts of a build -> its feature file."""
+
+from recbole_blair.schema import DEFAULT_PLM, PROTOCOLS, TFIDF_SVD
+
+SUMMARY = "encode a build's item texts into its feature file; goes on where it was interrupted"
+EXAMPLE = f"recbole-blair encode --dataset=Games --plm={DEFAULT_PLM}"
+
+
+def configure(parser):
+    """Add the options."""
+    parser.add_argument("--dataset", default=None, help="name of a prepared dataset: Video_Games, Games, sample …")
+    parser.add_argument("--data_path", default="dataset", help="folder that holds the builds")
+    parser.add_argument("--protocol", default="timestamp", choices=PROTOCOLS, help="which build of the dataset")
+    parser.add_argument("--build", default=None, help="a build's folder, in place of --dataset")
+    parser.add_argument("--plm", default=DEFAULT_PLM, help=f"hub id, folder, or {TFIDF_SVD}, which needs no download")
+    parser.add_argument("--pooling", default=None, choices=("cls", "mean"), help="empty: as the model says, else cls")
+    parser.add_argument("--max_length", type=int, default=512, help="tokens kept of a text")
+    parser.add_argument("--device", default="auto", help="auto and cuda: every GPU; cuda:N; cpu")
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 where the chip has it"
+    )
+    parser.add_argument("--revision", default=None, help="branch, tag or commit of a hub id")
+    parser.add_argument("--batch_tokens", type=int, default=None, help="token budget of a batch; empty: by device")
+    parser.add_argument("--cache_dir", default=None, help="where hub downloads are kept; empty: the hub's cache")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--force", action="store_true", help="replace a whole feature file too")
+
+
+def run(args):
+    """Encode, and print the path of the feature file."""
+    from recbole_blair.text.encode import encode_build
+
+    path = encode_build(
+        _build_folder(args),
+        args.plm,
+        device=args.device,
+        precision=args.precision,
+        revision=args.revision,
+        pooling=args.pooling,
+        max_length=args.max_length,
+        batch_tokens=args.batch_tokens,
+        cache_dir=args.cache_dir,
+        progress=not args.quiet,
+        force=args.force,
+    )
+    print(path)
+    return 0
+
+
+def _build_folder(args):
+    """Return the build's folder, from --build or from --data_path, --dataset and --protocol."""
+    from pathlib import Path
+
+    from dataset_tools.prepare import build_name
+    from recbole_blair.errors import InputError
+
+    if (args.build is None) == (args.dataset is None):
+        raise InputError("give either --dataset=NAME or --build=FOLDER; example: " + EXAMPLE)
+    folder = Path(args.build or Path(args.data_path) / args.dataset)
+    if args.dataset and not (folder.is_dir() and args.protocol == PROTOCOLS[0]):
+        folder = Path(args.data_path) / build_name(args.dataset, protocol=args.protocol)
+    if not folder.is_dir():
+        name = args.dataset or folder.name
+        raise InputError(f"{folder} is missing; make it first: recbole-blair prepare --dataset={name}")
+    return folder

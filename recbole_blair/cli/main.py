@@ -1,0 +1,87 @@
+"""The console script `recbole-blair`: finds the commands of this folder; InputError becomes exit 2."""
+
+import argparse
+import errno
+import importlib
+import os
+import pkgutil
+import sys
+
+from recbole_blair import __version__, cli
+from recbole_blair.errors import InputError
+
+
+def command_names():
+    """Return the commands: the files of this folder, `_` written as `-`."""
+    found = (m.name for m in pkgutil.iter_modules(cli.__path__))
+    return sorted(name.replace("_", "-") for name in found if name not in ("main", "options"))
+
+
+def load_command(name):
+    """Import the file of one command."""
+    return importlib.import_module(f"recbole_blair.cli.{name.replace('-', '_')}")
+
+
+def build_parser(names):
+    """Build the argument parser with one sub-parser for each of `names`."""
+    parser = argparse.ArgumentParser(
+        prog="recbole-blair", description="Text-based sequential recommendation on RecBole, around BLaIR."
+    )
+    parser.add_argument("--version", action="version", version=f"recbole_blair {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for name in names:
+        module = load_command(name)
+        sub = subparsers.add_parser(
+            name,
+            help=module.SUMMARY,
+            description=module.SUMMARY,
+            epilog=f"example: {module.EXAMPLE}",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            allow_abbrev=False,
+        )
+        if not getattr(module, "PASS_THROUGH", False):
+            module.configure(sub)
+    return parser
+
+
+def main(argv=None):
+    """Run one command.
+
+    Returns:
+        int: 0 done, 2 wrong use or input (one line on stderr), 1 failure. Ctrl-C gives 130.
+    """
+    # Threads that spin while they wait make PyTorch several times slower wherever another process wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when OpenMP loads, so before torch
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages for large tensors: fewer page faults a step
+    argv = sys.argv[1:] if argv is None else list(argv)
+    names = command_names()
+    if argv and argv[0] in names and getattr(load_command(argv[0]), "PASS_THROUGH", False):
+        return guard(lambda: load_command(argv[0]).run(argv[1:]))
+    wanted = [argv[0]] if argv and argv[0] in names else names  # import only what is run
+    args = build_parser(wanted).parse_args(argv)
+    return guard(lambda: load_command(args.command).run(args))
+
+
+def guard(run):
+    """Call `run()`; print an InputError, a full disk or Ctrl-C as one line and return the exit status."""
+    try:
+        return run() or 0
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"error: cannot write{where}: {os.strerror(error.errno)}; free some space or choose another "
+            "folder, then run the same command again: it goes on where it was",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130

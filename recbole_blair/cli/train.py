@@ -1,0 +1,109 @@
+"""`recbole-blair train`, the same as `python run_recbole.py`: RecBole's `--key=value` for every key."""
+
+from recbole_blair.errors import InputError
+
+SUMMARY = "train and evaluate a recommender; makes atomic files and features first"
+EXAMPLE = "recbole-blair train --model=UniSRecBlair --dataset=Games --learning_rate=1e-3"
+PASS_THROUGH = True  # every key of the YAML files is a flag; argparse cannot list them
+FLAGS = ("dry_run", "print_config", "help")
+
+HELP = """usage: recbole-blair train --model=MODEL --dataset=DATASET [--key=value ...]
+
+{summary}.
+
+  --model=NAME          one of `recbole-blair models`
+  --dataset=NAME        an official category (Video_Games), a short name (Games), sample, or a folder in data_path
+  --config_files=A,B    YAML files of keys; the command line outranks them
+  --resume=FOLDER       go on with a run that was interrupted (the same --output_dir does it too)
+  --dry_run             say what would be done, with disk, memory and time, and stop
+  --print_config        print every resolved key and stop
+  --help                this; with --model=NAME its keys too
+
+example: {example}
+
+keys with their defaults:
+{keys}"""
+
+
+def run(argv):
+    """Parse, then print the configuration, the plan, or train and print the table."""
+    options, overrides = parse(argv)
+    if options.get("help"):
+        print(help_text(options.get("model")))
+        return 0
+    files = options.get("config_files") or []
+    if overrides.get("resume") is not None:
+        from recbole_blair.quick_start import resumed_keys
+
+        found = resumed_keys(options.get("model"), options.get("dataset"), files, overrides)
+        options["model"], options["dataset"], files, overrides = found
+    else:
+        for name in ("model", "dataset"):
+            if not options.get(name):
+                raise InputError(f"--{name}=… is missing; example: {EXAMPLE}")
+    if options.get("print_config"):
+        return print_config(options["model"], options["dataset"], files, overrides)
+    if options.get("dry_run"):
+        from recbole_blair.plan import print_plan
+
+        return print_plan(options["model"], options["dataset"], files, overrides)
+    from recbole_blair.quick_start import run_many
+    from recbole_blair.train.display import print_results
+
+    print_results(run_many(options["model"], options["dataset"], files, **overrides))
+    return 0
+
+
+def parse(argv):
+    """Split `--key=value`, `--key value` and bare `--flag` into options of this command and overrides.
+
+    Raises:
+        InputError: an argument that is none of these, or a key given twice with different values.
+    """
+    from recbole_blair.config import parse_value
+
+    argv = ["--help" if word == "-h" else word for word in argv]
+    pairs, i = {}, 0
+    while i < len(argv):
+        word = argv[i]
+        if not word.startswith("--") or len(word) == 2:
+            raise InputError(f"unexpected argument {word!r}; keys are written --key=value, as in {EXAMPLE}")
+        key, has_value, text = word[2:].partition("=")
+        if not has_value and key not in FLAGS and i + 1 < len(argv) and not argv[i + 1].startswith("--"):
+            i, text, has_value = i + 1, argv[i + 1], True
+        value = parse_value(text) if has_value else True
+        if pairs.get(key, value) != value:
+            raise InputError(f"--{key} is given twice, as {pairs[key]!r} and {value!r}")
+        pairs[key] = value
+        i += 1
+    options = {k: pairs.pop(k) for k in ("model", "dataset", "config_files", *FLAGS) if k in pairs}
+    for name in ("model", "dataset"):
+        if name in options and not isinstance(options[name], str):
+            raise InputError(f"--{name} needs a name, as in {EXAMPLE}")
+    if isinstance(options.get("config_files"), str):
+        options["config_files"] = [f for f in options["config_files"].replace(",", " ").split() if f]
+    return options, pairs
+
+
+def help_text(model):
+    """The usage with the defaults, as the YAML files explain them."""
+    from recbole_blair.paths import props_dir
+    from recbole_blair.registry import find_model
+
+    text = (props_dir() / "overall.yaml").read_text(encoding="utf-8")
+    if model:
+        text += f"\n# {model}\n" + find_model(model).yaml_path.read_text(encoding="utf-8")
+    keys = "\n".join(f"  {line}".rstrip() for line in text.splitlines())
+    return HELP.format(summary=SUMMARY, example=EXAMPLE, keys=keys)
+
+
+def print_config(model, dataset, files, overrides):
+    """Print the resolved keys as YAML that --config_files reads back."""
+    import yaml
+
+    from recbole_blair.config import resolve_config
+    from recbole_blair.registry import find_model
+
+    config = resolve_config(find_model(model), dataset, files, overrides)
+    print(yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True), end="")
+    return 0
