@@ -1,0 +1,63 @@
+"""Small builds for tests: atomic files written from sequences given in the test."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+VALID_MS, TEST_MS = 1628643414042, 1658002729837
+
+
+def write_build(folder, sequences, name="tiny", max_history=50, cuts=(VALID_MS, TEST_MS), texts=None):
+    """Write a build of `{user: [(item, time_ms), …]}` in the layout of DESIGN; returns its folder."""
+    folder = Path(folder) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {"train": [], "valid": [], "test": []}
+    items = {}
+    for user, events in sequences.items():
+        for item, _ in events:
+            items.setdefault(item, texts[item] if texts else f"text of {item}")
+        for i in range(1, len(events)):
+            history = events[max(0, i - max_history) : i]
+            item, time = events[i]
+            split = "train" if time < cuts[0] else "valid" if time < cuts[1] else "test"
+            seq = " ".join(h[0] for h in history)
+            times = " ".join(str(h[1]) for h in history)
+            rows[split].append(f"{user}\t{seq}\t{item}\t{times}\t{time}")
+    header = "user_id:token\titem_id_list:token_seq\titem_id:token\ttimestamp_list:float_seq\ttimestamp:float"
+    for split, lines in rows.items():
+        (folder / f"{name}.{split}.inter").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    lines = [f"{item}\ttitle of {item}\t{text}\tc\ts\t1.0" for item, text in items.items()]
+    columns = "item_id:token\ttitle:token\ttext:token\tcategories:token_seq\tstore:token\tprice:float"
+    (folder / f"{name}.item").write_text("\n".join([columns, *lines]) + "\n", encoding="utf-8")
+    return folder
+
+
+def random_sequences(n_users=60, n_items=40, seed=0, longest=12):
+    """Sequences whose last two events fall into valid and test; items follow a ring, so that they can be learnt."""
+    rng = np.random.default_rng(seed)
+    sequences = {}
+    for u in range(n_users):
+        length = int(rng.integers(4, longest + 1))
+        start = int(rng.integers(n_items))
+        items = [(start + i) % n_items for i in range(length)]
+        times = [1_500_000_000_000 + u * 1000 + i for i in range(length - 2)] + [VALID_MS + u, TEST_MS + u]
+        sequences[f"u{u}"] = [(f"i{i:03d}", t) for i, t in zip(items, times)]
+    return sequences
+
+
+def write_features(folder, width=16, encoder="test-encoder", seed=0):
+    """Write random features with a header for a build; returns the array."""
+    from recbole_blair.text.item_text import ids_hash, text_hash
+
+    folder = Path(folder)
+    lines = (folder / f"{folder.name}.item").read_text(encoding="utf-8").splitlines()[1:]
+    ids, texts = [x.split("\t")[0] for x in lines], [x.split("\t")[2] for x in lines]
+    array = np.random.default_rng(seed).standard_normal((len(ids), width)).astype(np.float32)
+    array.tofile(folder / f"{folder.name}.{encoder}.feature")
+    header = {
+        "encoder": encoder, "width": width, "dtype": "float32", "pooling": "mean", "normalised": False,
+        "max_length": 512, "rows": len(ids), "ids_sha256": ids_hash(ids), "text_sha256": text_hash(texts),
+    }  # fmt: skip
+    (folder / f"{folder.name}.{encoder}.feature.json").write_text(json.dumps(header))
+    return array

@@ -1,0 +1,161 @@
+"""The dataset RecBole's models are built from: ids, counts, whole histories, features, foreign builds."""
+
+import shutil
+import sys
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from builds import random_sequences, write_build, write_features
+
+from recbole_blair.config import resolve_config
+from recbole_blair.data.build import ensure_build, ensure_features, foreign_build
+from recbole_blair.data.dataset import BlairDataset
+from recbole_blair.errors import InputError
+from recbole_blair.registry import find_model
+
+SEQUENCES = random_sequences(n_users=20, n_items=12, seed=2, longest=10)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_build(tmp_path, SEQUENCES, max_history=3)
+
+
+def settings(folder, **overrides):
+    keys = {"data_path": str(folder.parent), "device": "cpu", "show_progress": False, **overrides}
+    return resolve_config(find_model("SASRecText"), folder.name, (), keys)
+
+
+def test_ids_run_from_one_in_item_order_and_lead_back(folder):
+    dataset = BlairDataset(folder)
+    tokens = [line.split("\t")[0] for line in (folder / "tiny.item").read_text().splitlines()[1:]]
+    assert dataset.item_num == dataset.n_items == len(tokens) + 1 == dataset.num("item_id")
+    assert dataset.user_num == len(SEQUENCES) + 1 == dataset.num("user_id")
+    assert dataset.id2token("item_id", [0, 1, len(tokens)]) == ["[PAD]", tokens[0], tokens[-1]]
+    assert dataset.token2id("item_id", tokens).tolist() == list(range(1, len(tokens) + 1))
+    assert dataset.id2token("user_id", dataset.token2id("user_id", ["u7"])) == ["u7"]
+
+
+def test_unknown_ids_and_fields_are_refused(folder):
+    dataset = BlairDataset(folder)
+    with pytest.raises(InputError, match="tiny has no item_id 'nope'"):
+        dataset.token2id("item_id", ["i001", "nope"])
+    with pytest.raises(InputError, match="no ids of 'brand'; known: user_id, item_id"):
+        dataset.num("brand")
+
+
+def test_item_counts_are_targets_of_a_split(folder):
+    dataset = BlairDataset(folder)
+    expected = np.zeros(dataset.n_items, int)
+    for events in SEQUENCES.values():
+        for item, _ in events[1:-2]:
+            expected[dataset.token2id("item_id", [item])[0]] += 1
+    assert dataset.item_counts("train").tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_histories_kept_and_whole(folder, full):
+    dataset = BlairDataset(folder)
+    assert dataset.chained
+    rows = np.arange(len(dataset.rows["test"]))[::-1]
+    items, length = dataset.history_of("test", rows, full)
+    expected = [[item for item, _ in SEQUENCES[f"u{u}"][:-1]] for u in range(len(SEQUENCES))][::-1]
+    expected = expected if full else [history[-3:] for history in expected]
+    assert length.tolist() == [len(history) for history in expected]
+    assert dataset.id2token("item_id", items) == list(chain.from_iterable(expected))
+
+
+def test_whole_histories_of_rows_that_do_not_chain_are_refused(tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for split, line in (("train", "u\tx\ty"), ("valid", "u\tz\tx"), ("test", "u\ty\tz")):
+        (other / f"other.{split}.inter").write_text(f"user_id:token\titem_id_list:token_seq\titem_id:token\n{line}\n")
+    dataset = BlairDataset(other)
+    assert not dataset.chained and dataset.stats() == {}
+    with pytest.raises(InputError, match="other keeps no whole sequences"):
+        dataset.history_of("test", np.arange(1), full=True)
+    assert dataset.history_of("test", np.arange(1))[0].tolist() == dataset.token2id("item_id", ["y"]).tolist()
+
+
+def test_features_are_rows_in_item_order(folder):
+    array = write_features(folder, width=5, encoder="mine")
+    dataset = BlairDataset(folder)
+    with pytest.raises(InputError, match="no text features are loaded for tiny"):
+        _ = dataset.text_features
+    dataset.load_text_features("mine", plm_size=5)
+    assert torch.equal(dataset.text_features, torch.from_numpy(array))
+    assert dataset.text_header["encoder"] == "mine"
+
+
+def test_features_of_another_width_or_build_are_refused(folder, tmp_path):
+    write_features(folder, width=5, encoder="mine")
+    dataset = BlairDataset(folder)
+    with pytest.raises(InputError, match=r"tiny\.mine\.feature has width 5 but plm_size is 768; set plm_size: 5"):
+        dataset.load_text_features("mine", plm_size=768)
+    with pytest.raises(InputError, match="2 feature rows for 12 items of tiny"):
+        dataset.set_text_features(np.zeros((2, 5), np.float32))
+    other = write_build(tmp_path / "b", random_sequences(n_users=20, n_items=9), name="other")
+    for file in folder.glob("tiny.mine.feature*"):
+        shutil.copy(file, other / file.name.replace("tiny.", "other.", 1))
+    with pytest.raises(InputError, match=r"other\.mine\.feature was made for other items \(12 rows, the dataset has 9"):
+        BlairDataset(other).load_text_features("mine")
+
+
+def test_features_that_are_there_are_taken_without_loading_an_encoder(folder):
+    write_features(folder, encoder="mine")
+    assert ensure_features(settings(folder, plm="someone/mine"), folder) == "mine"
+
+
+@pytest.mark.parametrize(("key", "value"), [("plm_pooling", "cls"), ("plm_max_length", 64)])
+def test_features_made_with_other_settings_are_refused(folder, key, value):
+    write_features(folder, encoder="mine")
+    with pytest.raises(InputError, match=f"{key} is {value!r}; set {key}"):
+        ensure_features(settings(folder, plm="someone/mine", **{key: value}), folder)
+
+
+def test_missing_features_are_made(folder):
+    assert ensure_features(settings(folder, plm="tfidf-svd"), folder) == "tfidf-svd"
+    dataset = BlairDataset(folder)
+    dataset.load_text_features("tfidf-svd")
+    assert len(dataset.text_features) == 12 and torch.isfinite(dataset.text_features).all()
+
+
+def test_an_encoding_that_was_killed_is_gone_on_with(folder):
+    """The progress file says the features are not whole, whatever lies under the final name."""
+    write_features(folder, encoder="tfidf-svd")
+    (folder / "tiny.tfidf-svd.feature.partial.json").write_text("{}")
+    assert ensure_features(settings(folder, plm="tfidf-svd"), folder) == "tfidf-svd"
+    BlairDataset(folder).load_text_features("tfidf-svd")
+
+
+def test_a_build_of_another_tool_is_found_by_its_name(folder):
+    assert foreign_build(settings(folder)) == folder == ensure_build(settings(folder))
+    (folder / "tiny.stats.json").write_text("{}")  # then it would be ours, and conversion looks after it
+    assert foreign_build(settings(folder)) is None
+
+
+def test_a_path_is_no_dataset_name(folder):
+    config = settings(folder)
+    with pytest.raises(InputError, match="is a path; give a name, and its folder by --data_path"):
+        foreign_build(config.replace(dataset=str(folder)))
+
+
+def test_a_build_lacking_a_split_is_no_build(folder):
+    (folder / "tiny.valid.inter").unlink()
+    assert foreign_build(settings(folder)) is None
+
+
+def test_rms_scale_makes_the_features_root_mean_square_one(tmp_path):
+    folder = write_build(tmp_path, random_sequences(n_users=10))
+    raw = write_features(folder) * 1.0
+    dataset = BlairDataset(folder)
+    dataset.load_text_features("test-encoder", scale="rms")
+    scaled = dataset.text_features.numpy()
+    np.testing.assert_allclose(np.sqrt((scaled**2).mean()), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(scaled * np.sqrt((raw**2).mean()), raw, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,94 @@
+"""The row writer alone: histories by hand, and the same rows however the events are cut into batches."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataset_tools.rows import Events, flatten_ranges, history_bounds, string_bytes, write_rows
+from recbole_blair.schema import INTER_COLUMNS, SPLITS
+
+ITEM_IDS = pa.array([f"i{n}" for n in range(10)])
+
+
+def events(lengths, items):
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    n = len(user)
+    return Events(
+        user,
+        pa.array([f"u{u}" for u in user], pa.string()),
+        np.array(items[:n], np.int64),
+        np.arange(n, dtype=np.int64) * 10,
+        (np.arange(n) % 3).astype(np.int8),
+    )
+
+
+def cut(run, size):
+    for begin in range(0, len(run.user), size):
+        end = begin + size
+        yield Events(*(column[begin:end] for column in run))
+
+
+def write(run, size, max_history):
+    files = {split: io.BytesIO() for split in SPLITS}
+    counts = write_rows(cut(run, size), files, ITEM_IDS, max_history)
+    return {split: file.getvalue() for split, file in files.items()}, counts
+
+
+def test_history_bounds_by_hand():
+    user = np.array([4, 4, 4, 4, 9, 2, 2])
+    target, start, length = history_bounds(user, 0, 2)
+    assert target.tolist() == [1, 2, 3, 6]
+    assert start.tolist() == [0, 0, 1, 5]
+    assert length.tolist() == [1, 2, 2, 1]
+    assert history_bounds(user, 3, 2)[0].tolist() == [3, 6]
+
+
+def test_flatten_ranges_by_hand():
+    offsets, flat = flatten_ranges(np.array([0, 5, 2]), np.array([2, 0, 3]))
+    assert offsets.tolist() == [0, 2, 2, 5]
+    assert flat.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_string_bytes_of_a_slice():
+    strings = pa.array(["ab", "", "çd", "e"])
+    assert bytes(string_bytes(strings.slice(1, 2))) == "çd".encode()
+
+
+def test_rows_by_hand():
+    files, counts = write(events([3, 1, 2], [0, 1, 2, 3, 4, 5]), 100, 50)
+    header = "\t".join(INTER_COLUMNS) + "\n"
+    assert files["train"].decode() == header
+    assert files["valid"].decode() == header + "u0\ti0\ti1\t0\t10\n"
+    assert files["test"].decode() == header + "u0\ti0 i1\ti2\t0 10\t20\n" + "u2\ti4\ti5\t40\t50\n"
+    assert counts.rows.tolist() == [0, 1, 2] and counts.users.tolist() == [0, 1, 2]
+    assert (counts.n_users, counts.first_rows, counts.history_items) == (2, 2, 4)
+    assert counts.item_order().tolist() == [0, 1, 2, 4, 5]  # item 3 is a lone event's
+
+
+def test_no_events_give_headers_only():
+    files, counts = write(events([], []), 5, 50)
+    assert all(data.decode() == "\t".join(INTER_COLUMNS) + "\n" for data in files.values())
+    assert counts.rows.sum() == 0 and len(counts.item_order()) == 0
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    st.lists(st.integers(0, 9), min_size=108, max_size=108),
+    st.integers(1, 7),
+    st.integers(1, 5),
+)
+@settings(max_examples=150, deadline=None)
+def test_batches_make_no_difference(lengths, items, size, max_history):
+    run = events(lengths, items)
+    whole, counts = write(run, 1000, max_history)
+    parts, found = write(run, size, max_history)
+    assert parts == whole
+    for name in ("n_users", "first_rows", "history_items"):
+        assert getattr(found, name) == getattr(counts, name)
+    assert counts.n_users == sum(length > 1 for length in lengths)
+    assert (found.rows == counts.rows).all() and (found.users == counts.users).all()
+    assert (found.targets == counts.targets).all()
+    assert found.item_order().tolist() == counts.item_order().tolist()

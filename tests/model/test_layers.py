@@ -1,0 +1,184 @@
+"""Our layers against naive forms and against RecBole's, forward and gradient."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recbole_blair import compat
+
+compat.apply()
+
+from recbole.model.layers import TransformerEncoder
+
+from recbole_blair.model.layers import (
+    HistoryEncoder,
+    MLPAdaptor,
+    MoEAdaptor,
+    NormalisedRows,
+    Softmax,
+    TransformerLayer,
+    fast_dropout,
+    length_groups,
+)
+
+torch.set_default_dtype(torch.float32)
+
+
+def copy_recbole_layer(ours, theirs):
+    """Load a RecBole transformer layer's weights into ours."""
+    attention, feed = theirs.multi_head_attention, theirs.feed_forward
+    with torch.no_grad():
+        parts = (attention.query, attention.key, attention.value)
+        ours.qkv.weight.copy_(torch.cat([p.weight for p in parts]))
+        ours.qkv.bias.copy_(torch.cat([p.bias for p in parts]))
+    for own, other in (
+        (ours.attn_out, attention.dense), (ours.attn_norm, attention.LayerNorm), (ours.ff_in, feed.dense_1),
+        (ours.ff_out, feed.dense_2), (ours.ff_norm, feed.LayerNorm),
+    ):  # fmt: skip
+        own.load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize("act", ["gelu", "relu", "swish", "tanh", "sigmoid"])
+def test_transformer_layer_gives_recbole_output(act):
+    theirs = TransformerEncoder(1, 2, 8, 16, 0.0, 0.0, act, 1e-12).double()
+    ours = TransformerLayer(2, 8, 16, 0.0, 0.0, act, 1e-12).double()
+    copy_recbole_layer(ours, theirs.layer[0])
+    item_seq = torch.tensor([[3, 4, 5, 6], [7, 8, 0, 0]])
+    x = torch.randn(2, 4, 8, dtype=torch.double)
+    mask = torch.tril((item_seq != 0)[:, None, None, :].expand(-1, -1, 4, -1))
+    expected = theirs(x, torch.where(mask, 0.0, -10000.0))[-1]
+    got = ours(x)
+    real = item_seq != 0
+    torch.testing.assert_close(got[real], expected[real], rtol=1e-9, atol=1e-9)
+
+
+def plain_history(encoder, vectors, row, length):
+    """One row after another, nothing padded, every layer on every position."""
+    states = []
+    for r, n in zip(row, length):
+        x = encoder.norm(vectors[r[:n]] + encoder.position_embedding.weight[:n])[None]
+        for layer in encoder.layers:
+            x = layer(x)
+        states.append(x[0, -1])
+    return torch.stack(states)
+
+
+def test_history_encoder_equals_row_by_row_in_value_and_gradient():
+    encoder = HistoryEncoder(9, 2, 2, 8, 16, 0.0, 0.0, "gelu", 1e-12, 0.5).double()
+    vectors = torch.randn(12, 8, dtype=torch.double, requires_grad=True)
+    length = torch.tensor([1, 9, 3, 2, 5, 1, 4])
+    row = torch.randint(0, 12, (7, 9))
+    weight = torch.randn(7, 8, dtype=torch.double)
+    inputs = [vectors, *encoder.parameters()]
+    ours, naive = encoder(vectors, row, length), plain_history(encoder, vectors, row, length)
+    torch.testing.assert_close(ours, naive)
+    grads = [torch.autograd.grad((out * weight).sum(), inputs) for out in (ours, naive)]
+    for a, b in zip(*grads):
+        torch.testing.assert_close(a, b)
+
+
+def test_history_encoder_ignores_what_padding_holds_and_the_width_it_is_padded_to():
+    encoder = HistoryEncoder(6, 2, 2, 8, 16, 0.5, 0.5, "gelu", 1e-12, 0.02).double().eval()
+    vectors, row = torch.randn(5, 8, dtype=torch.double), torch.randint(0, 5, (3, 6))
+    length = torch.tensor([1, 4, 3])
+    base = encoder(vectors, row, length)
+    noisy = row.clone()
+    for r, n in enumerate(length):
+        noisy[r, n:] = -1 - noisy[r, n:]
+    torch.testing.assert_close(encoder(vectors, noisy, length), base)
+    torch.testing.assert_close(encoder(vectors, row[:, :4], length), base)
+
+
+def test_length_groups_stay_within_a_factor_of_two_and_cover_all_rows():
+    length = torch.tensor([7, 1, 1, 2, 50, 3, 4, 33, 8])
+    order, groups = length_groups(length, 50)
+    assert [(stop - start, width, real) for start, stop, width, real in groups] == [
+        (2, 1, 2), (1, 2, 2), (2, 4, 7), (2, 8, 15), (2, 50, 83),
+    ]  # fmt: skip
+    assert sorted(order.tolist()) == list(range(9))
+
+
+def naive_mixture(adaptor, x):
+    """Equation 4 of UniSRec with a loop over experts, gating noise and dropout off."""
+    gates = F.softmax(x @ adaptor.w_gate, -1)
+    total = 0
+    for e in range(adaptor.weight.shape[0]):
+        total = total + gates[:, e : e + 1] * ((x - adaptor.bias[e]) @ adaptor.weight[e].T)
+    return total
+
+
+def test_moe_adaptor_equals_a_loop_over_experts_in_value_and_gradient(monkeypatch):
+    monkeypatch.setattr("recbole_blair.model.layers.ExpertMixture.CHUNK", 3)  # several chunks, the last one short
+    adaptor = MoEAdaptor(4, 6, 5, dropout_prob=0.0, noisy_gating=False).double()
+    with torch.no_grad():
+        for p in adaptor.parameters():
+            p.copy_(torch.randn_like(p))
+    x = torch.randn(7, 6, dtype=torch.double)
+    weight = torch.randn(7, 5, dtype=torch.double)
+    grads = []
+    for forward in (adaptor, lambda x: naive_mixture(adaptor, x)):
+        adaptor.zero_grad()
+        out = forward(x)
+        (out * weight).sum().backward()
+        grads.append((out.detach(), [p.grad.clone() for p in adaptor.parameters() if p.grad is not None]))
+    torch.testing.assert_close(grads[0][0], grads[1][0])
+    assert len(grads[0][1]) == len(grads[1][1]) == 3  # weight, bias, w_gate
+    for ours, naive in zip(grads[0][1], grads[1][1]):
+        torch.testing.assert_close(ours, naive)
+
+
+def test_moe_adaptor_passes_gradient_to_its_input_when_asked():
+    adaptor = MoEAdaptor(3, 4, 2, dropout_prob=0.0, noisy_gating=False).double()
+    x = torch.randn(5, 4, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(adaptor, (x,))
+
+
+def test_normalised_rows_equals_normalize_in_value_and_gradient(monkeypatch):
+    monkeypatch.setattr("recbole_blair.model.layers.NormalisedRows.CHUNK", 3)
+    x = torch.randn(7, 5, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(7, 5, dtype=torch.double)
+    ours, theirs = NormalisedRows.apply(x, torch.double), F.normalize(x, dim=1)
+    torch.testing.assert_close(ours, theirs)
+    grads = [torch.autograd.grad((out * weight).sum(), x)[0] for out in (ours, theirs)]
+    torch.testing.assert_close(*grads)
+
+
+def test_gate_noise_moves_training_outputs_only():
+    adaptor = MoEAdaptor(4, 6, 5, dropout_prob=0.0, noisy_gating=True, initializer_range=1.0)
+    x = torch.randn(8, 6)
+    adaptor.train()
+    assert not torch.equal(adaptor(x), adaptor(x))
+    adaptor.eval()
+    torch.testing.assert_close(adaptor(x), naive_mixture(adaptor, x), rtol=1e-4, atol=1e-5)
+
+
+def test_mlp_adaptor_is_linear_relu_linear():
+    adaptor = MLPAdaptor([6, 5, 3], dropout_prob=0.0)
+    x = torch.randn(4, 6)
+    first, second = adaptor.layers
+    torch.testing.assert_close(adaptor(x), second(F.relu(first(x))))
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fast_dropout_drops_the_share_and_keeps_the_mean(p, dtype):
+    x = torch.ones(401, 257, dtype=dtype)  # odd sizes: the last word is not used whole
+    y = fast_dropout(x, p, training=True).float()
+    assert abs((y == 0).float().mean().item() - p) < 0.01
+    assert abs(y.mean().item() - 1.0) < 0.02
+    columns = (y == 0).float().mean(0)
+    assert columns.std() < 3 * (p * (1 - p) / 401) ** 0.5  # no column is dropped more often than another
+    assert torch.equal(fast_dropout(x, p, training=False), x)
+
+
+def test_sampled_softmax_with_many_draws_estimates_the_full_one():
+    torch.manual_seed(3)
+    counts = torch.tensor([0, 50, 1, 1, 30, 5, 1, 1, 2, 9]).numpy()
+    users, vectors = torch.randn(6, 4), torch.randn(9, 4)
+    target = torch.tensor([1, 2, 3, 4, 5, 9])
+    for kind in ("uniform", "popularity"):
+        softmax = Softmax("sampled", 200_000, kind, counts)
+        items, negatives = softmax.draw(target)
+        full = F.cross_entropy(users @ vectors.T, target - 1)
+        sampled = softmax.sampled(users, items, vectors[items - 1], target, negatives)
+        assert abs(sampled.item() - full.item()) < 0.02, kind

@@ -1,0 +1,80 @@
+"""Two processes over gloo give the loss and the gradients of one process with the doubled batch."""
+
+import os
+import socket
+
+import torch
+import torch.multiprocessing as mp
+
+from recbole_blair.pretrain.gather import average_gradients, gather_rows, gather_values, mean_over_devices
+from recbole_blair.pretrain.load import read_vocabulary
+from recbole_blair.pretrain.step import Objective, Step
+from tests.pretrain.test_step import build_batch, build_model
+
+PAIRS = 8
+
+
+def part_of(batch, numbers, chunk):
+    """Return the batch of some of its pairs."""
+    numbers = torch.tensor(numbers)
+    texts = torch.cat([numbers, numbers + len(batch["row"])])
+    part = {name: batch[name][numbers] for name in ("row", "item_key", "metadata_key")}
+    part |= {"ids": batch["ids"][texts], "lengths": batch["lengths"][texts]}
+    part["chunks"] = list(torch.arange(len(texts)).split(chunk or len(texts)))
+    return part
+
+
+def one_step(tokenizer, batch, chunk, symmetric):
+    model = build_model(tokenizer, dropout=0.0, dense=True).double().train()
+    objective = Objective(symmetric=symmetric, mlm_share=0.3)
+    losses = Step(model, objective, read_vocabulary(tokenizer, model, True), chunk, seed=1).run(batch, 3)
+    average_gradients(model.parameters(), bucket_bytes=4096)
+    return losses, [p.grad for p in model.parameters() if p.requires_grad]
+
+
+def worker(rank, port, tokenizer, chunk, symmetric, out):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    batch = build_batch(tokenizer, PAIRS, 0)
+    half = part_of(batch, list(range(rank * 4, rank * 4 + 4)), chunk)
+    losses, grads = one_step(tokenizer, half, chunk, symmetric)
+    mean = {name: mean_over_devices(value) for name, value in losses.items()}
+    rows = torch.full((2, 3), float(rank))
+    assert gather_rows(rows).tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
+    assert gather_values(torch.tensor([rank, 7])).tolist() == [0, 7, 1, 7]
+    torch.save({"losses": mean, "grads": grads}, f"{out}.{rank}")
+    torch.distributed.destroy_process_group()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def check(tokenizer, tmp_path, chunk, symmetric):
+    out = str(tmp_path / "out")
+    mp.spawn(worker, (free_port(), tokenizer, chunk, symmetric, out), nprocs=2)
+    whole = part_of(build_batch(tokenizer, PAIRS, 0), list(range(PAIRS)), 0)
+    losses, grads = one_step(tokenizer, whole, 0, symmetric)
+    for rank in range(2):
+        found = torch.load(f"{out}.{rank}", weights_only=True)
+        for name, value in losses.items():
+            assert torch.allclose(found["losses"][name].double(), value.double(), atol=1e-10), name
+        assert len(found["grads"]) == len(grads) > 20
+        for a, b in zip(found["grads"], grads):
+            assert torch.allclose(a, b, rtol=1e-8, atol=1e-11)
+
+
+def test_two_processes_equal_one_with_the_doubled_batch(tokenizer, tmp_path):
+    check(tokenizer, tmp_path, chunk=0, symmetric=False)
+
+
+def test_two_processes_with_gradient_caching_and_both_directions(tokenizer, tmp_path):
+    check(tokenizer, tmp_path, chunk=3, symmetric=True)
+
+
+def test_one_process_gathers_itself():
+    rows = torch.randn(2, 3, requires_grad=True)
+    assert gather_rows(rows) is rows and float(mean_over_devices(torch.tensor(4.0))) == 4.0

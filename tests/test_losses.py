@@ -1,0 +1,43 @@
+"""Softmax and in-batch losses against naive forms, value and gradient."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recbole_blair.losses import ChunkedSoftmaxLoss, full_softmax_loss, in_batch_softmax_loss
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("form", ["pytorch", "chunked"])
+def test_full_softmax_equals_cross_entropy(chunk, form):
+    users = torch.randn(7, 4, dtype=torch.double, requires_grad=True)
+    items = torch.randn(11, 4, dtype=torch.double, requires_grad=True)
+    target = torch.tensor([0, 10, 3, 3, 5, 1, 0])
+    expected = F.cross_entropy(users @ items.T, target)
+    expected_grads = torch.autograd.grad(2 * expected, (users, items))
+    loss = ChunkedSoftmaxLoss.apply if form == "chunked" else full_softmax_loss
+    got = loss(users, items, target, chunk)
+    torch.testing.assert_close(got, expected)
+    for a, b in zip(torch.autograd.grad(2 * got, (users, items)), expected_grads):
+        torch.testing.assert_close(a, b)
+
+
+def test_in_batch_loss_by_hand_leaves_masked_pairs_out():
+    anchors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    positives = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    same = torch.tensor([[True, False, True], [False, True, False], [True, False, True]])
+    # row 0: own 1, other 0 (row 2 masked); row 1: own 1, others 0 and .8; row 2: own .6, other 0 (row 0 masked)
+    rows = [
+        -math.log(math.exp(1) / (math.exp(1) + math.exp(0))),
+        -math.log(math.exp(1) / (math.exp(1) + math.exp(0) + math.exp(0.8))),
+        -math.log(math.exp(0.6) / (math.exp(0.6) + math.exp(0))),
+    ]
+    got = in_batch_softmax_loss(anchors, positives, 1.0, same)
+    assert got.item() == pytest.approx(sum(rows) / 3, abs=1e-6)
+
+
+def test_in_batch_loss_is_zero_when_every_negative_is_masked():
+    x = F.normalize(torch.randn(4, 3), dim=1)
+    assert in_batch_softmax_loss(x, x, 0.07, torch.ones(4, 4, dtype=torch.bool)).item() == 0.0
