@@ -4,7 +4,7 @@ from recbole_blair.pretrain.load import train_tokenizer
 
 
 def test_a_tokenizer_from_scratch_is_a_function_of_its_texts():
-    """Every pair of characters ties with others here; the library's trainer alone gives another vocabulary each time."""
+    """Pairs of characters tie here; the library's trainer alone gives another vocabulary each time."""
     texts = [f"{a}{b} {b}{a}" for a in ("kettle", "lamp", "glass", "metal") for b in ("round", "blue", "loud")]
     first = train_tokenizer(texts, 60, 64)
     assert all(train_tokenizer(texts, 60, 64).get_vocab() == first.get_vocab() for _ in range(8))
