@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-EXTRAS ?= test,pretrain,search,api
+EXTRAS ?= test,pretrain,search,api,tune
 SCALE ?= small
 # A worker a core, each with one thread: threads of many workers would only wait for each other.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
