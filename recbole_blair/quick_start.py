@@ -339,10 +339,15 @@ def evaluate_run(run_dir, split="test", **changes):
     Returns:
         tuple: (metrics dict, ranks (R,))
     """
-    config, model, dataset = load_run(run_dir)
+    return evaluate_opened(*load_run(run_dir), split, **changes)
+
+
+def evaluate_opened(config, model, dataset, split="test", **changes):
+    """Evaluate what `load_run` gave; changes and result as of `evaluate_run`."""
     unknown = sorted(set(changes) - {"topk", "metrics", "mask_history", "eval_batch_size", "max_score_elements"})
     if unknown:
         raise InputError(f"{unknown[0]!r} is no evaluation key")
     config = Config({**dict(config), **changes}, config.lenient)
-    trainer = BlairTrainer(config, model, build_loaders(find_model(config["model"]), config, dataset), run_dir, None)
+    loaders = build_loaders(find_model(config["model"]), config, dataset)
+    trainer = BlairTrainer(config, model, loaders, config["output_dir"] or ".", None)  # nothing is written
     return trainer.evaluator(split).evaluate(model, split)

@@ -97,6 +97,11 @@ def bootstrap_interval(values, groups, n_boot=1000, seed=0, interval=0.95):
     Args:
         values (n,) float64; groups (n,) int64: rows of one group are drawn together.
     """
+    return percentile_interval(bootstrap_means(values, groups, n_boot, seed), interval)
+
+
+def bootstrap_means(values, groups, n_boot=1000, seed=0):
+    """Return the mean of each bootstrap sample, (n_boot,) float64; arguments as of `bootstrap_interval`."""
     sums, counts = _by_group(values, groups)
     rng = np.random.default_rng(seed)
     means = np.empty(n_boot)
@@ -104,6 +109,11 @@ def bootstrap_interval(values, groups, n_boot=1000, seed=0, interval=0.95):
     for start in range(0, n_boot, step):
         draw = rng.integers(0, len(sums), size=(min(step, n_boot - start), len(sums)))
         means[start : start + len(draw)] = sums[draw].sum(axis=1) / counts[draw].sum(axis=1)
+    return means
+
+
+def percentile_interval(means, interval=0.95):
+    """Return the central share of bootstrap means as (low, high)."""
     tail = 50 * (1 - interval)
     low, high = np.percentile(means, [tail, 100 - tail])
     return float(low), float(high)

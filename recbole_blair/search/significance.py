@@ -3,7 +3,7 @@
 import numpy as np
 
 from recbole_blair.errors import InputError
-from recbole_blair.search.metrics import _by_group, bootstrap_interval
+from recbole_blair.search.metrics import _by_group, bootstrap_means, percentile_interval
 
 
 def compare_scores(ours, base, groups, n_perm=10_000, seed=0):
@@ -17,8 +17,9 @@ def compare_scores(ours, base, groups, n_perm=10_000, seed=0):
 
     Returns:
         dict: `difference` of the means, `low`, `high` (95 % bootstrap interval of the difference), `p_value`
-        (two-sided randomisation test, (hits + 1) / (n_perm + 1)), `p_value_t` (paired t-test over group sums;
-        None where all differences are equal), `wins`, `losses`, `ties` (rows).
+        (two-sided randomisation test, (hits + 1) / (n_perm + 1)), `p_value_bootstrap` (two-sided: twice the share of
+        bootstrap differences on the other side of 0, counted the same way), `p_value_t` (paired t-test over group
+        sums; None where all differences are equal), `wins`, `losses`, `ties` (rows).
 
     Source: Smucker, Allan and Carterette, CIKM 2007 (randomisation test for paired retrieval runs).
     """
@@ -27,12 +28,14 @@ def compare_scores(ours, base, groups, n_perm=10_000, seed=0):
         raise ValueError(f"two runs of different size, {ours.shape} and {base.shape}")
     diff = ours - base
     sums, _ = _by_group(diff, groups)
-    low, high = bootstrap_interval(diff, groups, n_perm, seed)
+    means = bootstrap_means(diff, groups, n_perm, seed)
+    low, high = percentile_interval(means)
     return {
         "difference": float(diff.mean()),
         "low": low,
         "high": high,
         "p_value": _randomisation_p(sums, n_perm, seed),
+        "p_value_bootstrap": _bootstrap_p(means),
         "p_value_t": _t_test_p(sums),
         "wins": int((diff > 0).sum()),
         "losses": int((diff < 0).sum()),
@@ -51,6 +54,12 @@ def _randomisation_p(sums, n_perm, seed):
         signs = rng.integers(0, 2, size=(min(step, n_perm - start), len(sums)), dtype=np.int8) * 2 - 1
         hits += int((np.abs(signs @ sums) >= observed - slack).sum())
     return (hits + 1) / (n_perm + 1)
+
+
+def _bootstrap_p(means):
+    """Return the two-sided p-value of a difference of 0 from bootstrap means of the difference."""
+    fewer = min((means <= 0).sum(), (means >= 0).sum())
+    return float(min(1.0, 2 * (fewer + 1) / (len(means) + 1)))
 
 
 def _t_test_p(sums):

@@ -24,6 +24,8 @@ def test_randomisation_agrees_with_all_sign_flips():
     assert result["difference"] == pytest.approx(diff.mean())
     assert (result["wins"], result["losses"], result["ties"]) == (6, 1, 1)
     assert result["low"] < diff.mean() < result["high"]
+    draws = np.random.default_rng(1).choice(diff, (40_000, 8)).mean(1)
+    assert result["p_value_bootstrap"] == pytest.approx(2 * (draws <= 0).mean(), abs=0.003)
 
 
 def test_rows_of_one_query_do_not_add_evidence():
@@ -35,7 +37,7 @@ def test_rows_of_one_query_do_not_add_evidence():
 
 def test_equal_runs_are_not_different():
     result = compare_scores(OURS, OURS, np.arange(8))
-    assert result["p_value"] == 1.0
+    assert result["p_value"] == result["p_value_bootstrap"] == 1.0
     assert result["p_value_t"] is None
 
 
