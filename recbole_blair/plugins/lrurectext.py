@@ -1,0 +1,151 @@
+"""LRURec (Text): a linear recurrence over frozen item text; the worked example of docs/plugins.md."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_blair.model.layers import (
+    ACTIVATIONS,
+    DotProductRecommender,
+    MLPAdaptor,
+    NormalisedRows,
+    Softmax,
+    fast_dropout,
+    length_groups,
+)
+
+
+class LRULayer(nn.Module):
+    """A linear recurrent unit and a feed-forward layer, each followed by dropout, residual and LayerNorm.
+
+    The state is h_t = lambda * h_(t-1) + gamma * W x_t with a complex, diagonal lambda inside the unit circle. It has no
+    attention and no positions: an item's weight fades with its distance from the end, each channel at its own rate.
+
+    Source: arXiv:2310.02367, section 3.2, after arXiv:2303.06349. Complex matrices are kept as pairs of real ones,
+    so that the weights are plain floats on disk.
+    """
+
+    def __init__(self, hidden_size, state_size, inner_size, dropout_prob, hidden_act, layer_norm_eps, radius):
+        super().__init__()
+        self.dropout_prob, self.act = dropout_prob, ACTIVATIONS[hidden_act]
+        low, high = radius
+        modulus2 = torch.rand(state_size) * (high**2 - low**2) + low**2  # |lambda|^2, uniform on the ring
+        self.log_nu = nn.Parameter(torch.log(-0.5 * torch.log(modulus2)))
+        self.log_theta = nn.Parameter(torch.log(torch.rand(state_size).clamp_(min=1e-4) * 2 * math.pi))
+        self.log_gamma = nn.Parameter(0.5 * torch.log(1 - modulus2))  # keeps the state's variance at the input's
+        self.state_in = nn.Linear(hidden_size, 2 * state_size)  # real and imaginary parts side by side
+        self.state_out = nn.Linear(2 * state_size, hidden_size)
+        self.state_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.ff_in = nn.Linear(hidden_size, inner_size)
+        self.ff_out = nn.Linear(inner_size, hidden_size)
+        self.ff_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+
+    def recur(self, x):
+        """Run the recurrence over (B, L, 2S) inputs in log2(L) steps; returns the states, (B, L, 2S)."""
+        log_lambda = torch.complex(-self.log_nu.exp(), self.log_theta.exp())  # (S,)
+        state = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * self.log_gamma.exp()  # (B, L, S)
+        step = 1
+        while step < state.shape[1]:  # state sums the last `step` inputs; from here on twice as many
+            state = torch.cat([state[:, :step], state[:, step:] + (step * log_lambda).exp() * state[:, :-step]], 1)
+            step *= 2
+        return torch.view_as_real(state).flatten(-2)
+
+    def forward(self, x, at=None):
+        """Map (B, L, H) to (B, L, H), or to (B, 1, H) at the positions `at` (B,)."""
+        state = self.recur(self.state_in(x))
+        if at is not None:
+            row = torch.arange(len(x), device=x.device)
+            state, x = state[row, at][:, None], x[row, at][:, None]
+        x = self.state_norm(x + fast_dropout(self.state_out(state), self.dropout_prob, self.training))
+        inner = self.ff_out(fast_dropout(self.act(self.ff_in(x)), self.dropout_prob, self.training))
+        return self.ff_norm(x + fast_dropout(inner, self.dropout_prob, self.training))
+
+
+class LRURecText(DotProductRecommender):
+    """LRURec over frozen item text: a linear recurrence reads the history, cosines with all items score it.
+
+    A user's state is a sum that decays, so one more event costs one step, whatever came before. No item ids: items that
+    training never saw are scored like the others.
+
+    Differences to the paper, all intended: item vectors are an MLP of text features, not id embeddings; the loss is the
+    softmax over cosines of UniSRec (arXiv:2206.05941, equation 9); a row learns from its last position alone, as every
+    model here does by default.
+
+    Source: arXiv:2310.02367.
+    """
+
+    uses_text = True
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.temperature, self.dropout_prob = config["temperature"], config["hidden_dropout_prob"]
+        self.compute_dtype = config["compute_dtype"]
+        features = dataset.text_features.to(self.compute_dtype)
+        self.register_buffer("text_features", features, persistent=False)  # (N - 1, D)
+        hidden, eps = config["hidden_size"], config["layer_norm_eps"]
+        sizes = [features.shape[1], *config["adaptor_hidden_sizes"], hidden]
+        self.adaptor = MLPAdaptor(sizes, config["adaptor_dropout_prob"], config["initializer_range"])
+        self.norm = nn.LayerNorm(hidden, eps=eps)
+        self.layers = nn.ModuleList(
+            LRULayer(
+                hidden, config["state_size"], config["inner_size"], config["hidden_dropout_prob"],
+                config["hidden_act"], eps, (config["min_radius"], config["max_radius"]),
+            )
+            for _ in range(config["n_layers"])
+        )  # fmt: skip
+        self.softmax = Softmax(
+            config["softmax"], config["n_negatives"], config["negatives"], dataset.item_counts("train")
+        )
+
+    def project_items(self, items=None):
+        """Project items `items` (M,), ids from 1, or all of them: (M, H) or (N - 1, H)."""
+        return self.adaptor(self.text_features if items is None else self.text_features[items - 1], self.compute_dtype)
+
+    def encode_history(self, item_seq, item_seq_len, vectors, items=None):
+        """Encode histories (B, L) from projected items, of all ids or of the sorted ids `items` (M,); returns (B, H).
+
+        Histories of like lengths run together; the last layer computes the last position alone.
+        """
+        row = item_seq - 1 if items is None else torch.searchsorted(items, item_seq)
+        order, groups = length_groups(item_seq_len, item_seq.shape[1])
+        row, last = row[order], item_seq_len[order] - 1
+        states = []
+        for start, stop, width, _ in groups:
+            index = row[start:stop, :width].clamp(0, len(vectors) - 1)  # what stands in padded slots is never read
+            x = self.norm(vectors[index].to(self.norm.weight.dtype))  # (b, width, H)
+            x = fast_dropout(x, self.dropout_prob, self.training)
+            for layer in self.layers[:-1]:
+                x = layer(x)
+            states.append(self.layers[-1](x, at=last[start:stop]).squeeze(1))
+        return torch.cat(states)[torch.argsort(order)]
+
+    def calculate_loss(self, interaction):
+        """Return the cross-entropy of the next item over cosines / temperature, a scalar."""
+        item_seq, target = interaction[self.ITEM_SEQ], interaction[self.POS_ITEM_ID]
+        items = None
+        if self.softmax.kind == "sampled":
+            items, negatives = self.softmax.draw(target)
+            items = torch.unique(torch.cat([items, item_seq[item_seq > 0]]))
+        vectors = self.project_items(items)
+        state = self.encode_history(item_seq, interaction[self.ITEM_SEQ_LEN], vectors, items)
+        users = (F.normalize(state.float(), dim=1) / self.temperature).to(self.compute_dtype)
+        vectors = NormalisedRows.apply(vectors, self.compute_dtype)
+        if items is None:
+            return self.softmax.full(users, vectors, target)
+        return self.softmax.sampled(users, items, vectors, target, negatives)
+
+    def item_vectors(self, projected=None):
+        """Return L2-normalised vectors of all items, (N, H); the padding row is zero."""
+        projected = self.project_items() if projected is None else projected
+        return F.pad(F.normalize(projected.float(), dim=1), (0, 0, 1, 0))
+
+    def user_vectors(self, interaction, projected=None):
+        """Return L2-normalised vectors of the histories, (B, H); `projected` saves projecting their items."""
+        item_seq, items = interaction[self.ITEM_SEQ], None
+        if projected is None:
+            items = torch.unique(item_seq[item_seq > 0])
+            projected = self.project_items(items)
+        state = self.encode_history(item_seq, interaction[self.ITEM_SEQ_LEN], projected, items)
+        return F.normalize(state.float(), dim=1)
