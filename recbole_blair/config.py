@@ -25,6 +25,7 @@ VOLATILE_KEYS = frozenset(
         "baselines",
         "data_path",
         "raw_dir",
+        "plugin",
     }
 )
 
@@ -67,6 +68,12 @@ def load_yaml(path):
     return values
 
 
+class MissingKey(InputError, KeyError):
+    """A model asks for a key that no YAML of its own defines."""
+
+    __str__ = ValueError.__str__  # KeyError's puts the message into quotes
+
+
 class Config(Mapping):
     """Resolved keys of one run.
 
@@ -83,7 +90,7 @@ class Config(Mapping):
         if key in self._values or self.lenient:
             return self._values.get(key)
         model = self._values.get("model")
-        raise KeyError(f"{model} reads {key!r}, which props/model/{model}.yaml does not define")
+        raise MissingKey(f"{model} reads the key {key!r}, which its YAML does not define; add it to {model}.yaml")
 
     def __contains__(self, key):
         return key in self._values
@@ -143,21 +150,29 @@ def resolve_config(model_info, dataset, config_files=(), overrides=None, strict=
                     continue
                 raise InputError(
                     f"unknown key {key!r} in {source}: {model_info.name} does not read it.{nearest(key, defaults)} "
-                    f"The keys are in props/overall.yaml and props/model/{model_info.name}.yaml"
+                    f"The keys are in props/overall.yaml and {yaml_place(model_info)}"
                 )
             loose = model_info.from_recbole and key not in overall  # RecBole writes 0 for a probability, 1 for True
             values[key] = value if loose else coerce(key, value, defaults[key], source)
+    if values["plugin"]:  # so that the run finds the files again from any folder
+        values["plugin"] = [str(Path(file).expanduser().resolve()) for file in values["plugin"]]
     values.update(model=model_info.name, dataset=dataset, valid_metric=values["valid_metric"].lower())
     config = Config(values, lenient=model_info.from_recbole)
     check_values(config)
     return config
 
 
+def yaml_place(model_info):
+    """Where a model's keys are, as messages name it."""
+    inside = model_info.yaml_path is None or model_info.yaml_path.parent == props_dir() / "model"
+    return f"props/model/{model_info.name}.yaml" if inside else str(model_info.yaml_path)
+
+
 # Kinds of the keys whose default is empty, which says nothing of them; a list holds items of one kind.
 EMPTY_BY_DEFAULT = {
     "seeds": [0], "baselines": [""], "threads": 0, "output_dir": "", "resume": "", "init_from": "",
     "valid_start_ms": 0, "test_start_ms": 0, "sample_users": 0, "sample_items": 0, "plm_revision": "",
-    "plm_pooling": "", "plm_size": 0, "clip_grad_norm": 0.0,
+    "plm_pooling": "", "plugin": [""], "plm_size": 0, "clip_grad_norm": 0.0,
 }  # fmt: skip
 
 
@@ -233,7 +248,7 @@ def check_values(config):
     for key in NOT_NEGATIVE:
         if config[key] is not None and not config[key] >= 0:
             raise InputError(f"{key}={config[key]!r} must be 0 or above")
-    for key in ("seeds", "baselines"):
+    for key in ("seeds", "baselines", "plugin"):
         if config[key] == []:
             raise InputError(f"{key} is an empty list; leave it out, or empty: {key}=")
     if min(config["seeds"] or [0]) < 0:

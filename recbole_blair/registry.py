@@ -1,4 +1,4 @@
-"""Finds a recommender by name: ours, plugins, installed packages' entry points, RecBole's own. No list to edit."""
+"""Finds a recommender by name: ours, plugins, files of one's own, installed packages, RecBole's. No list to edit."""
 
 import importlib
 import importlib.util
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.paths import props_dir
+from recbole_blair.plugin_files import describe_error, load_file, read_plugin_file
 
 ENTRY_POINT_GROUP = "recbole_blair.models"
 ROOMS = {"recbole_blair": "recbole_blair.model", "plugin": "recbole_blair.plugins"}
@@ -23,15 +24,23 @@ RECBOLE_UNSUPPORTED = {
     "SHAN": "its inverse_itemseq transform",
 }  # fmt: skip
 
+PLUGIN_FILES: dict = {}  # of this process, by model name: ModelInfo of the files that `use_plugins` was given
+
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Where a model comes from: `source` is recbole_blair, plugin, entry point or RecBole."""
+    """Where a model comes from.
+
+    `source` is recbole_blair, plugin (recbole_blair/plugins), plugin file (`--plugin`), package <name> <version>, or
+    RecBole. `problem` says why a model that is listed cannot be used at all.
+    """
 
     name: str
     module: str
     source: str
     yaml_path: Path | None
+    path: Path | None = None
+    problem: str | None = None
 
     @property
     def from_recbole(self):
@@ -42,25 +51,38 @@ class ModelInfo:
         """Import and return the class.
 
         Raises:
-            InputError: the file cannot be imported or lacks the class; the true error is in the message.
+            InputError: the file cannot be imported or lacks the class; the true error and its line are in the message.
         """
         from recbole_blair import compat
 
+        if self.problem:
+            raise InputError(self.problem)
         compat.apply()
+        where = self.path or self.module
         try:
-            return getattr(importlib.import_module(self.module), self.name)
+            module = load_file(self.path) if self.path else importlib.import_module(self.module)
         except InputError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(
-                f"model {self.name} ({self.source}, {self.module}) cannot be loaded: {type(error).__name__}: {error}"
+                f"model {self.name} ({self.source}, {where}) cannot be loaded: {describe_error(error)}"
             ) from error
+        if not isinstance(getattr(module, self.name, None), type):
+            raise InputError(
+                f"model {self.name} ({self.source}, {where}) cannot be loaded: the file has no class {self.name}; class, "
+                "file (in lower case) and YAML share one name"
+            )
+        return getattr(module, self.name)
 
     def load_defaults(self):
-        """Return the model's default keys."""
+        """Return the model's default keys.
+
+        Raises:
+            InputError: they are missing, or the model cannot be used.
+        """
         from recbole_blair.config import load_yaml
 
-        if self.yaml_path is None:
+        if self.yaml_path is None or self.problem:
             self.load_class()  # where a package cannot be imported, its own error says more
         if self.yaml_path is None or not self.yaml_path.is_file():
             expected = self.yaml_path or f"props/model/{self.name}.yaml"
@@ -68,15 +90,79 @@ class ModelInfo:
         return load_yaml(self.yaml_path)
 
 
+def use_plugins(paths=None, config_files=()):
+    """Make the models of files of one's own known to this process, as `--plugin` does.
+
+    Args:
+        paths (str | Path | sequence | None): Python files; None: those that the key `plugin` of `config_files` names.
+        config_files (sequence of str): YAML files of a run.
+
+    Returns:
+        list of ModelInfo
+
+    Raises:
+        InputError: a file is missing, has no YAML, or its model has the name of another one.
+    """
+    if paths is None and config_files:
+        from recbole_blair.config import load_yaml
+
+        paths = [load_yaml(file).get("plugin") for file in config_files][-1]
+    if isinstance(paths, str | Path):
+        paths = [part.strip() for part in str(paths).split(",")]
+    found = []
+    for path in paths or ():
+        name, path, yaml_path = read_plugin_file(path)
+        other = installed_models().get(name)
+        if other is not None and file_of(other) != path:
+            raise InputError(
+                f"{path} is named like the model {other.name} of {other.source}; give its class, file and YAML another "
+                "name"
+            )
+        PLUGIN_FILES[name] = ModelInfo(name, path.stem, "plugin file", yaml_path, path)
+        found.append(PLUGIN_FILES[name])
+    return found
+
+
+def file_of(info):
+    """The Python file of a model, or None where only importing its package would tell."""
+    try:
+        spec = importlib.util.find_spec(info.module)
+    except (Exception, SystemExit):
+        return None
+    return Path(spec.origin).resolve() if spec and spec.origin else None
+
+
 def list_models():
-    """Return every model that can be named, as `{name: ModelInfo}`; imports none of them."""
+    """Return every model that can be named, as `{name: ModelInfo}`; imports none of them.
+
+    Entries that cannot be used (a plugin without YAML, a package that takes another model's name) are among them, with
+    their `problem`.
+    """
+    return dict(sorted({**installed_models(), **PLUGIN_FILES}.items()))
+
+
+def installed_models():
+    """Every model but the files of `--plugin`."""
     found = {info.name: info for info in recbole_models()}
     for source, room in ROOMS.items():
         found.update({info.name: info for info in room_models(source, room)})
+    for info in package_models():
+        taken = found.get(info.name)
+        if taken is None:
+            found[info.name] = info
+        elif taken.module != info.module:  # the same package twice on the path is no clash
+            problem = f"{info.source} names a model {info.name}, which {taken.source} has; one of them needs another name"
+            found[f"{info.name} ({info.source})"] = ModelInfo(
+                info.name, info.module, info.source, info.yaml_path, problem=problem
+            )
+    return found
+
+
+def package_models():
+    """The models that installed packages register by the entry point `recbole_blair.models`."""
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        module = point.value.split(":")[0]
-        found[point.name] = ModelInfo(point.name, module, "entry point", entry_point_yaml(module, point.name))
-    return dict(sorted(found.items()))
+        source = f"package {point.dist.name} {point.dist.version}" if point.dist else "package"
+        yield ModelInfo(point.name, point.module, source, entry_point_yaml(point.module, point.name))
 
 
 def find_model(name):
@@ -86,7 +172,7 @@ def find_model(name):
         InputError: no such model; names the nearest. Or one of RecBole's that needs other inputs.
     """
     models = list_models()
-    if name in models:
+    if name in models and not models[name].problem:
         return models[name]
     lower = str(name).lower()
     unsupported = {m.lower(): m for m in RECBOLE_UNSUPPORTED}.get(lower)
@@ -100,6 +186,7 @@ def find_model(name):
     for room in ROOMS.values():
         if lower not in folded and lower in {m.name for m in room_files(room)}:
             hint = f" {room}.{lower} is there, but not its keys: props/model/{name}.yaml is missing."
+    hint = hint or " A file of your own is named by --plugin=<file>.py."
     raise InputError(f"unknown model {name!r}.{hint} `recbole-blair models` lists them all")
 
 
@@ -115,6 +202,9 @@ def room_models(source, room):
         path = yaml_names.get(module.name)
         if path is not None:
             yield ModelInfo(path.stem, f"{room}.{module.name}", source, path)
+        elif source == "plugin" and not module.name.startswith("_"):
+            problem = f"{room}.{module.name} is there, but not its keys: props/model/<Name>.yaml is missing"
+            yield ModelInfo(module.name, f"{room}.{module.name}", source, None, problem=problem)
 
 
 def recbole_models():
@@ -137,7 +227,7 @@ def entry_point_yaml(module, name):
     """The YAML beside an installed plugin's module."""
     try:
         spec = importlib.util.find_spec(module)
-    except Exception:  # its parent package is broken or gone; load_class shows how when the model is asked for
+    except (Exception, SystemExit):  # its parent package is broken or gone; load_class shows how when the model is asked for
         return None
     if spec is None or spec.origin is None:
         return None
