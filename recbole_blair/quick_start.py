@@ -16,7 +16,8 @@ from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader, SequenceLoader
 from recbole_blair.device import resolve_device, resolve_precision
 from recbole_blair.errors import InputError
-from recbole_blair.registry import find_model
+from recbole_blair.plugin_files import file_sha256
+from recbole_blair.registry import find_model, use_plugins
 from recbole_blair.schema import ITEM_SEQ
 from recbole_blair.train import checkpoint
 from recbole_blair.train.display import run_logger, say
@@ -53,21 +54,24 @@ def run(model, dataset, config_files=(), on_epoch=None, **overrides):
     several = [key for key in ("seeds", "baselines") if overrides.get(key)]
     if several:
         raise InputError(f"run() makes one run; {several[0]} is for run_many()")
+    use_plugins(overrides.get("plugin"), config_files)
     info = find_model(model)
     config = resolve_config(info, dataset, config_files, overrides).replace(seeds=None, baselines=None)
     return train_one(info, config, on_epoch=on_epoch)
 
 
-def train_one(info, config, datasets=None, on_epoch=None):
+def train_one(info, config, datasets=None, on_epoch=None, on_saved=None, test=True):
     """Train and evaluate one resolved configuration in its run folder.
 
     Args:
         info (ModelInfo)
         config (Config): of one seed.
         datasets (dict): datasets already open, by build folder and encoder; filled here.
+        on_epoch (callable), on_saved (callable): see BlairTrainer.
+        test (bool): False trains and leaves the test rows alone: no metrics.json, and the run counts as unfinished.
 
     Returns:
-        dict: metrics.json's content, with `output_dir`.
+        dict: metrics.json's content, with `output_dir`; None without the test.
     """
     compat.apply()
     config = runtime_config(config)
@@ -95,11 +99,13 @@ def train_one(info, config, datasets=None, on_epoch=None):
         )
         seed_everything(config["seed"])
         model = build_model(info, config, dataset)
-        trainer = BlairTrainer(config, model, build_loaders(info, config, dataset), run_dir, log, on_epoch)
+        trainer = BlairTrainer(config, model, build_loaders(info, config, dataset), run_dir, log, on_epoch, on_saved)
         if not trainer.resume() and config["init_from"]:
             fresh = checkpoint.load_initial_weights(model, config["init_from"], config["init_strict"])
             log.info("started from %s%s", config["init_from"], f"; fresh: {', '.join(fresh)}" if fresh else "")
         trainer.fit()
+        if not test:
+            return None
         started = time.perf_counter()
         test, rank = trainer.evaluator("test").evaluate(model, "test")
         seconds.update(trainer.seconds, test=time.perf_counter() - started)
@@ -128,11 +134,14 @@ def default_output_dir(config):
     return Path("runs") / f"{stamp}-{config['model']}-{Path(config['dataset']).name}-{config['seed']}"
 
 
-def open_dataset(info, config, datasets):
-    """Make what is missing, then map the build and, for a text model, its features."""
+def open_dataset(info, config, datasets, trained_with=None):
+    """Make what is missing, then map the build and, for a text model, its features.
+
+    `trained_with` is the encoder's name of a finished run, whose features do without the encoder itself.
+    """
     uses_text = getattr(info.load_class(), "uses_text", False)
     build_dir = ensure_build(config)
-    encoder = ensure_features(config, build_dir) if uses_text else None
+    encoder = ensure_features(config, build_dir, trained_with) if uses_text else None
     key = (build_dir, encoder, config["feature_scale"])
     if key not in datasets:
         dataset = BlairDataset(build_dir)
@@ -247,6 +256,7 @@ def summarise(config, dataset, trainer, test, seconds):
         "precision": config["precision"],
         "device": str(config["device"]),
         "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        **({"plugin_sha256": [file_sha256(file) for file in config["plugin"]]} if config["plugin"] else {}),
         "versions": {
             "recbole_blair": __version__, "torch": torch.__version__, "recbole": getattr(recbole, "__version__", "?"),
             "numpy": np.__version__,
@@ -265,6 +275,7 @@ def run_many(model, dataset, config_files=(), **overrides):
     """
     if overrides.get("resume") is not None:
         model, dataset, config_files, overrides = resumed_keys(model, dataset, config_files, overrides)
+    use_plugins(overrides.get("plugin"), config_files)
     info = find_model(model)
     config = resolve_config(info, dataset, config_files, overrides)
     seeds = config["seeds"] or [config["seed"]]
@@ -312,21 +323,31 @@ def resumed_keys(model, dataset, config_files, overrides):
     return keys.pop("model"), keys.pop("dataset"), (), keys
 
 
-def load_run(run_dir):
+PLACES = ("data_path", "raw_dir", "plm", "plugin", "device")
+
+
+def load_run(run_dir, **places):
     """Open a run: its configuration, the model with its best weights, and the dataset.
+
+    Args:
+        run_dir (path)
+        places: where things are now, for a run that was moved: `data_path`, `raw_dir`, `plm`, `plugin`, `device`.
 
     Returns:
         tuple: (Config, model on its device in evaluation mode, BlairDataset)
 
     Raises:
-        InputError: no run folder, or its dataset or features are gone.
+        InputError: no run folder; its plugin, its dataset, or its features with their encoder are gone; weights that
+            do not fit.
     """
-    saved = checkpoint.load_config(run_dir)
+    use_plugins(places.get("plugin"))
+    saved = {**checkpoint.load_config(run_dir), "device": "auto", **places}
     info = find_model(saved.pop("model"))
-    config = runtime_config(resolve_config(info, saved.pop("dataset"), (), {**saved, "device": "auto"}))
-    dataset = open_dataset(info, config, {})
+    config = runtime_config(resolve_config(info, saved.pop("dataset"), (), saved))
+    trained_with = (checkpoint.load_metrics(run_dir) or {}).get("encoder")
+    dataset = open_dataset(info, config, {}, trained_with)
     model = build_model(info, config, dataset)
-    model.load_state_dict(checkpoint.load_best(run_dir))
+    checkpoint.fit_weights(model, run_dir, f"{info.name} on {dataset.build_dir}")
     return config, model.eval(), dataset
 
 
@@ -334,12 +355,13 @@ def evaluate_run(run_dir, split="test", **changes):
     """Evaluate a run's best weights again.
 
     Args:
-        changes: evaluation keys to change, such as `topk` or `mask_history`.
+        changes: evaluation keys to change, such as `topk` or `mask_history`, and places as of `load_run`.
 
     Returns:
         tuple: (metrics dict, ranks (R,))
     """
-    return evaluate_opened(*load_run(run_dir), split, **changes)
+    places = {key: changes.pop(key) for key in PLACES if key in changes}
+    return evaluate_opened(*load_run(run_dir, **places), split, **changes)
 
 
 def evaluate_opened(config, model, dataset, split="test", **changes):

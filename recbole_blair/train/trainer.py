@@ -37,18 +37,18 @@ class BlairTrainer:
         log (logging.Logger)
         on_epoch (callable): called after every epoch with (epoch, metrics dict); a sweep reports from it. It may
             return True to stop the training.
+        on_saved (callable): called with the trainer after every epoch, when its checkpoint is whole.
     """
 
-    def __init__(self, config, model, loaders, run_dir, log, on_epoch=None):
+    def __init__(self, config, model, loaders, run_dir, log, on_epoch=None, on_saved=None):
         self.config, self.model, self.loaders = config, model, loaders
-        self.run_dir, self.log, self.on_epoch = Path(run_dir), log, on_epoch
+        self.run_dir, self.log, self.on_epoch, self.on_saved = Path(run_dir), log, on_epoch, on_saved
         self.device = config["device"]
-        self.optimiser = OPTIMISERS[config["learner"]](
-            [p for p in model.parameters() if p.requires_grad] or [torch.nn.Parameter(torch.zeros(()))],
-            lr=config["learning_rate"],
-            weight_decay=config["weight_decay"],
-            **({} if config["learner"] == "sgd" else {"betas": adam_betas(config)}),
-        )
+        self.rates = {"lr": config["learning_rate"], "weight_decay": config["weight_decay"]}
+        if config["learner"] != "sgd":
+            self.rates["betas"] = adam_betas(config)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimiser = OPTIMISERS[config["learner"]](trained or [torch.nn.Parameter(torch.zeros(()))], **self.rates)
         self.epoch, self.best_epoch, self.best_value, self.misses = 0, None, None, 0
         self.best_metrics, self.seconds = {}, {"train": 0.0, "valid": 0.0}
         self.stopped = False
@@ -73,6 +73,8 @@ class BlairTrainer:
         weights, state = found
         self.model.load_state_dict(weights)
         self.optimiser.load_state_dict(state["optimiser"])
+        for group in self.optimiser.param_groups:  # a sweep's scheduler goes on from another trial with other rates
+            group.update(self.rates)
         for name in ("epoch", "best_epoch", "best_value", "misses", "best_metrics", "seconds", "stopped"):
             setattr(self, name, state[name])
         checkpoint.restore_random_states(state["random"], self.device)
@@ -111,6 +113,8 @@ class BlairTrainer:
                 self.validate(loss)
                 self.stopped = True
         self.save()
+        if self.on_saved:
+            self.on_saved(self)
 
     def train_epoch(self):
         """Take one step a batch; returns the mean loss.
