@@ -58,7 +58,9 @@ def load_file(path):
     try:
         source = path.read_bytes()
     except OSError as error:
-        raise InputError(f"the plugin file {path} cannot be read: {error.strerror}; name it by --plugin=<path>.py") from error
+        raise InputError(
+            f"the plugin file {path} cannot be read: {error.strerror}; name it by --plugin=<path>.py"
+        ) from error
     digest = hashlib.sha256(str(path).encode() + b"\n" + source).hexdigest()[:12]
     name = f"recbole_blair_plugin_{path.stem}_{digest}"
     if name in sys.modules:

@@ -24,7 +24,9 @@ RECBOLE_UNSUPPORTED = {
     "SHAN": "its inverse_itemseq transform",
 }  # fmt: skip
 
-PLUGIN_FILES: dict = {}  # of this process, by model name: ModelInfo of the files that `use_plugins` was given
+PLUGIN_FILES: dict = {}  # of this process, by model name: ModelInfo of the files that were named
+ASKED_FOR: set = set()  # the names among them that --plugin gave; they outrank what a run remembers
+LOST_FILES: dict = {}  # by lower-case name: why a file that a run remembers cannot be used
 
 
 @dataclass(frozen=True)
@@ -109,18 +111,38 @@ def use_plugins(paths=None, config_files=()):
         paths = [load_yaml(file).get("plugin") for file in config_files][-1]
     if isinstance(paths, str | Path):
         paths = [part.strip() for part in str(paths).split(",")]
-    found = []
-    for path in paths or ():
-        name, path, yaml_path = read_plugin_file(path)
-        other = installed_models().get(name)
-        if other is not None and file_of(other) != path:
-            raise InputError(
-                f"{path} is named like the model {other.name} of {other.source}; give its class, file and YAML another "
-                "name"
-            )
-        PLUGIN_FILES[name] = ModelInfo(name, path.stem, "plugin file", yaml_path, path)
-        found.append(PLUGIN_FILES[name])
+    found = [plugin_model(path) for path in paths or ()]
+    for info in found:
+        PLUGIN_FILES[info.name] = info
+        ASKED_FOR.add(info.name)
     return found
+
+
+def remember_plugins(paths):
+    """Make known the files that a run's configuration names; one that is lost is told when its model is asked for."""
+    for path in paths or ():
+        try:
+            info = plugin_model(path)
+        except InputError as error:
+            LOST_FILES[Path(path).stem.lower()] = str(error)
+            continue
+        if info.name not in ASKED_FOR:
+            PLUGIN_FILES[info.name] = info
+
+
+def plugin_model(path):
+    """The ModelInfo of one file of one's own.
+
+    Raises:
+        InputError: see `use_plugins`.
+    """
+    name, path, yaml_path = read_plugin_file(path)
+    other = installed_models().get(name)
+    if other is not None and file_of(other) != path:
+        raise InputError(
+            f"{path} is named like the model {other.name} of {other.source}; give its class, file and YAML another name"
+        )
+    return ModelInfo(name, path.stem, "plugin file", yaml_path, path)
 
 
 def file_of(info):
@@ -151,7 +173,9 @@ def installed_models():
         if taken is None:
             found[info.name] = info
         elif taken.module != info.module:  # the same package twice on the path is no clash
-            problem = f"{info.source} names a model {info.name}, which {taken.source} has; one of them needs another name"
+            problem = (
+                f"{info.source} names a model {info.name}, which {taken.source} has; one of them needs another name"
+            )
             found[f"{info.name} ({info.source})"] = ModelInfo(
                 info.name, info.module, info.source, info.yaml_path, problem=problem
             )
@@ -175,6 +199,8 @@ def find_model(name):
     if name in models and not models[name].problem:
         return models[name]
     lower = str(name).lower()
+    if lower in LOST_FILES:
+        raise InputError(f"the model {name} is lost: {LOST_FILES[lower]}")
     unsupported = {m.lower(): m for m in RECBOLE_UNSUPPORTED}.get(lower)
     if unsupported:
         raise InputError(
@@ -227,7 +253,10 @@ def entry_point_yaml(module, name):
     """The YAML beside an installed plugin's module."""
     try:
         spec = importlib.util.find_spec(module)
-    except (Exception, SystemExit):  # its parent package is broken or gone; load_class shows how when the model is asked for
+    except (
+        Exception,
+        SystemExit,
+    ):  # its parent package is broken or gone; load_class shows how when the model is asked for
         return None
     if spec is None or spec.origin is None:
         return None

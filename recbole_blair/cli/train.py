@@ -13,6 +13,7 @@ HELP = """usage: recbole-blair train --model=MODEL --dataset=DATASET [--key=valu
 
   --model=NAME          one of `recbole-blair models`
   --dataset=NAME        an official category (Video_Games), a short name (Games), sample, or a folder in data_path
+  --plugin=FILE.py      a recommender of your own, with FILE's YAML beside it (docs/plugins.md); several by commas
   --config_files=A,B    YAML files of keys; the command line outranks them
   --resume=FOLDER       go on with a run that was interrupted (the same --output_dir does it too)
   --dry_run             say what would be done, with disk, memory and time, and stop
@@ -27,11 +28,14 @@ keys with their defaults:
 
 def run(argv):
     """Parse, then print the configuration, the plan, or train and print the table."""
+    from recbole_blair.registry import use_plugins
+
     options, overrides = parse(argv)
+    files = options.get("config_files") or []
+    use_plugins(plugin_paths(overrides), files)
     if options.get("help"):
         print(help_text(options.get("model")))
         return 0
-    files = options.get("config_files") or []
     if overrides.get("resume") is not None:
         from recbole_blair.quick_start import resumed_keys
 
@@ -85,6 +89,18 @@ def parse(argv):
     return options, pairs
 
 
+def plugin_paths(overrides):
+    """The files of --plugin.
+
+    Raises:
+        InputError: the flag without a file.
+    """
+    given = overrides.get("plugin")
+    if given is not None and not isinstance(given, str | list):
+        raise InputError("--plugin needs a file, as in --plugin=myrec.py")
+    return given
+
+
 def help_text(model):
     """The usage with the defaults, as the YAML files explain them."""
     from recbole_blair.paths import props_dir
@@ -92,9 +108,15 @@ def help_text(model):
 
     text = (props_dir() / "overall.yaml").read_text(encoding="utf-8")
     if model:
-        text += f"\n# {model}\n" + find_model(model).yaml_path.read_text(encoding="utf-8")
+        text += f"\n# {model}\n" + own_keys(find_model(model))
     keys = "\n".join(f"  {line}".rstrip() for line in text.splitlines())
     return HELP.format(summary=SUMMARY, example=EXAMPLE, keys=keys)
+
+
+def own_keys(info):
+    """The text of a model's YAML; a broken model's own error where it has none."""
+    info.load_defaults()
+    return info.yaml_path.read_text(encoding="utf-8")
 
 
 def print_config(model, dataset, files, overrides):

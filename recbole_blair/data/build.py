@@ -41,17 +41,31 @@ def ensure_build(config):
     return Path(prepare(config["dataset"], progress=config["show_progress"], **settings))
 
 
-def ensure_features(config, build_dir):
+def ensure_features(config, build_dir, trained_with=None):
     """Return the encoder's name; encodes the build's item texts when their feature file is missing.
 
     A file that is there is never overwritten: loading it checks that it belongs to this build.
 
+    Args:
+        config (Config)
+        build_dir (Path)
+        trained_with (str | None): the encoder's name as a finished run recorded it. Where the encoder's folder has
+            gone, its feature file alone is enough.
+
     Raises:
-        InputError: an encoder that does not exist, or a feature file made with other settings.
+        InputError: an encoder that does not exist or has gone, or a feature file made with other settings.
     """
     from recbole_blair.text.encoders import encoder_name
     from recbole_blair.text.features import feature_path, features_are_whole
 
+    if trained_with and encoder_has_gone(config["plm"], trained_with):
+        if features_are_whole(build_dir, trained_with):
+            return trained_with
+        raise InputError(
+            f"the encoder folder {config['plm']} of this run has gone, and {build_dir.name} has no features of "
+            f"{trained_with}; give the folder's place now by --plm=FOLDER"
+        )
+    check_has_text(build_dir)
     name = encoder_name(config["plm"])
     path = feature_path(build_dir, name)
     if features_are_whole(build_dir, name):
@@ -65,6 +79,33 @@ def ensure_features(config, build_dir):
         progress=config["show_progress"],
     )  # fmt: skip
     return name
+
+
+def encoder_has_gone(plm, trained_with):
+    """Tell whether a run's encoder was a folder that is no longer there; a relative one then reads like a hub id."""
+    from recbole_blair.text.encoders import resolve_plm
+
+    try:
+        kind, value = resolve_plm(plm)
+    except InputError:
+        return True
+    return kind == "hub" and value.rsplit("/", 1)[-1] != trained_with
+
+
+def check_has_text(build_dir):
+    """Refuse a text model on a build made without an items file.
+
+    Raises:
+        InputError: no item has text.
+    """
+    from dataset_tools.build_stats import load_stats
+
+    catalogue = (load_stats(build_dir) or {}).get("catalogue", {})
+    if catalogue.get("items") and catalogue["items"] == catalogue.get("without_text"):
+        raise InputError(
+            f"no item of {build_dir} has text, which this model needs; prepare the data again with --items=FILE, or "
+            "choose a model of ids such as SASRec"
+        )
 
 
 def check_feature_settings(config, path):

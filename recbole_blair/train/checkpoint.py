@@ -147,17 +147,37 @@ def load_best(run_dir):
     return load_weights(path)
 
 
+def fit_weights(model, run_dir, what):
+    """Put a run's best weights into a model built for them; `what` names model and build in the message.
+
+    Raises:
+        InputError: they do not fit: the build or the plugin is another than the run's.
+    """
+    try:
+        model.load_state_dict(load_best(run_dir))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split(":", 1)[-1].split())
+        raise InputError(
+            f"the weights of {run_dir} do not fit {what}: {reason[:300]}. The run was trained on other data or with "
+            "another version of the model; name its own data by --data_path, its own plugin by --plugin"
+        ) from error
+
+
 def save_config(run_dir, config):
     """Write the resolved configuration."""
     write_text(Path(run_dir) / CONFIG, yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True))
 
 
 def load_config(run_dir):
-    """Read a run's resolved configuration as plain keys."""
+    """Read a run's resolved configuration as plain keys; its plugin files become known to `find_model`."""
+    from recbole_blair.registry import remember_plugins
+
     path = Path(run_dir) / CONFIG
     if not path.is_file():
         raise InputError(f"{run_dir} holds no {CONFIG}: it is no run folder")
-    return load_yaml(path)
+    saved = load_yaml(path)
+    remember_plugins(saved.get("plugin"))
+    return saved
 
 
 def load_metrics(run_dir):
