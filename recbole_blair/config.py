@@ -90,7 +90,7 @@ class Config(Mapping):
         if key in self._values or self.lenient:
             return self._values.get(key)
         model = self._values.get("model")
-        raise MissingKey(f"{model} reads the key {key!r}, which its YAML does not define; add it to {model}.yaml")
+        raise MissingKey(f"{model} reads {key!r}, which {model}.yaml does not define; add it there with its default")
 
     def __contains__(self, key):
         return key in self._values

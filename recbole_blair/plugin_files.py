@@ -38,11 +38,12 @@ def read_plugin_file(path):
     if name is None:
         held = f"it holds {', '.join(classes)}" if classes else "it holds no class"
         raise InputError(
-            f"{path} has no class named like the file ({held}); class, file (in lower case) and YAML share one name, as "
-            f"MyRec, myrec.py, MyRec.yaml"
+            f"{path} has no class named like the file ({held}); class, file (in lower case) and YAML share one name, "
+            "as MyRec, myrec.py, MyRec.yaml"
         )
     raise InputError(
-        f"{path} has no keys: {path.with_name(name + '.yaml')} is missing; list there every key it reads, with its default"
+        f"{path} has no keys: {path.with_name(name + '.yaml')} is missing; list there every key it reads, with "
+        "its default"
     )
 
 

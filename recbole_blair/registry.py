@@ -71,8 +71,8 @@ class ModelInfo:
             ) from error
         if not isinstance(getattr(module, self.name, None), type):
             raise InputError(
-                f"model {self.name} ({self.source}, {where}) cannot be loaded: the file has no class {self.name}; class, "
-                "file (in lower case) and YAML share one name"
+                f"model {self.name} ({self.source}, {where}) cannot be loaded: the file has no class {self.name}; "
+                "class, file (in lower case) and YAML share one name"
             )
         return getattr(module, self.name)
 
@@ -207,8 +207,8 @@ def find_model(name):
             f"RecBole's {unsupported} needs {RECBOLE_UNSUPPORTED[unsupported]}, which this package does not provide; "
             "choose another from `recbole-blair models`"
         )
-    folded = {m.lower(): m for m in models}
-    hint = f" Did you mean {folded[lower]!r}?" if lower in folded else nearest(name, models)
+    folded = {m.lower(): m for m, info in models.items() if not info.problem}
+    hint = f" Did you mean {folded[lower]!r}?" if lower in folded else nearest(name, folded.values())
     for room in ROOMS.values():
         if lower not in folded and lower in {m.name for m in room_files(room)}:
             hint = f" {room}.{lower} is there, but not its keys: props/model/{name}.yaml is missing."

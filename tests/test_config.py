@@ -177,7 +177,7 @@ def test_keys_of_another_model_are_dropped_only_when_asked():
 
 
 def test_our_models_may_not_read_a_key_that_no_yaml_defines():
-    with pytest.raises(KeyError, match=r"SASRecText reads 'loss_type', which props/model/SASRecText\.yaml"):
+    with pytest.raises(KeyError, match=r"SASRecText reads 'loss_type', which SASRecText\.yaml does not define"):
         resolved()["loss_type"]
     assert resolved("SASRec")["no_such_key"] is None
 

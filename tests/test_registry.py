@@ -70,7 +70,7 @@ def test_an_unknown_name_gets_the_nearest(typed, meant):
 
 
 def test_a_name_near_to_nothing_gets_the_command_that_lists_them():
-    with pytest.raises(InputError, match=r"unknown model 'zzz'. `recbole-blair models` lists them all"):
+    with pytest.raises(InputError, match=r"unknown model 'zzz'. A file .* `recbole-blair models` lists them all"):
         find_model("zzz")
 
 

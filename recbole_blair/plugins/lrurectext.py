@@ -20,8 +20,8 @@ from recbole_blair.model.layers import (
 class LRULayer(nn.Module):
     """A linear recurrent unit and a feed-forward layer, each followed by dropout, residual and LayerNorm.
 
-    The state is h_t = lambda * h_(t-1) + gamma * W x_t with a complex, diagonal lambda inside the unit circle. It has no
-    attention and no positions: an item's weight fades with its distance from the end, each channel at its own rate.
+    The state is h_t = lambda * h_(t-1) + gamma * W x_t with a complex, diagonal lambda inside the unit circle. It has
+    no attention and no positions: an item's weight fades with its distance from the end, each channel at its own rate.
 
     Source: arXiv:2310.02367, section 3.2, after arXiv:2303.06349. Complex matrices are kept as pairs of real ones,
     so that the weights are plain floats on disk.
