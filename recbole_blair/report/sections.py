@@ -1,0 +1,362 @@
+"""The parts of a report's page: each takes one panel of `collect` and gives HTML."""
+
+from html import escape
+
+from recbole_blair.report import svg
+from recbole_blair.report.paired import TESTS
+
+CERTAIN = 0.05
+BREAKDOWN_TITLES = {
+    "new_item": "New and known items",
+    "popularity": "Popularity of the target",
+    "history_length": "Length of the history",
+    "category": "Category of the target",
+    "time": "Time of the target",
+}
+
+
+def fraction(value):
+    """Four decimals; a dash for nothing."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def signed(value):
+    """Four decimals with a sign."""
+    return f"{value:+.4f}".replace("-", "−")
+
+
+def metric_name(metric):
+    """`NDCG@10`, `Recall@10`."""
+    return metric.upper() if metric.startswith(("ndcg", "mrr")) else metric.capitalize()
+
+
+def count(n, noun):
+    """`1 run`, `1,200 runs`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def p_text(p):
+    """Write a p-value."""
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def panel_title(panel):
+    """Name a panel by what makes it differ from others."""
+    masked = ", history masked" if panel["history_masked"] else ""
+    return f"{panel['dataset']} ({panel['protocol']}{masked})"
+
+
+def note(title, lines):
+    """A box of remarks; nothing when there are none."""
+    lines = list(dict.fromkeys(lines))
+    if not lines:
+        return ""
+    items = "".join(f"<li>{escape(text)}</li>" for text in lines)
+    return f'<div class="note"><b>{escape(title)}</b><ul>{items}</ul></div>'
+
+
+def key(index):
+    """The coloured square before a model's name."""
+    return f'<span class="key {svg.colour(index)}"></span>'
+
+
+def legend(panel):
+    """Colours and names."""
+    names = (f"<li>{key(i)}{escape(group['label'])}</li>" for i, group in enumerate(panel["groups"]))
+    return f'<ul class="legend">{"".join(names)}</ul>'
+
+
+def table(head, rows, sortable=False):
+    """Build a table that scrolls inside its place.
+
+    Args:
+        head (list of str): HTML of the column heads.
+        rows (list of list of str): whole `td` elements.
+    """
+    sort = ' data-sort=""' if sortable else ""
+    heads = "".join(f"<th{sort}>{cell}</th>" for cell in head)
+    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    return (
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    )
+
+
+def value_cell(value, shown, extra="", kind=""):
+    """A number with its unrounded value beside it."""
+    data = "" if value is None else f' data-value="{value!r}"'
+    return f'<td{data}{extra}{f" class={kind!r}" if kind else ""}>{shown}</td>'
+
+
+def results(panel, metric):
+    """The table of models, the chart of seeds, and each run."""
+    groups, rows = panel["groups"], panel["rows"]
+    masked = "items of the history are taken out" if panel["history_masked"] else "items of the history stay in"
+    encoders = sorted({g["encoder"] for g in groups if g["encoder"]})
+    facts = (
+        f"{rows['test']:,} test rows, each target ranked among all {panel['n_items']:,} items; {masked} the ranking. "
+        f"Trained on {rows['train']:,} rows, best epoch chosen on {rows['valid']:,}. Protocol {panel['protocol']}; "
+        f"{panel['ties']}. Item text by: {', '.join(encoders) or 'no encoder'}."
+    )
+    parts = [f'<p class="lead">{headline(panel, metric)}</p>', model_table(panel, metric)]
+    parts.append('<p class="soft">Mean over seeds, and below it the sample deviation. Click a head to sort.</p>')
+    parts.append(f'<div class="charts">{seed_chart(panel, metric)}{seed_chart(panel, second_metric(panel, metric))}</div>')
+    parts.append(f'<p class="soft">{escape(facts)}</p>')
+    parts.append(configuration_table(panel))
+    parts.append(f"<details><summary>Every run</summary>{run_table(panel)}</details>")
+    return "\n".join(parts)
+
+
+def headline(panel, metric):
+    """One sentence on who is first, and how surely."""
+    groups = panel["groups"]
+    first = groups[0]
+    seeds = count(len(first["runs"]), "seed")
+    spread = first["deviation"][metric]
+    value = fraction(first["mean"][metric]) + (f" ± {fraction(spread)}" if spread is not None else "")
+    text = f"<b>{escape(first['label'])}</b> has the highest {metric_name(metric)}: {value} over {seeds}"
+    if len(groups) == 1:
+        return f"<b>{escape(first['label'])}</b>: {metric_name(metric)} {value} over {seeds}."
+    second = groups[1]
+    if second["mean"][metric] > 0:
+        text += f", {100 * (first['mean'][metric] / second['mean'][metric] - 1):+.1f} % over {escape(second['label'])}"
+    pairs = panel["comparisons"]["pairs"] if panel["comparisons"] else []
+    found = next((p for p in pairs if {p["a"], p["b"]} == {first["label"], second["label"]}), None)
+    if found is None:
+        return text + "; the difference was not tested."
+    verdict = "a clear difference" if certain(found) else "no clear difference"
+    return text + f"; {verdict} (bootstrap p {p_text(found['p_value_bootstrap_holm'])}, corrected)."
+
+
+def model_table(panel, metric):
+    """A row a configuration: mean and deviation of every test metric."""
+    names = [metric, *(m for m in panel["metrics"] if m != metric)]
+    best = {m: max((g["mean"][m] for g in panel["groups"] if g["mean"].get(m) is not None), default=None) for m in names}
+    rows = []
+    for i, group in enumerate(panel["groups"]):
+        cells = [f"<td>{key(i)}{escape(group['label'])}</td>", value_cell(len(group["runs"]), str(len(group["runs"])))]
+        for m in names:
+            mean, deviation = group["mean"].get(m), group["deviation"].get(m)
+            spread = "" if deviation is None else f"<small>± {fraction(deviation)}</small>"
+            where = f' data-group="{escape(group["label"], quote=True)}" data-metric="{m}"'
+            cells.append(value_cell(mean, fraction(mean) + spread, where, "best" if mean == best[m] else ""))
+        seconds = sum(sum((run["seconds"] or {}).values()) for run in group["runs"]) / len(group["runs"])
+        epochs = sum(run["epochs"] or 0 for run in group["runs"]) / len(group["runs"])
+        cells += [value_cell(epochs, f"{epochs:.0f}"), value_cell(seconds, f"{seconds:,.0f}")]
+        rows.append(cells)
+    return table(["model", "seeds", *map(metric_name, names), "epochs", "seconds"], rows, sortable=True)
+
+
+def second_metric(panel, metric):
+    """Another metric worth a chart: the recall of the longest list, or None."""
+    recalls = [m for m in panel["metrics"] if m.startswith("recall@") and m != metric]
+    common = [m for m in recalls if all(g["mean"].get(m) is not None for g in panel["groups"])]
+    return max(common, key=lambda m: int(m.split("@")[1]), default=None)
+
+
+def seed_chart(panel, metric):
+    """One metric of every seed; nothing without a metric."""
+    if metric is None:
+        return ""
+    rows = []
+    for i, group in enumerate(panel["groups"]):
+        points = [run["test"][metric] for run in group["runs"]]
+        shown = fraction(group["mean"][metric])
+        rows.append(
+            {"name": group["label"], "colour": i, "value": group["mean"][metric], "low": min(points), "high": max(points),
+             "points": points, "text": shown}
+        )  # fmt: skip
+    chart = svg.range_chart(rows, f"{metric} of every seed and its mean, by model")
+    return f"<figure><figcaption>{metric_name(metric)} on test: mean (large) and each seed</figcaption>{chart}</figure>"
+
+
+def configuration_table(panel):
+    """The keys in which the configurations differ."""
+    if not panel["differing"]:
+        return ""
+    labels = [group["label"] for group in panel["groups"]]
+    rows = [
+        [f"<td>{escape(name)}</td>", *(f'<td class="wrap">{escape(shown_value(row[label]))}</td>' for label in labels)]
+        for name, row in panel["differing"].items()
+    ]
+    inner = table(["key", *map(escape, labels)], rows)
+    return f"<details><summary>Configuration: {count(len(rows), 'key')} that differ</summary>{inner}</details>"
+
+
+def shown_value(value):
+    """A configuration value for people."""
+    return "–" if value is None else str(value)
+
+
+def run_table(panel):
+    """A row a run, with every test metric as in its metrics.json."""
+    metrics = panel["metrics"]
+    rows = []
+    for i, group in enumerate(panel["groups"]):
+        for run in group["runs"]:
+            where = f' data-run="{escape(run["folder"], quote=True)}"'
+            cells = [f"<td>{key(i)}{escape(group['label'])}</td>", value_cell(run["seed"], str(run["seed"]))]
+            for m in metrics:
+                value = run["test"].get(m)
+                cells.append(value_cell(value, fraction(value), f'{where} data-metric="{m}"'))
+            stop = "stopped early" if run["stopped_early"] else "all epochs"
+            epochs = f"{run['best_epoch']} of {run['epochs']}<small>{stop}</small>"
+            seconds = sum((run["seconds"] or {}).values())
+            cells += [
+                value_cell(run["best_epoch"], epochs),
+                value_cell(seconds, f"{seconds:,.0f}"),
+                value_cell(run["peak_memory_mb"], f"{run['peak_memory_mb'] or 0:,.0f}"),
+                value_cell(run["parameters"], f"{run['parameters'] or 0:,}"),
+                f"<td>{escape(str(run['device']))}, {escape(str(run['precision']))}</td>",
+                f'<td class="left">{escape(run["folder"])}</td>',
+            ]
+            rows.append(cells)
+    head = ["model", "seed", *map(metric_name, metrics), "best epoch", "seconds", "peak MB", "parameters", "device", "folder"]
+    return table(head, rows, sortable=True)
+
+
+def certain(pair):
+    """True when every test that is defined agrees."""
+    return all(pair[f"{test}_holm"] is None or pair[f"{test}_holm"] < CERTAIN for test in TESTS)
+
+
+def differences(panel, metric):
+    """Every pair of models: the difference, its interval, three tests."""
+    found = panel["comparisons"]
+    remarks = note("About these tests", panel["missing"]["comparisons"])
+    if found is None:
+        return f"<p>No models to compare.</p>{remarks}"
+    colours = {group["label"]: i for i, group in enumerate(panel["groups"])}
+    rows, chart = [], []
+    for pair in found["pairs"]:
+        verdict = '<span class="yes">yes</span>' if certain(pair) else "no"
+        cells = [f"<td>{key(colours[pair['a']])}{escape(pair['a'])}<small>over {escape(pair['b'])}</small></td>"]
+        interval = f"<small>{signed(pair['low'])} to {signed(pair['high'])}</small>"
+        cells.append(value_cell(pair["difference"], f"{signed(pair['difference'])}{interval}"))
+        for test in TESTS:
+            raw = f"<small>{p_text(pair[test])} alone</small>"
+            cells.append(value_cell(pair[f"{test}_holm"], p_text(pair[f"{test}_holm"]) + raw))
+        cells.append(f"<td>{verdict}</td>")
+        cells.append(f"<td>{pair['wins']:,} / {pair['losses']:,} / {pair['ties']:,}</td>")
+        rows.append(cells)
+        chart.append(
+            {"name": f"{pair['a']} over {pair['b']}", "colour": colours[pair["a"]], "value": pair["difference"],
+             "low": pair["low"], "high": pair["high"], "points": [], "text": signed(pair["difference"])}
+        )  # fmt: skip
+    head = ["pair", "difference<br>95 % interval", "bootstrap p", "randomisation p", "t-test p", "all below 0.05"]
+    head.append("rows better<br>/ worse / equal")
+    figure = svg.range_chart(chart, f"differences in {metric_name(metric)} with their 95 % intervals", zero=True)
+    explained = (
+        f"{metric_name(metric)} of each of the {found['rows']:,} test rows, averaged over a model's seeds, paired by row. "
+        f"Rows of one user are drawn together: {found['users']:,} users. Paired bootstrap and sign flips, "
+        f"{found['samples']:,} samples each, and a paired t-test; every p-value is corrected by Holm for "
+        f"{count(len(rows), 'pair')}. They say whether other users would show the same difference between these trained "
+        "models; how much training itself varies is the deviation over seeds above."
+    )
+    return (
+        f'<p class="soft">{escape(explained)}</p>{table(head, rows)}'
+        f'<div class="charts"><figure><figcaption>Difference in {metric_name(metric)}, 95 % bootstrap interval</figcaption>'
+        f"{figure}</figure></div>{remarks}"
+    )
+
+
+def learning(panel, metric):
+    """Loss and validation metric by epoch, a line a run."""
+    found = panel["curves"]
+    remarks = note("Not shown", panel["missing"]["curves"])
+    if not found:
+        return f"<p>No learning curves.</p>{remarks}"
+    colours = {group["label"]: i for i, group in enumerate(panel["groups"])}
+    figures = []
+    metrics = ", ".join(dict.fromkeys(metric_name(one["metric"]) for one in found))
+    for name, caption in (("valid", f"{metrics} on validation; the dot is the epoch that was kept"), ("loss", "Training loss")):
+        series = [
+            {"points": one[name], "colour": colours[one["label"]], "title": f"{one['label']}, seed {one['seed']}",
+             "mark": one["best"] if name == "valid" else None}
+            for one in found if one[name]
+        ]  # fmt: skip
+        if series:
+            chart = svg.line_chart(series, f"{caption}, by epoch", "epoch")
+            figures.append(f"<figure><figcaption>{escape(caption)}</figcaption>{chart}</figure>")
+    return (
+        f'{legend(panel)}<div class="charts">{"".join(figures)}</div>'
+        f'<p class="soft">A line a run. Losses of different models, or of one with other settings, need not compare.</p>'
+        f"{remarks}"
+    )
+
+
+def breakdowns(panel, metric):
+    """Each breakdown as bars and as a table."""
+    remarks = note("Not shown", panel["missing"]["breakdowns"])
+    if not panel["breakdowns"]:
+        return f"<p>No breakdown.</p>{remarks}"
+    figures = []
+    for part in panel["breakdowns"]:
+        title = BREAKDOWN_TITLES.get(part["by"], part["by"])
+        names = [f"{b['bucket']}  ({count(b['rows'], 'row')}, {100 * b['share']:.0f} %)" for b in part["buckets"]]
+        series = [
+            {"name": group["label"], "colour": i, "values": [c["mean"] for c in part["groups"][group["label"]]],
+             "deviations": [c["deviation"] for c in part["groups"][group["label"]]]}
+            for i, group in enumerate(panel["groups"]) if group["label"] in part["groups"]
+        ]  # fmt: skip
+        chart = svg.bar_chart(names, series, f"{metric_name(metric)} by {title.lower()}")
+        figures.append(
+            f'<figure data-by="{part["by"]}"><h4>{escape(title)}</h4><figcaption>{escape(part["note"])}</figcaption>'
+            f"{chart}</figure>"
+        )
+    return (
+        f'<p class="soft">{metric_name(metric)} on test, mean over seeds; the thin line is the deviation. Small parts vary '
+        f'more.</p>{legend(panel)}<div class="charts">{"".join(figures)}</div>{remarks}'
+    )
+
+
+def examples(panel, metric):
+    """Histories, what came next, and each model's first items."""
+    remarks = note("Not shown", panel["missing"]["examples"])
+    shown = panel["examples"]
+    if not shown:
+        return f"<p>No examples.</p>{remarks}"
+    hits = sum(example["from_hits"] for example in shown)
+    chosen = f"{len(shown) - hits} of these test rows are drawn at random"
+    if hits:
+        chosen += f", {hits} at random from the rows that some model answers in its first five"
+    text = f"{chosen}. Every model is shown with its lowest seed."
+    colours = {group["label"]: i for i, group in enumerate(panel["groups"])}
+    body = "\n".join(draw_example(example, colours) for example in shown)
+    return f'<p class="soft">{escape(text)}</p>{remarks}{body}'
+
+
+def draw_example(example, colours):
+    """One test row."""
+    more = example["history_length"] - len(example["history"])
+    earlier = f'<li class="soft">and {count(more, "item")} before</li>' if more else ""
+    history = "".join(f"<li>{title(item)}</li>" for item in example["history"])
+    columns = [f"<div><h4>History, latest first</h4><ul>{history}{earlier}</ul></div>"]
+    for one in example["lists"]:
+        items = "".join(
+            f'<li{" class=hit" if item["hit"] else ""}>{title(item)}{tags(item)}</li>' for item in one["items"]
+        )
+        rank = f"{one['rank']:,.1f}".removesuffix(".0")
+        columns.append(
+            f"<div><h4>{key(colours[one['label']])}{escape(one['label'])}</h4><ol>{items}</ol>"
+            f'<p class="soft">the target is at rank {rank}</p></div>'
+        )
+    target = example["target"]
+    seen = f"{count(target['trained'], 'event')} in training" if target["trained"] else "new: never in training"
+    return (
+        f'<div class="example"><p class="target"><b>Took next: {title(target, clip=False)}</b> '
+        f'<span class="tag">{seen}</span><br><span class="tag">user {escape(example["user"])}</span></p>'
+        f'<div class="cols">{"".join(columns)}</div></div>'
+    )
+
+
+def title(item, clip=True):
+    """An item's title; one without says so."""
+    text = item["title"] or f"untitled ({item['id']})"
+    full = escape(text, quote=True)
+    return f'<span class="clip" title="{full}">{full}</span>' if clip else full
+
+
+def tags(item):
+    """What a reader looks for in a list."""
+    words = [word for word, on in (("taken next", item["hit"]), ("in the history", item["known"])) if on]
+    return f' <span class="tag">{", ".join(words)}</span>' if words else ""

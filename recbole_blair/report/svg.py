@@ -1,0 +1,180 @@
+"""Three small charts as inline SVG. Colours are the page's classes c0 … c7, so light and dark follow the page."""
+
+import math
+from html import escape
+
+COLOURS = 8
+WIDTH = 400
+LEFT, RIGHT, TOP, BOTTOM = 54, 12, 14, 40
+ROW_HEIGHT, BAR_HEIGHT = 46, 13
+CHARACTER = 6.6  # width of one, roughly, at the charts' 12 px
+
+
+def number(value):
+    """Format a coordinate."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def nice_ticks(low, high, wanted=5):
+    """Return round numbers that span low..high: steps of 1, 2 or 5 times a power of ten.
+
+    Args:
+        low, high (float): finite; equal values are widened.
+        wanted (int): about how many ticks.
+    """
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"ticks from {low} to {high}")
+    if high <= low:
+        spread = abs(low) * 0.1 or 1.0
+        low, high = low - spread, high + spread
+    raw = (high - low) / max(1, wanted - 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(s for s in (power, 2 * power, 5 * power, 10 * power) if s >= raw * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def tick_text(value):
+    """Write a tick shortly."""
+    return f"{value:.4g}"
+
+
+def scale(low, high, start, end):
+    """Return the function that maps low..high to start..end."""
+    span = (high - low) or 1.0
+    return lambda value: start + (value - low) / span * (end - start)
+
+
+def text(x, y, content, anchor="start", kind=""):
+    """One line of text."""
+    return f'<text x="{number(x)}" y="{number(y)}" text-anchor="{anchor}" class="{kind}">{escape(content)}</text>'
+
+
+def line(x1, y1, x2, y2, kind):
+    """A straight line."""
+    return f'<line x1="{number(x1)}" y1="{number(y1)}" x2="{number(x2)}" y2="{number(y2)}" class="{kind}"/>'
+
+
+def colour(index):
+    """Return the class of a series' colour; they repeat after eight."""
+    return f"c{index % COLOURS}"
+
+
+def wrap(parts, height, label):
+    """Put parts into an SVG that takes the width of its place."""
+    body = "\n".join(parts)
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {number(height)}" role="img" aria-label="{escape(label, quote=True)}">\n{body}\n</svg>'
+    )
+
+
+def line_chart(series, label, x_label, height=250):
+    """Draw lines over whole numbers such as epochs.
+
+    Args:
+        series (list of dict): `points` [(x, y)], `colour` (int), `title` (str), and perhaps `mark`, an x whose point
+            gets a dot.
+        label (str): what the chart shows, for readers who do not see it.
+
+    Returns:
+        str: an svg element.
+    """
+    points = [p for one in series for p in one["points"]]
+    if not points:
+        raise ValueError("a line chart without a point")
+    y_ticks = nice_ticks(min(y for _, y in points), max(y for _, y in points))
+    x_ticks = [t for t in nice_ticks(min(x for x, _ in points), max(x for x, _ in points), 6) if t == int(t)]
+    x = scale(min(p[0] for p in points), max(p[0] for p in points), LEFT + 6, WIDTH - RIGHT - 6)
+    y = scale(y_ticks[0], y_ticks[-1], height - BOTTOM, TOP)
+    parts = []
+    for tick in y_ticks:
+        parts.append(line(LEFT, y(tick), WIDTH - RIGHT, y(tick), "grid"))
+        parts.append(text(LEFT - 6, y(tick) + 4, tick_text(tick), "end"))
+    for tick in x_ticks:
+        if LEFT <= x(tick) <= WIDTH - RIGHT:
+            parts.append(text(x(tick), height - BOTTOM + 17, tick_text(tick), "middle"))
+    parts.append(text((LEFT + WIDTH - RIGHT) / 2, height - 4, x_label, "middle"))
+    for one in series:
+        path = " ".join(f"{number(x(a))},{number(y(b))}" for a, b in one["points"])
+        dash = " dash" if one["colour"] >= COLOURS else ""
+        marked = [(a, b) for a, b in one["points"] if a == one.get("mark") or len(one["points"]) == 1]
+        dots = "".join(f'<circle cx="{number(x(a))}" cy="{number(y(b))}" r="3.5" class="dot"/>' for a, b in marked)
+        parts.append(
+            f'<g class="{colour(one["colour"])}"><title>{escape(one["title"])}</title>'
+            f'<polyline points="{path}" class="line{dash}"/>{dots}</g>'
+        )
+    return wrap(parts, height, label)
+
+
+def range_chart(rows, label, zero=False):
+    """Draw a value with its interval and single points, a row each, the name above.
+
+    Args:
+        rows (list of dict): `name`, `colour`, `value`, `low`, `high`, `points` (list of float), `text` (str, at the
+            right).
+        zero (bool): draw a line at 0 and include it.
+    """
+    values = [v for row in rows for v in (row["value"], row["low"], row["high"], *row["points"])]
+    values += [0.0] if zero else []
+    ticks = nice_ticks(min(values), max(values))
+    height = len(rows) * ROW_HEIGHT + BOTTOM - 10
+    x = scale(ticks[0], ticks[-1], 14, WIDTH - 14)
+    parts = []
+    for tick in ticks:
+        kind = "zero" if zero and tick == 0 else "grid"
+        parts.append(line(x(tick), 4, x(tick), height - 24, kind))
+        parts.append(text(x(tick), height - 8, tick_text(tick), "middle"))
+    for i, row in enumerate(rows):
+        top = i * ROW_HEIGHT + 18
+        middle = top + 15
+        room = int((WIDTH - 28 - CHARACTER * len(row["text"])) / CHARACTER) - 2
+        parts.append(text(14, top, shorten(row["name"], room), kind="name"))
+        parts.append(text(WIDTH - 14, top, row["text"], "end", "name"))
+        dots = "".join(
+            f'<circle cx="{number(x(p))}" cy="{number(middle)}" r="3.5" class="seed"/>' for p in row["points"]
+        )
+        parts.append(
+            f'<g class="{colour(row["colour"])}"><title>{escape(row["name"])}: {escape(row["text"])}</title>'
+            f"{line(x(row['low']), middle, x(row['high']), middle, 'interval')}{dots}"
+            f'<circle cx="{number(x(row["value"]))}" cy="{number(middle)}" r="5.5" class="dot"/></g>'
+        )
+    return wrap(parts, height, label)
+
+
+def bar_chart(buckets, series, label):
+    """Draw horizontal bars: a block a bucket, a bar a series.
+
+    Args:
+        buckets (list of str): names, with what else stands beside them.
+        series (list of dict): `name`, `colour`, `values` and `deviations` (None: no whisker), one a bucket.
+    """
+    block = 24 + len(series) * (BAR_HEIGHT + 2) + 8
+    height = len(buckets) * block + 6
+    reach = max(v + (d or 0) for one in series for v, d in zip(one["values"], one["deviations"])) or 1.0
+    x = scale(0, reach, 14, WIDTH - 74)
+    parts = []
+    for i, bucket in enumerate(buckets):
+        top = i * block + 18
+        parts.append(text(14, top, shorten(bucket, 56), kind="name"))
+        for j, one in enumerate(series):
+            y = top + 8 + j * (BAR_HEIGHT + 2)
+            value, deviation = one["values"][i], one["deviations"][i]
+            shown = f"{value:.4f}"
+            end = x(value)
+            whisker = ""
+            if deviation:
+                middle = y + BAR_HEIGHT / 2
+                whisker = line(x(max(0, value - deviation)), middle, x(value + deviation), middle, "whisker")
+                end = x(value + deviation)
+            parts.append(
+                f'<g class="{colour(one["colour"])}"><title>{escape(one["name"])}, {escape(bucket)}: {shown}</title>'
+                f'<rect x="14" y="{number(y)}" width="{number(max(x(value) - 14, 1))}" height="{BAR_HEIGHT}" rx="2" '
+                f'class="bar"/>{whisker}</g>'
+            )
+            parts.append(text(end + 6, y + BAR_HEIGHT - 2.5, shown, kind="value"))
+    return wrap(parts, height, label)
+
+
+def shorten(content, characters):
+    """Cut a text that is longer than its place."""
+    return content if len(content) <= characters else content[: max(1, characters - 1)].rstrip() + "…"
