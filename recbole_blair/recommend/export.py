@@ -1,0 +1,131 @@
+"""Item and user vectors as files other systems read: Parquet, float32 .npy, and on request a faiss index."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from recbole_blair.errors import InputError
+from recbole_blair.recommend.output import target
+from recbole_blair.schema import ITEM_ID, USER_ID
+
+CHUNK_ROWS = 65536  # item vectors written at a time
+MANIFEST = "vectors.json"
+
+
+def export_vectors(recommender, output_dir, users=None, faiss=False, request_time=None):
+    """Write vectors whose inner products are the model's scores.
+
+    `items.parquet` (item_id, title, vector) and `items.npy` (M, H) float32 hold the same rows in the same order, as do
+    `users.parquet` (user_id, vector) and `users.npy` (U, H); row i of `items.faiss` is row i of `items.npy`. A file is
+    renamed when whole, `vectors.json`, which says what they are, is written last.
+
+    Args:
+        recommender (Recommender): new items that were added are among the items.
+        output_dir (path)
+        users: see Recommender; None: every user of the build; `none`: no user files.
+        faiss (bool): write `items.faiss` too, an exact inner-product index (IndexFlatIP).
+        request_time: see `Recommender.recommend`.
+
+    Returns:
+        dict: `vectors.json`'s content.
+
+    Raises:
+        InputError: a model whose score is no inner product; faiss asked for and not installed.
+    """
+    from recbole_blair import __version__
+
+    recommender.check_has_vectors()
+    index = new_index(recommender) if faiss else None
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)  # until it is there again the files are not of one export
+    columns = {ITEM_ID: recommender.item_ids, "title": recommender.titles}
+    n_items, width = write_vectors(folder / "items", columns, item_chunks(recommender, index))
+    about = {"items": n_items, "width": width, "metric": "inner product", "users": 0}
+    if index is not None:
+        write_index(index, folder / "items.faiss")
+    if users != "none":
+        if users is None:
+            users = recommender.dataset.user_tokens.to_pylist()
+        histories = recommender.load_users(users, request_time)
+        chunks = (vectors for _, vectors in recommender.vector_chunks(histories))
+        about["users"], _ = write_vectors(folder / "users", {USER_ID: histories.user_ids}, chunks)
+    about.update(
+        model=recommender.run.info.name, dataset=recommender.dataset.name, run=recommender.run.folder.name,
+        encoder=recommender.run.encoder, recbole_blair=__version__, request_time=request_time,
+    )  # fmt: skip
+    with target(folder / MANIFEST) as path:
+        path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    return about
+
+
+def item_chunks(recommender, index=None):
+    """Yield item vectors (m, H) float32, padding left out; added to a faiss index on the way."""
+    table = recommender.tables()[1][1:]
+    for start in range(0, len(table), CHUNK_ROWS):
+        vectors = table[start : start + CHUNK_ROWS].cpu().numpy()
+        if index is not None:
+            index.add(vectors)
+        yield vectors
+
+
+def write_vectors(stem, columns, chunks):
+    """Write `<stem>.parquet` and `<stem>.npy` from chunks of vectors.
+
+    Args:
+        stem (Path): without ending.
+        columns (dict): name -> list of n str.
+        chunks (iterable): float32 arrays (m, H), n rows together.
+
+    Returns:
+        tuple: rows, H.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    total = len(next(iter(columns.values())))
+    fields = [(name, pa.string()) for name in columns]
+    schema = pa.schema([*fields, ("vector", pa.list_(pa.float32()))])
+    done, width, array = 0, 0, None
+    with contextlib.ExitStack() as stack:
+        parquet, npy = (stack.enter_context(target(f"{stem}{ending}")) for ending in (".parquet", ".npy"))
+        writer = stack.enter_context(pq.ParquetWriter(parquet, schema))
+        for vectors in chunks:
+            if array is None:
+                width = vectors.shape[1]
+                array = np.lib.format.open_memmap(npy, "w+", np.float32, (total, width))
+            rows = slice(done, done + len(vectors))
+            offsets = pa.array(np.arange(0, vectors.size + 1, width), pa.int32())
+            lists = pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel()))
+            strings = [pa.array(values[rows], pa.string()) for values in columns.values()]
+            writer.write_table(pa.Table.from_arrays([*strings, lists], schema=schema))
+            array[rows] = vectors
+            done = rows.stop
+        array.flush()
+    return done, width
+
+
+def new_index(recommender):
+    """Return an empty faiss index for the item vectors.
+
+    Raises:
+        InputError: faiss is not installed.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise InputError(
+            "--faiss needs faiss: pip install 'recbole_blair[search]', or leave it out: items.npy is what "
+            "faiss.IndexFlatIP(width).add() takes"
+        ) from None
+    return faiss.IndexFlatIP(recommender.tables()[1].shape[1])
+
+
+def write_index(index, path):
+    """Write a faiss index."""
+    import faiss
+
+    with target(path) as temporary:
+        faiss.write_index(index, str(temporary))

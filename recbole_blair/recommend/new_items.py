@@ -1,0 +1,223 @@
+"""Items that training never saw: read, checked, encoded with the run's own encoder, appended to a text model."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from recbole_blair.errors import InputError
+from recbole_blair.recommend.users import entries_of
+from recbole_blair.schema import ITEM_ID, TFIDF_SVD
+
+RECIPE = "recommendation"  # of the `.item` file's text
+RAW_ITEM_ID = "parent_asin"  # of Amazon's raw metadata, taken where there is no item_id
+CHECKED_ITEMS = 8  # of the catalogue, encoded again to see that the encoder is the one of the features
+LEAST_COSINE = 0.98  # between those and the feature file's rows; bf16 of another chip stays above .999
+LARGEST_ERROR = 0.01  # of the catalogue's tfidf-svd vectors fitted again, relative to their length
+
+
+def load_new_items(source, known, ascii_text):
+    """Load new items.
+
+    Args:
+        source: a JSONL file, or a sequence of mappings: `item_id` (or `parent_asin`) and raw metadata: `title`,
+            `features`, `categories`, `description`. Other keys are left aside.
+        known (Mapping): item ids there are already.
+        ascii_text (bool): the build's setting.
+
+    Returns:
+        ids, titles, texts: three lists of str.
+
+    Raises:
+        InputError: an item without id or text, one twice, or one that is known.
+    """
+    from recbole_blair.text.item_text import RECIPES, atomic_text, clean_list, item_text
+
+    ids, titles, texts, places = [], [], [], {}
+    for place, meta in item_entries(source):
+        item_id = str(meta.get(ITEM_ID) or meta.get(RAW_ITEM_ID) or "").strip()
+        if not item_id:
+            raise InputError(f"{place} has no {ITEM_ID}; expected {{{ITEM_ID}, {', '.join(RECIPES[RECIPE])}}}")
+        if item_id in places or item_id in known:
+            where = f"is in {places[item_id]} too" if item_id in places else "is in the catalogue already"
+            raise InputError(f"{place}: the item {item_id!r} {where}; leave it out, or give it another id")
+        text = atomic_text(item_text(meta, RECIPE, ascii_text))
+        if not text:
+            raise InputError(f"{place}: the item {item_id!r} has no text; give it {', '.join(RECIPES[RECIPE])}, or one")
+        places[item_id] = place
+        ids.append(item_id)
+        titles.append(atomic_text(", ".join(clean_list(meta.get("title"), ascii_text))))
+        texts.append(text)
+    if not ids:
+        raise InputError(f"no item in {source!r}; expected JSON lines {{{ITEM_ID}, {', '.join(RECIPES[RECIPE])}}}")
+    return ids, titles, texts
+
+
+def item_entries(source):
+    """Yield (place, mapping) of a file or a sequence."""
+    if isinstance(source, str | Path) and not Path(os.path.expanduser(source)).is_file():
+        raise InputError(f"new_items={source} is no file; expected JSON lines {{{ITEM_ID}, title, …}}")
+    for place, meta in entries_of(source, "new item"):
+        if not isinstance(meta, Mapping):
+            raise InputError(f"{place} is no JSON object; expected {{{ITEM_ID}, title, …}}")
+        yield place, meta
+
+
+def check_takes_items(run):
+    """Refuse a model that cannot score an item it has no weights for.
+
+    A model can when its items come from the buffer `text_features` (N - 1, D). An `id_embedding` of N - 1 rows is
+    extended by zeros, a mask `trained_id` by False. Any other weight with a row an item stands in the way.
+
+    Raises:
+        InputError: names the model and what is in the way.
+    """
+    model, name = run.model, run.info.name
+    if not getattr(model, "uses_text", False) or not hasattr(model, "text_features"):
+        raise InputError(
+            f"{name} knows items by their ids alone, so it cannot score items it was not trained on; train a text "
+            "model: UniSRecBlair, SASRecText or HSTUBlair"
+        )
+    for weight, rows in rows_of_weights(model):
+        if rows in (run.dataset.n_items - 1, run.dataset.n_items) and weight != "id_embedding":
+            raise InputError(f"{name} has {weight} with a row an item, which new items lack; it cannot take any")
+
+
+def rows_of_weights(model):
+    """Yield (name, rows) of a model's embeddings and own parameters, those of positions left out."""
+    from torch import nn
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and "position" not in name:
+            yield name, module.num_embeddings
+    for name, weight in model.named_parameters(recurse=False):
+        yield name, weight.shape[0] if weight.ndim else 0
+
+
+def encode_new_items(run, texts, plm=None, progress=True):
+    """Encode texts with the encoder, pooling, length and precision of the run's features, at their scale.
+
+    Args:
+        run (OpenRun)
+        texts (list of str): M texts.
+        plm (str | None): where the encoder is now; None: where the run had it.
+
+    Returns:
+        ndarray: (M, D) float32.
+
+    Raises:
+        InputError: the encoder has gone, or is another than that of the features.
+    """
+    from recbole_blair.text.features import load_features, read_items
+
+    features, header = load_features(run.dataset.build_dir, run.encoder)
+    (catalogue,) = read_items(run.dataset.build_dir, ["text"])
+    plm = plm or run.config["plm"]
+    if run.encoder == TFIDF_SVD:
+        vectors = encode_lexical(features, catalogue, texts)
+    else:
+        encoder = load_same_encoder(run, header, plm)
+        check_encoder(encoder, features, catalogue, plm)
+        vectors = encoder.encode(texts, progress=progress)
+    if run.config["feature_scale"] == "rms":
+        vectors = vectors / np.sqrt(np.mean(np.square(features), dtype=np.float64)).astype(np.float32)
+    return vectors
+
+
+def load_same_encoder(run, header, plm):
+    """Load the encoder a feature file was made with.
+
+    Raises:
+        InputError: it has gone, or its weights are others.
+    """
+    from recbole_blair.text.encoders import encoder_name, load_encoder, resolve_plm
+
+    fix = f"give the folder of {run.encoder} by --plm=FOLDER"
+    try:
+        kind, _ = resolve_plm(plm)
+        name = encoder_name(plm)
+    except InputError as error:
+        if Path(plm).exists():
+            raise
+        raise InputError(f"the encoder folder of {run.folder}, {plm}, has gone; {fix}") from error
+    if kind == "hub" and header.get("revision") is None and header.get("kind") == "huggingface":
+        raise InputError(f"the encoder folder of {run.folder}, {plm}, has gone; {fix}")
+    if name != run.encoder and kind == "folder":
+        raise InputError(f"{plm} is the encoder {name}, but the features of {run.folder} are of {run.encoder}; {fix}")
+    return load_encoder(
+        plm,
+        device=str(run.config["device"]),
+        precision=header.get("precision") or "auto",
+        revision=(header.get("revision") or run.config["plm_revision"]) if kind == "hub" else None,
+        pooling=header.get("pooling") or run.config["plm_pooling"],
+        max_length=header.get("max_length") or run.config["plm_max_length"],
+    )
+
+
+def check_encoder(encoder, features, catalogue, plm):
+    """Encode a few items of the catalogue again and compare them with the feature file.
+
+    Raises:
+        InputError: they differ.
+    """
+    rows = np.unique(np.linspace(0, len(catalogue) - 1, CHECKED_ITEMS).astype(int))
+    if encoder.width != features.shape[1]:
+        raise InputError(f"{plm} gives vectors of width {encoder.width}, the run's features have {features.shape[1]}")
+    again, before = encoder.encode([catalogue[row] for row in rows], progress=False), np.asarray(features[rows])
+    norms = np.linalg.norm(again, axis=1) * np.linalg.norm(before, axis=1)
+    cosine = (again * before).sum(1) / np.maximum(norms, 1e-30)
+    if cosine.min() < LEAST_COSINE:
+        raise InputError(
+            f"{plm} encodes items of the catalogue otherwise than the run's feature file holds them (cosine "
+            f"{cosine.min():.3f}); it is another encoder: give the run's own by --plm=FOLDER"
+        )
+
+
+def encode_lexical(features, catalogue, texts):
+    """Fit tfidf-svd on the catalogue again, check that it gives the same features, and project new texts.
+
+    Raises:
+        InputError: the fit differs, or a text holds no word of the catalogue.
+    """
+    from recbole_blair.text.lexical import LexicalEncoder
+
+    encoder = LexicalEncoder()
+    again = encoder.encode(catalogue)
+    same = again.shape == features.shape
+    error = np.linalg.norm(again - features) / max(np.linalg.norm(features), 1e-30) if same else np.inf
+    if error > LARGEST_ERROR:
+        raise InputError(
+            f"{TFIDF_SVD}, fitted again on the catalogue, gives other features than the run was trained on (error "
+            f"{error:.2g}): another version of scikit-learn made them; encode again with --force and train again"
+        )
+    vectors = encoder.transform(texts)
+    empty = np.flatnonzero(~vectors.any(axis=1))
+    if len(empty):
+        raise InputError(
+            f"{TFIDF_SVD} knows no word of new item {empty[0] + 1} ({texts[empty[0]][:60]!r}): it is fitted on the "
+            "catalogue's words; leave the item out, or train with a pretrained encoder"
+        )
+    return vectors
+
+
+def append_items(model, features):
+    """Append items to a text model in place; the id of a new item contributes nothing.
+
+    Args:
+        model: see `check_takes_items`.
+        features (M, D) float32: at the scale of the model's own.
+    """
+    import torch
+    from torch import nn
+
+    own = model.text_features
+    added = torch.from_numpy(np.ascontiguousarray(features)).to(own.device, own.dtype)
+    model.text_features = torch.cat([own, added])
+    ids = getattr(model, "id_embedding", None)
+    if ids is not None:
+        weight = torch.cat([ids.weight.data, ids.weight.new_zeros(len(added), ids.weight.shape[1])])
+        model.id_embedding = nn.Embedding.from_pretrained(weight)
+    if hasattr(model, "trained_id"):
+        model.trained_id = torch.cat([model.trained_id, model.trained_id.new_zeros(len(added))])
+    model.n_items += len(added)

@@ -1,0 +1,261 @@
+"""Whom to recommend to: known users by id, or histories of anybody, read into flat arrays."""
+
+import gzip
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from recbole_blair.errors import InputError
+from recbole_blair.schema import ITEM_SEQ, SPLITS, TIMESTAMP, TIMESTAMP_SEQ, USER_ID
+
+ID_FILES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".gz", ".parquet")  # endings that no list of ids has
+
+
+class Histories:
+    """What U users did, oldest event first.
+
+    Attributes:
+        user_ids (list of str): U names.
+        items (P,) int32: internal item ids of all users, one after the other.
+        times (P,) int64: Unix ms; 0 where not `timed`.
+        start (U + 1,) int64: user u's events are start[u] to start[u + 1].
+        timed (U,) bool: whether a user's events carry times.
+        request (U,) int64: when the recommendation is asked for, Unix ms; 0: not said.
+        code (U,) int64: internal user ids; 0 for users given by a history.
+    """
+
+    def __init__(self, user_ids, items, times, start, timed, request, code):
+        self.user_ids, self.items, self.times, self.start = user_ids, items, times, start
+        self.timed, self.request, self.code = timed, request, code
+
+    def __len__(self):
+        return len(self.user_ids)
+
+    def latest(self, users, longest):
+        """Return the latest events of users (B,): items and times (B, L), right-padded with 0, and lengths (B,)."""
+        length = np.minimum(self.start[users + 1] - self.start[users], longest)
+        step = np.arange(int(length.max(initial=1)))
+        real = step < length[:, None]  # (B, L)
+        at = np.where(real, (self.start[users + 1] - length)[:, None] + step, 0)
+        return np.where(real, self.items[at], 0), np.where(real, self.times[at], 0), length
+
+    def whole(self, users):
+        """Return every event of consecutive users as (row (P,), item (P,)), rows counted from 0."""
+        length = self.start[users + 1] - self.start[users]
+        return np.repeat(np.arange(len(users)), length), self.items[self.start[users[0]] : self.start[users[-1] + 1]]
+
+
+def load_users(users, dataset, code_of, request_ms=None):
+    """Load histories.
+
+    Args:
+        users: a file (JSONL of `{user_id, item_id_list[, timestamp_list, timestamp]}`, or one id a line), ids joined
+            by commas, or a sequence of ids and such mappings. `item_id_list` and `timestamp_list` are lists, or text
+            with spaces between, oldest event first. Without `item_id_list` a mapping names a known user.
+        dataset (BlairDataset)
+        code_of (Mapping): internal item ids, new items included.
+        request_ms (int | None): when recommendations are asked for; None: at the end of the data, that is at the
+            dataset's latest event or the user's own, whichever is later. A mapping's `timestamp` outranks it.
+
+    Returns:
+        Histories: users in the order given.
+
+    Raises:
+        InputError: an unknown user or item, an empty history, a line that is none of these.
+    """
+    records = [(place, as_record(entry, place)) for place, entry in entries_of(users)]
+    if not records:
+        raise InputError(f"no user in {users!r}; give ids of known users, or a JSONL file of histories")
+    known = KnownUsers(dataset, [record[USER_ID] for _, record in records if ITEM_SEQ not in record])
+    last = int(dataset.seq_times.max(initial=0))
+    parts, timed, request, code = [], [], [], []
+    for place, record in records:
+        if ITEM_SEQ in record:
+            items, times = given_history(record, place, code_of)
+            code.append(0)
+        else:
+            number, items, times = known.history(record[USER_ID], place)
+            code.append(number)
+        own = times is not None
+        parts.append((items, times if own else np.zeros(len(items), np.int64)))
+        timed.append(own)
+        request.append(request_time(record, place, times, last, request_ms))
+    items, times = (np.concatenate(column) for column in zip(*parts))
+    start = np.cumsum([0, *(len(part[0]) for part in parts)])
+    ids = [record[USER_ID] for _, record in records]
+    return Histories(ids, items.astype(np.int32), times, start, np.array(timed), np.array(request), np.array(code))
+
+
+def entries_of(users, noun="user"):
+    """Yield (place, entry) of a file, of ids joined by commas, or of a sequence."""
+    if isinstance(users, str | Path):
+        path = Path(os.path.expanduser(users))
+        if path.is_file():
+            yield from read_users(path)
+            return
+        if isinstance(users, Path) or path.suffix in ID_FILES or os.sep in users:
+            raise InputError(f"users={users} is no file; give a JSONL file of histories, a file of ids, or ids: A,B,C")
+        users = [part.strip() for part in users.split(",") if part.strip()]
+    elif isinstance(users, Mapping):
+        users = [users]
+    for number, entry in enumerate(users, 1):
+        yield f"{noun} {number}", entry
+
+
+def read_users(path):
+    """Yield (place, id or mapping) of a file: JSON objects, or one id a line."""
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+        try:
+            for number, line in enumerate(file, 1):
+                line = line.strip()
+                if line:
+                    yield f"{path.name} line {number}", parse_json(path, number, line) if line[0] == "{" else line
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not UTF-8 text ({error}); expected JSON lines or one id a line") from None
+
+
+def parse_json(path, number, line):
+    """Parse one JSON line, naming its place."""
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{path.name} line {number} is not JSON ({error})") from None
+
+
+def as_record(entry, place):
+    """Return an id or a mapping as a mapping with `user_id`."""
+    if not isinstance(entry, Mapping):
+        return {USER_ID: str(entry)}
+    if entry.get(USER_ID) in (None, ""):
+        raise InputError(f"{place} has no {USER_ID}; expected {{{USER_ID}, {ITEM_SEQ}[, {TIMESTAMP_SEQ}]}}")
+    return {**entry, USER_ID: str(entry[USER_ID])}
+
+
+def given_history(record, place, code_of):
+    """Return the items and times (None without) of a mapping with a history."""
+    tokens, times = listed(record, ITEM_SEQ, place), None
+    if not tokens:
+        raise InputError(f"{place}: the history of {record[USER_ID]!r} is empty; {ITEM_SEQ} needs an item at least")
+    codes = [code_of.get(str(token), 0) for token in tokens]
+    if 0 in codes:
+        token = str(tokens[codes.index(0)])
+        raise InputError(
+            f"{place}: unknown item {token!r} ({codes.count(0)} of {len(codes)} items of this history); leave it out, "
+            "or add it by its text with new_items"
+        )
+    if record.get(TIMESTAMP_SEQ) is not None:
+        times = np.array([whole_ms(time, place, TIMESTAMP_SEQ) for time in listed(record, TIMESTAMP_SEQ, place)])
+        if len(times) != len(codes):
+            raise InputError(f"{place}: {len(codes)} items in {ITEM_SEQ} but {len(times)} times in {TIMESTAMP_SEQ}")
+        if (np.diff(times) < 0).any():
+            raise InputError(f"{place}: {TIMESTAMP_SEQ} goes back in time; give the oldest event first")
+    return np.array(codes, np.int32), times
+
+
+def listed(record, field, place):
+    """Return a field that is a list, or text with spaces between."""
+    value = record[field]
+    if isinstance(value, str):
+        return value.split()
+    if isinstance(value, list | tuple | np.ndarray):
+        return list(value)
+    raise InputError(f"{place}: {field} is a {type(value).__name__}; expected a list")
+
+
+def whole_ms(value, place, field):
+    """Return a time as whole milliseconds."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = -1
+    if number < 10**11 or number != float(value):  # what is smaller is seconds, or no time at all
+        raise InputError(f"{place}: {field} holds {value!r}; expected Unix milliseconds, like 1658002729837")
+    return number
+
+
+def request_time(record, place, times, last, request_ms):
+    """Return when a recommendation is asked for; see `load_users`."""
+    own = 0 if times is None else int(times[-1])
+    if record.get(TIMESTAMP) is not None:
+        asked = whole_ms(record[TIMESTAMP], place, TIMESTAMP)
+    else:
+        asked = max(last, own) if request_ms is None else request_ms
+    if asked < own:
+        raise InputError(
+            f"{place}: the request of {record[USER_ID]!r} at {asked} comes before the latest event, {own} (Unix ms); "
+            "shorten the history or give a later request time"
+        )
+    return asked
+
+
+class KnownUsers:
+    """Whole sequences of users of a build, of all its splits.
+
+    Where a build's rows do not chain (other tools'), a user's sequence is that of the latest row: history and target.
+    """
+
+    def __init__(self, dataset, wanted):
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        self.dataset, self.items = dataset, np.asarray(dataset.seq_items)
+        self.times = np.asarray(dataset.seq_times) if dataset.has_times else None
+        wanted = list(dict.fromkeys(wanted))
+        codes = pc.index_in(pa.array(wanted, pa.string()), value_set=dataset.user_tokens)
+        self.codes = dict(zip(wanted, codes.to_pylist()))
+        start, size = np.asarray(dataset.user_start), len(dataset.seq_items)
+        if dataset.chained:  # sequences lie in the order of user ids
+            self.begin, self.end = start, np.append(start[1:], size)
+        else:
+            self.begin, self.end = latest_rows(dataset)
+
+    def history(self, user_id, place):
+        """Return the internal id, items and times (None without) of a user.
+
+        Raises:
+            InputError: an unknown user.
+        """
+        index = self.codes[user_id]
+        if index is None:
+            raise InputError(
+                f"{place}: unknown user {user_id!r}; {self.dataset.name} has {self.dataset.n_users - 1} users. Of "
+                f"anybody else give the history: JSON lines with {USER_ID} and {ITEM_SEQ}"
+            )
+        span = slice(self.begin[index + 1], self.end[index + 1])
+        return index + 1, self.items[span], None if self.times is None else self.times[span]
+
+
+def latest_rows(dataset):
+    """Return begin and end (U + 1,) of each user's latest row in the sequences, history and target."""
+    begin, end = np.zeros((2, dataset.n_users), np.int64)
+    for split in SPLITS:  # the last assignment wins
+        rows = dataset.rows[split]
+        begin[rows.user], end[rows.user] = rows.target - rows.length, np.asarray(rows.target) + 1
+    return begin, end
+
+
+def parse_request_time(text):
+    """Return Unix ms of `now`, whole milliseconds, or a date like 2023-05-01 or 2023-05-01T12:00 (UTC); None stays.
+
+    Raises:
+        InputError: anything else.
+    """
+    import datetime
+    import time
+
+    if text is None:
+        return None
+    if str(text) == "now":
+        return int(time.time() * 1000)
+    if str(text).isdigit():
+        return whole_ms(text, "request_time", "it")
+    try:
+        moment = datetime.datetime.fromisoformat(str(text))
+    except ValueError:
+        raise InputError(f"request_time={text}: expected now, Unix milliseconds, or a date like 2023-05-01") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.timezone.utc)
+    return int(moment.timestamp() * 1000)
