@@ -3,7 +3,9 @@
 __version__ = "0.1.0"
 
 
-def load(run, new_items=None, *, data_path=None, plm=None, device="auto", precision=None, show_progress=True):
+def load(
+    run, new_items=None, *, data_path=None, plm=None, plugin=None, device="auto", precision=None, show_progress=True
+):
     """Open a trained run to recommend, score and encode with it.
 
     Args:
@@ -12,6 +14,7 @@ def load(run, new_items=None, *, data_path=None, plm=None, device="auto", precis
             `Recommender.add_items`.
         data_path (path | None): folder of the builds; None: where the run had it.
         plm (str | None): where the text encoder is, for new items; None: where the run had it.
+        plugin (path | None): where the file of a model of one's own is; None: where the run had it.
         device (str): auto (CUDA when present), cpu, cuda, cuda:N.
         precision (str | None): fp32, bf16 or auto; None: the run's own.
         show_progress (bool): progress bars on stderr.
@@ -28,6 +31,5 @@ def load(run, new_items=None, *, data_path=None, plm=None, device="auto", precis
     """
     from recbole_blair.recommend.recommender import load as load_recommender
 
-    return load_recommender(
-        run, new_items, data_path=data_path, plm=plm, device=device, precision=precision, show_progress=show_progress
-    )
+    places = {"data_path": data_path, "plugin": plugin, "device": device, "precision": precision}
+    return load_recommender(run, new_items, plm, show_progress, **places)

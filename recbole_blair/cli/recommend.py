@@ -31,6 +31,7 @@ def add_run_options(parser):
     )
     parser.add_argument("--data_path", default=None, help="folder that holds the build; empty: where the run had it")
     parser.add_argument("--plm", default=None, help="encoder of new items; empty: where the run had it")
+    parser.add_argument("--plugin", default=None, help="file of a model of one's own; empty: where the run had it")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", default=None, help="fp32, bf16 or auto; empty: the run's own")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -45,6 +46,7 @@ def open_recommender(args):
         args.new_items,
         data_path=args.data_path,
         plm=args.plm,
+        plugin=args.plugin,
         device=args.device,
         precision=args.precision,
         show_progress=not args.quiet,

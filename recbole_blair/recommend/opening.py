@@ -22,7 +22,7 @@ class OpenRun(NamedTuple):
     encoder: str | None
 
 
-def open_run(run_dir, data_path=None, device="auto", precision=None):
+def open_run(run_dir, data_path=None, device="auto", precision=None, plugin=None):
     """Open a run with its best weights.
 
     Args:
@@ -30,6 +30,7 @@ def open_run(run_dir, data_path=None, device="auto", precision=None):
         data_path (path | None): folder of the builds; None: the run's own.
         device (str): auto, cpu, cuda, cuda:N.
         precision (str | None): fp32, bf16 or auto; None: the run's own.
+        plugin (path | None): where the file of a model of one's own is now; None: where the run had it.
 
     Returns:
         OpenRun
@@ -41,17 +42,17 @@ def open_run(run_dir, data_path=None, device="auto", precision=None):
     from recbole_blair.config import resolve_config
     from recbole_blair.data.dataset import BlairDataset
     from recbole_blair.quick_start import build_model, runtime_config
-    from recbole_blair.registry import find_model
+    from recbole_blair.registry import find_model, use_plugins
     from recbole_blair.train import checkpoint
 
+    use_plugins(plugin)
     saved = checkpoint.load_config(run_dir)
     if saved.get("seeds") or saved.get("baselines"):
         raise InputError(f"{run_dir} holds several runs; name one of them: {', '.join(folders_of(run_dir))}")
-    changes = {"device": device, "data_path": data_path, "precision": precision}
+    changes = {"device": device, "data_path": data_path, "precision": precision, "plugin": plugin}
     saved.update({key: str(value) for key, value in changes.items() if value is not None})
     compat.apply()
     info = find_model(saved.pop("model"))
-    weights = checkpoint.load_best(run_dir)
     metrics = checkpoint.load_metrics(run_dir) or {}
     config = runtime_config(resolve_config(info, saved.pop("dataset"), (), saved))
     dataset = BlairDataset(find_build(config, run_dir))
@@ -61,7 +62,7 @@ def open_run(run_dir, data_path=None, device="auto", precision=None):
         encoder = features_name(config, metrics)
         dataset.load_text_features(encoder, config["plm_size"], config["feature_scale"])
     model = build_model(info, config, dataset)
-    load_weights(model, weights, run_dir, dataset)
+    checkpoint.fit_weights(model, run_dir, f"{info.name} on {dataset.build_dir}")
     return OpenRun(Path(run_dir), config, model.eval(), dataset, info, encoder)
 
 
@@ -118,20 +119,3 @@ def features_name(config, metrics):
     from recbole_blair.text.encoders import encoder_name
 
     return encoder_name(config["plm"])
-
-
-def load_weights(model, weights, run_dir, dataset):
-    """Put a run's weights into its model.
-
-    Raises:
-        InputError: names the first that does not fit.
-    """
-    own = model.state_dict()
-    for name in sorted(own.keys() | weights.keys()):
-        here, there = (tuple(state[name].shape) if name in state else "absent" for state in (own, weights))
-        if here != there:
-            raise InputError(
-                f"the checkpoint of {run_dir} does not fit {dataset.name}: {name} is {there} there, {here} for this "
-                "build; it belongs to another dataset or other features: give those of the run by --data_path=FOLDER"
-            )
-    model.load_state_dict(weights)

@@ -296,9 +296,9 @@ def catalogue_titles(dataset):
     return dataset.titles().to_pylist()
 
 
-def load(run, new_items=None, *, data_path=None, plm=None, device="auto", precision=None, show_progress=True):
+def load(run, new_items=None, plm=None, show_progress=True, **places):
     """Open a run; see `recbole_blair.load`."""
-    recommender = Recommender(open_run(run, data_path, device, precision), show_progress)
+    recommender = Recommender(open_run(run, **places), show_progress)
     if new_items is not None:
         recommender.add_items(new_items, plm)
     return recommender

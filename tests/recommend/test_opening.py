@@ -60,7 +60,7 @@ def test_an_unfinished_runs_weights_must_fit(tmp_path, build):
     run = save_run(tmp_path / "run", "SASRec", build, finished=False)
     assert len(open_run(run).recommend("u1")) == 10
     write_build(tmp_path, random_sequences(n_users=30, n_items=30))
-    with pytest.raises(InputError, match=r"item_embedding.weight is \(41, 16\) there, \(31, 16\) for this build"):
+    with pytest.raises(InputError, match=r"the weights of .* do not fit SASRec on .*item_embedding.weight"):
         open_run(run, data_path=tmp_path)
 
 
