@@ -116,7 +116,7 @@ def by_popularity(dataset, split):
 def by_new_item(dataset, split):
     """By whether training ever saw the target."""
     seen = dataset.seen_items("train")[targets(dataset, split)]
-    note = "new: the target is in no training row, neither as target nor in a history"
+    note = "a new item is in no training row, neither as target nor in a history"
     return ["new item", "known item"], seen.astype(np.int64), note
 
 

@@ -1,0 +1,108 @@
+"""`evaluate --by`: a run's metrics on a split, whole and in parts, as text, JSON or Parquet."""
+
+import json
+from pathlib import Path
+
+from recbole_blair.errors import InputError
+from recbole_blair.quick_start import TIES, evaluate_opened, load_run
+from recbole_blair.report.breakdown import breakdown, split_rows
+from recbole_blair.train.checkpoint import write_bytes, write_text
+from recbole_blair.train.display import shown_metrics
+
+SUFFIXES = (".json", ".parquet")
+ALL_ROWS = "all"
+
+
+def check_output(path):
+    """Refuse an output that could not be written at the end.
+
+    Raises:
+        InputError: a folder, or neither JSON nor Parquet.
+    """
+    if Path(path).is_dir() or Path(path).suffix.lower() not in SUFFIXES:
+        raise InputError(f"--output={path}: expected a file that ends in {' or '.join(SUFFIXES)}")
+
+
+def evaluate_by(run_dir, by=(), split="test", **changes):
+    """Evaluate a run's best weights and break the metrics down.
+
+    Args:
+        run_dir (str): a run's folder.
+        by (sequence of str): of `breakdown.BREAKDOWNS`.
+        split (str): train, valid or test.
+        changes: as of `evaluate_run`.
+
+    Returns:
+        dict: `run`, `split`, `rows`, `history_masked`, `ties`, `metrics` of all rows, and `by`: name -> `note` and
+        `table`, a list as `breakdown` returns.
+
+    Raises:
+        InputError: no run, or a build that lacks what a breakdown reads.
+    """
+    config, model, dataset = load_run(run_dir)
+    buckets = [split_rows(name, dataset, split) for name in by]  # what is lacking shows before the evaluation
+    config = config.replace(**changes)
+    metrics, rank = evaluate_opened(config, model, dataset, split)
+    tables = {b.by: {"note": b.note, "table": breakdown(rank, b, config["metrics"], config["topk"])} for b in buckets}
+    return {
+        "run": str(run_dir),
+        "split": split,
+        "rows": len(rank),
+        "history_masked": config["mask_history"],
+        "ties": TIES,
+        "metrics": metrics,
+        "by": tables,
+    }
+
+
+def breakdown_table(name, part, overall, rows):
+    """Build one breakdown's table for the screen; its last line holds all rows."""
+    from rich import box
+    from rich.table import Table
+
+    columns = shown_metrics({k: v for k, v in part["table"][0].items() if k not in ("bucket", "rows", "share")})
+    table = Table(
+        title=f"by {name}: {part['note']}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    table.add_column(name)
+    for column in ("rows", "share", *columns):
+        table.add_column(column, justify="right", no_wrap=True)
+    whole = {"bucket": ALL_ROWS, "rows": rows, "share": 1.0, **overall}
+    for number, row in enumerate([*part["table"], whole]):
+        cells = [f"{row[column]:.4f}" for column in columns]
+        last = number == len(part["table"]) - 1
+        table.add_row(row["bucket"], f"{row['rows']:,}", f"{100 * row['share']:.1f} %", *cells, end_section=last)
+    return table
+
+
+def print_result(result):
+    """Print the metrics of all rows, then a table a breakdown."""
+    import sys
+
+    from rich.console import Console
+
+    masked = "masked" if result["history_masked"] else "not masked"
+    print(f"{result['split']}: {result['rows']} rows, history {masked}")
+    for name, value in result["metrics"].items():
+        print(f"{name:12} {value:.6f}")
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    for name, part in result["by"].items():
+        console.print()
+        console.print(breakdown_table(name, part, result["metrics"], result["rows"]))
+
+
+def write_result(result, path):
+    """Write a result: JSON as it is; Parquet with a row a bucket (`by`, `bucket`, `rows`, `share`, metrics)."""
+    if Path(path).suffix.lower() == ".json":
+        write_text(path, json.dumps(result, indent=1) + "\n")
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"by": ALL_ROWS, "bucket": ALL_ROWS, "rows": result["rows"], "share": 1.0, **result["metrics"]}]
+    rows += [{"by": name, **row} for name, part in result["by"].items() for row in part["table"]]
+    about = {key: json.dumps(result[key]) for key in ("run", "split", "history_masked", "ties")}
+    table = pa.Table.from_pylist(rows).replace_schema_metadata(about)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    write_bytes(path, sink.getvalue().to_pybytes())
