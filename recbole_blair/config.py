@@ -25,6 +25,7 @@ VOLATILE_KEYS = frozenset(
         "baselines",
         "data_path",
         "raw_dir",
+        "plm_concurrency",
         "plugin",
     }
 )
@@ -172,7 +173,7 @@ def yaml_place(model_info):
 EMPTY_BY_DEFAULT = {
     "seeds": [0], "baselines": [""], "threads": 0, "output_dir": "", "resume": "", "init_from": "",
     "valid_start_ms": 0, "test_start_ms": 0, "sample_users": 0, "sample_items": 0, "plm_revision": "",
-    "plm_pooling": "", "plugin": [""], "plm_size": 0, "clip_grad_norm": 0.0,
+    "plm_pooling": "", "plugin": [""], "plm_size": 0, "plm_dimensions": 0, "plm_base_url": "", "clip_grad_norm": 0.0,
 }  # fmt: skip
 
 
@@ -230,7 +231,7 @@ CHOICES = {
 POSITIVE = (
     "train_batch_size", "eval_batch_size", "MAX_ITEM_LIST_LENGTH", "max_history", "eval_step", "stopping_step",
     "learning_rate", "temperature", "n_negatives", "hidden_size", "n_layers", "n_heads", "max_score_elements",
-    "threads", "plm_size", "plm_max_length",
+    "threads", "plm_size", "plm_max_length", "plm_dimensions", "plm_concurrency",
 )  # fmt: skip
 NOT_NEGATIVE = ("seed", "epochs", "weight_decay", "clip_grad_norm")
 

@@ -52,16 +52,30 @@ def plan_features(config, build_dir):
     from recbole_blair.text.encoders import encoder_name
     from recbole_blair.text.features import feature_path
 
-    path = feature_path(build_dir, encoder_name(config["plm"]))
+    path = feature_path(build_dir, encoder_name(config["plm"], config["plm_dimensions"]))
     if path.is_file():
         return f"features   {path}: there, {path.stat().st_size / 2**20:,.0f} MiB"
     items = count_items(build_dir)
     if items is None:
         return f"features   {path}: to be made with {config['plm']}; 3 KiB an item at width 768"
+    if config["plm"].startswith("openai:"):
+        return plan_api_features(config, path, items)
     seconds = items * TOKENS_PER_TEXT * ENCODER_FLOPS_PER_TOKEN / FLOPS_PER_S[config["device"].type]
     return (
         f"features   {path}: to be made with {config['plm']}: {items:,} texts, {items * 3 / 1024:,.0f} MiB at width "
         f"768, roughly {max(seconds / 60, 1):,.0f} minutes for a base-sized encoder on {config['device']}"
+    )
+
+
+def plan_api_features(config, path, items):
+    """The line for features from an API: its texts are counted, and their price said, before the first request."""
+    from recbole_blair.text.api_tokens import cost_text, find_model
+
+    tokens = items * min(TOKENS_PER_TEXT, config["plm_max_length"])
+    price = cost_text(tokens, find_model(config["plm"].removeprefix("openai:")).usd_per_million_tokens)
+    return (
+        f"features   {path}: to be made with {config['plm']}: {items:,} texts, roughly {tokens:,} tokens, {price} at "
+        "api.openai.com; the texts are counted before the first request"
     )
 
 

@@ -12,7 +12,7 @@ def configure(parser):
     parser.add_argument("--data_path", default="dataset", help="folder that holds the builds")
     parser.add_argument("--protocol", default="timestamp", choices=PROTOCOLS, help="which build of the dataset")
     parser.add_argument("--build", default=None, help="a build's folder, in place of --dataset")
-    parser.add_argument("--plm", default=DEFAULT_PLM, help=f"hub id, folder, or {TFIDF_SVD}, which needs no download")
+    parser.add_argument("--plm", default=DEFAULT_PLM, help=f"hub id, folder, openai:NAME, or {TFIDF_SVD}")
     parser.add_argument("--pooling", default=None, choices=("cls", "mean"), help="empty: as the model says, else cls")
     parser.add_argument("--max_length", type=int, default=512, help="tokens kept of a text")
     parser.add_argument("--device", default="auto", help="auto and cuda: every GPU; cuda:N; cpu")
@@ -20,6 +20,14 @@ def configure(parser):
         "--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 where the chip has it"
     )
     parser.add_argument("--revision", default=None, help="branch, tag or commit of a hub id")
+    parser.add_argument("--plm_dimensions", type=int, default=None, help="width asked of openai:NAME; empty: its own")
+    parser.add_argument(
+        "--plm_base_url", default=None, help="server of openai:NAME; empty: OPENAI_BASE_URL, else its own"
+    )
+    parser.add_argument("--plm_concurrency", type=int, default=4, help="requests to openai:NAME in flight")
+    parser.add_argument(
+        "--plm_send_dimensions", type=parse_boolean, default=True, help="False: the server takes no such parameter"
+    )
     parser.add_argument("--batch_tokens", type=int, default=None, help="token budget of a batch; empty: by device")
     parser.add_argument("--cache_dir", default=None, help="where hub downloads are kept; empty: the hub's cache")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -42,9 +50,26 @@ def run(args):
         cache_dir=args.cache_dir,
         progress=not args.quiet,
         force=args.force,
+        **api_options(args),
     )
     print(path)
     return 0
+
+
+def api_options(args):
+    """Return what an API's model is asked for; empty for any other encoder."""
+    given = {"dimensions": args.plm_dimensions, "base_url": args.plm_base_url}
+    if str(args.plm).startswith("openai:"):
+        return {**given, "concurrency": args.plm_concurrency, "send_dimensions": args.plm_send_dimensions}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def parse_boolean(text):
+    """Read true or false."""
+    values = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in values:
+        raise ValueError(text)
+    return values[text.lower()]
 
 
 def _build_folder(args):

@@ -66,7 +66,7 @@ def ensure_features(config, build_dir, trained_with=None):
             f"{trained_with}; give the folder's place now by --plm=FOLDER"
         )
     check_has_text(build_dir)
-    name = encoder_name(config["plm"])
+    name = encoder_name(config["plm"], config["plm_dimensions"])
     path = feature_path(build_dir, name)
     if features_are_whole(build_dir, name):
         check_feature_settings(config, path)
@@ -76,9 +76,17 @@ def ensure_features(config, build_dir, trained_with=None):
     encode_build(
         build_dir, config["plm"], device=str(config["device"]), precision=config["precision"],
         revision=config["plm_revision"], pooling=config["plm_pooling"], max_length=config["plm_max_length"],
-        progress=config["show_progress"],
+        progress=config["show_progress"], **api_options(config),
     )  # fmt: skip
     return name
+
+
+def api_options(config):
+    """Return what the keys ask of an API's model; empty for any other encoder."""
+    given = {"dimensions": config["plm_dimensions"], "base_url": config["plm_base_url"]}
+    if config["plm"].startswith("openai:"):
+        return {**given, "concurrency": config["plm_concurrency"], "send_dimensions": config["plm_send_dimensions"]}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def encoder_has_gone(plm, trained_with):

@@ -1,10 +1,12 @@
 """Encode a build's item texts into its feature file, unless it is there already."""
 
+import contextlib
 from pathlib import Path
 
 from recbole_blair.errors import InputError
-from recbole_blair.schema import TFIDF_SVD
+from recbole_blair.schema import FEATURE_SUFFIX, TFIDF_SVD
 from recbole_blair.text import features
+from recbole_blair.text.api_client import RowError
 from recbole_blair.text.encoders import encoder_name, load_encoder, resolve_plm, weights_hash
 from recbole_blair.text.item_text import ids_hash, text_hash
 from recbole_blair.text.partial import PartialFeatures
@@ -26,6 +28,7 @@ def encode_build(
     cache_dir=None,
     progress=True,
     force=False,
+    **api,
 ):
     """Encode the `text` column of a build's `.item` file into `<build>.<encoder>.feature` and its header.
 
@@ -35,11 +38,12 @@ def encode_build(
 
     Args:
         build_dir (Path): folder of the build, `<build>.item` in it.
-        plm (str): hub id, folder or `tfidf-svd`.
+        plm (str): hub id, folder, `tfidf-svd` or `openai:NAME`.
         device, precision, revision, pooling, max_length, cache_dir: see `encoders.load_encoder`.
         batch_tokens (int | None): token budget of a batch; None: by device.
         progress (bool): show a bar.
         force (bool): replace a whole file too. What an interrupted run of the same work left is used anyway.
+        **api: of an API's model; see `encoders.load_encoder`.
 
     Returns:
         Path: the feature file.
@@ -52,7 +56,7 @@ def encode_build(
     """
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"--batch_tokens={batch_tokens} is not a number of tokens; leave it out for the default")
-    name = encoder_name(plm)
+    name = encoder_name(plm, api.get("dimensions"))
     ids, texts = features.read_items(build_dir)
     if not ids:
         raise InputError(f"{features.build_path(build_dir, '.item')} holds no item, so there is nothing to encode")
@@ -70,14 +74,25 @@ def encode_build(
         pooling=pooling,
         max_length=max_length,
         cache_dir=cache_dir,
+        **api,
     )
     about = {"format": FORMAT, **encoder.description(), **about, "asked": asked}
-    plan = encoder.plan(texts, batch_tokens)
-    with PartialFeatures(path, about, len(plan), encoder, batch_tokens) as work:
-        _encode_rows(work, encoder, texts, plan, batch_tokens, progress)
-        work.about.update(encoder.description())  # what only the run itself could tell
-        work.finish()
+    with naming_items(ids):
+        plan = encoder.plan(texts, batch_tokens)
+        with PartialFeatures(path, about, len(plan), encoder, batch_tokens) as work:
+            _encode_rows(work, encoder, texts, plan, batch_tokens, progress)
+            work.about.update(encoder.description())  # what only the run itself could tell
+            work.finish()
     return path
+
+
+@contextlib.contextmanager
+def naming_items(ids):
+    """Turn the refusal of a text into one that names its item."""
+    try:
+        yield
+    except RowError as error:
+        raise InputError(f"item {ids[error.row]!r} (row {error.row + 1} of the .item file): {error}") from None
 
 
 def _check_matches(path, plm, asked, about, precision):
@@ -94,7 +109,7 @@ def _differences(path, plm, asked, about, precision):
     """List in words how a feature file differs from what is asked for."""
     header_file = Path(f"{path}.json")
     if not header_file.is_file():
-        if features.data_maps_file(path.parent, encoder_name(plm)):
+        if features.data_maps_file(path.parent, path.name[len(path.parent.name) + 1 : -len(FEATURE_SUFFIX)]):
             return []  # upstream's pair; load_features checks it
         return [f"it has no header {header_file.name}, so this tool did not write it"]
     header = features.read_header(header_file)
@@ -104,6 +119,8 @@ def _differences(path, plm, asked, about, precision):
     if size != 4 * header["rows"] * header["width"]:
         other.append(f"it has {size} bytes instead of 4 x {header['rows']} rows x width {header['width']}")
     kind, value = resolve_plm(plm)
+    if kind == "openai" and header.get("source") != value:
+        other.append(f"it was made with {header.get('source')}, not {value}")
     if kind == TFIDF_SVD:
         fit = load_encoder(plm).description()["fit"]
         return other if header.get("fit") == fit else [*other, "it was made with other settings of tfidf-svd"]
@@ -111,7 +128,7 @@ def _differences(path, plm, asked, about, precision):
 
 
 def _other_settings(header, asked, precision, kind, value):
-    """List the settings of a Hugging Face encoder that differ from a header's."""
+    """List the settings of a Hugging Face or API encoder that differ from a header's."""
     before, other = header.get("asked", {}), []
     if asked["max_length"] not in (before.get("max_length"), header.get("max_length")):
         other.append(f"it was cut at max_length {header.get('max_length')}, not {asked['max_length']}")

@@ -18,21 +18,27 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WITHOUT_NETWORK = f"or give the folder of a downloaded encoder, or --plm={TFIDF_SVD}, which needs no download"
 
 
-def encoder_name(plm):
+def encoder_name(plm, dimensions=None):
     """Return the encoder's part of a feature file's name; no model is loaded.
 
     Args:
         plm (str): hub id, folder, `tfidf-svd` or `openai:NAME`.
+        dimensions (int | None): width asked of an API's model; None: its own.
 
     Returns:
-        str: the hub id's last part; `<folder name>-<8 hex of the weights' SHA-256>`; `tfidf-svd`.
+        str: the hub id's last part; `<folder name>-<8 hex of the weights' SHA-256>`; `tfidf-svd`;
+        `openai-<model>-<dimensions>`.
 
     Raises:
-        InputError: a folder that is missing or holds no weights; an id that cannot be one.
+        InputError: a folder that is missing or holds no weights; an id that cannot be one; dimensions of an encoder
+            whose width is fixed.
     """
     kind, value = resolve_plm(plm)
+    check_api_options(plm, {"dimensions": dimensions})
     if kind == "openai":
-        raise _no_api_encoders(plm)
+        from recbole_blair.text.openai_api import api_encoder_name
+
+        return api_encoder_name(value, dimensions)
     if kind == TFIDF_SVD:
         return TFIDF_SVD
     if kind == "hub":
@@ -40,17 +46,20 @@ def encoder_name(plm):
     return f"{value.name}-{weights_hash(value)[:8]}"
 
 
-def load_encoder(plm, *, device="auto", precision="auto", revision=None, pooling=None, max_length=512, cache_dir=None):
+def load_encoder(
+    plm, *, device="auto", precision="auto", revision=None, pooling=None, max_length=512, cache_dir=None, **api
+):
     """Load an encoder.
 
     Args:
-        plm (str): hub id, folder, or `tfidf-svd`.
+        plm (str): hub id, folder, `tfidf-svd` or `openai:NAME`.
         device (str): `auto` and `cuda` take every GPU there is, `cuda:1` one, `cpu` none.
         precision (str): `fp32`, `bf16`, or `auto`: bf16 where the chip multiplies it natively.
         revision (str | None): hub branch, tag or commit.
         pooling (str | None): `cls` or `mean`; None: what the model declares for itself, else `cls`.
         max_length (int): tokens kept of a text; the model's own limit holds if it is lower.
         cache_dir (str | None): where hub downloads are kept; None: the hub's own cache.
+        **api: `dimensions`, `base_url`, `concurrency`, `send_dimensions` of an API's model; see `OpenAIEncoder`.
 
     Returns:
         Encoder: `name`, `width`, `pooling`, `description()`, `encode(texts)`, `encode_chunks(texts)`.
@@ -61,6 +70,9 @@ def load_encoder(plm, *, device="auto", precision="auto", revision=None, pooling
     kind, value = resolve_plm(plm)
     if max_length < 1:
         raise InputError(f"--max_length={max_length} is not a number of tokens; 512 is usual")
+    check_api_options(plm, api)
+    if kind == "openai":
+        return _load_openai(plm, value, revision, pooling, max_length, api)
     return _LOADERS[kind](
         plm,
         value,
@@ -133,13 +145,15 @@ def _hash_files(stamps):
     return digest.hexdigest()
 
 
-def _no_api_encoders(plm):
-    """The error for encoders behind an API."""
-    return InputError(
-        f"--plm={plm}: encoders by API are not available in this version; take a hub id (like "
-        f"{DEFAULT_PLM}), a "
-        f"folder or {TFIDF_SVD}"
-    )
+def check_api_options(plm, api):
+    """Refuse options of an API's model for an encoder that has none.
+
+    Raises:
+        InputError
+    """
+    given = [f"--plm_{key}={api[key]}" for key in ("dimensions", "base_url") if api.get(key) is not None]
+    if given and resolve_plm(plm)[0] != "openai":
+        raise InputError(f"{' '.join(given)} belongs to --plm=openai:NAME, but --plm={plm}; leave it out")
 
 
 def _load_lexical(plm, value, *, pooling, revision, **_):
@@ -175,14 +189,18 @@ def _load_hub(plm, value, *, revision, cache_dir, **options):
     return TransformerEncoder.load(folder, name=encoder_name(plm), source=source, **options)
 
 
-def _load_openai(plm, value, **_):
-    """Encoders by API come with a later version."""
-    raise _no_api_encoders(plm)
+def _load_openai(plm, value, revision, pooling, max_length, api):
+    """Open a model behind an API; what only a model of one's own has is refused."""
+    from recbole_blair.text.openai_api import OpenAIEncoder
+
+    given = [f"--{k}={v}" for k, v in (("pooling", pooling), ("revision", revision)) if v is not None]
+    if given:
+        raise InputError(f"{' '.join(given)} means nothing to --plm={plm}, whose server decides it; leave it out")
+    return OpenAIEncoder(value, max_length=max_length, **api)
 
 
 _LOADERS: dict[str, Callable] = {
     TFIDF_SVD: _load_lexical,
-    "openai": _load_openai,
     "folder": _load_folder,
     "hub": _load_hub,
 }

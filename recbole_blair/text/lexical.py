@@ -41,6 +41,7 @@ class LexicalEncoder:
     precision = "fp32"
     device_type = "cpu"
     batch_tokens = None
+    libraries = ("scikit-learn",)
 
     def __init__(self, width=WIDTH):
         self.max_width = width

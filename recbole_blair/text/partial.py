@@ -17,13 +17,15 @@ import numpy as np
 
 from recbole_blair import __version__
 from recbole_blair.errors import InputError
-from recbole_blair.schema import TFIDF_SVD
 from recbole_blair.text.features import PROGRESS_SUFFIX, read_header
 
 # Header keys that must agree for rows of two runs to go into one file.
 _SAME_ROWS = (
     "format",
     "encoder",
+    "source",
+    "endpoint",
+    "tokeniser",
     "weights_sha256",
     "pooling",
     "max_length",
@@ -54,6 +56,7 @@ class PartialFeatures:
         self.about = about
         self.n_chunks = n_chunks
         self.run = {"device": encoder.device_type, "batch_tokens": batch_tokens or encoder.batch_tokens}
+        self.libraries = encoder.libraries
         self.done = set()
         self.handle = None
 
@@ -117,10 +120,9 @@ class PartialFeatures:
 
     def _tools(self):
         """Versions the rows depend on."""
-        names = ("scikit-learn",) if self.about["encoder"] == TFIDF_SVD else ("torch", "transformers")
         return {
             "tool": f"recbole_blair {__version__}",
-            "libraries": {n: version(n) for n in names},
+            "libraries": {name: version(name) for name in self.libraries},
             **self.run,
         }
 

@@ -35,6 +35,8 @@ class TransformerEncoder:
         source (dict): header fields that say where the weights come from.
     """
 
+    libraries = ("torch", "transformers")
+
     def __init__(self, replicas, tokenizer, *, name, pooling, max_length, precision, source):
         self.replicas = replicas
         self.tokenizer = tokenizer

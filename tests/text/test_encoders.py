@@ -52,7 +52,7 @@ def test_other_weights_another_name(tmp_path, tiny_bert):
         ("./no/such/folder", "no such folder, and not a hub id .* --plm=tfidf-svd, which needs no download"),
         ("a/b/c", "no such folder, and not a hub id"),
         ("", "no such folder, and not a hub id"),
-        ("openai:text-embedding-3-large", "encoders by API are not available in this version"),
+        ("openai:", "--plm=openai:NAME needs a model's name"),
     ],
 )
 def test_what_cannot_be_an_encoder(call, plm, message):
