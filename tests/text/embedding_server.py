@@ -92,7 +92,7 @@ class EmbeddingServer:
         return [text for request in self.requests for text in request["input"]]
 
     def __enter__(self):
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
     def __exit__(self, *_):

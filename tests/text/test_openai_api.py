@@ -103,9 +103,11 @@ def test_retry_after_holds_every_thread_back():
 
 
 def test_a_server_that_asks_for_too_long_a_wait_stops_the_run():
-    with EmbeddingServer(lambda n, r: refused(429, "later", headers={"Retry-After": "86400"})) as server:
-        with pytest.raises(InputError, match=r"throttled and asks to wait 86400 s; what is done is kept"):
-            encoder(server).encode(TEXTS[:4], progress=False)
+    with (
+        EmbeddingServer(lambda n, r: refused(429, "later", headers={"Retry-After": "86400"})) as server,
+        pytest.raises(InputError, match=r"throttled and asks to wait 86400 s; what is done is kept"),
+    ):
+        encoder(server).encode(TEXTS[:4], progress=False)
     assert len(server.requests) == 1
 
 
@@ -147,9 +149,11 @@ def test_fewer_vectors_than_texts_are_never_taken():
         vectors = encoder(server).encode(TEXTS, progress=False)
     np.testing.assert_array_equal(vectors, np.stack([vector_of(text) for text in TEXTS]))
 
-    with EmbeddingServer(lambda n, r: {**good(r), "data": good(r)["data"][:-1]}) as server:
-        with pytest.raises(InputError, match="the last: 19 vectors for 20 texts"):
-            encoder(server).encode(TEXTS, progress=False)
+    with (
+        EmbeddingServer(lambda n, r: {**good(r), "data": good(r)["data"][:-1]}) as server,
+        pytest.raises(InputError, match="the last: 19 vectors for 20 texts"),
+    ):
+        encoder(server).encode(TEXTS, progress=False)
     assert len(server.requests) == 3
 
 
@@ -171,9 +175,11 @@ def test_twice_the_same_number_is_no_answer():
 
 
 def test_another_width_stops_the_run_with_its_item(build):
-    with EmbeddingServer(lambda n, r: good({**r, "dimensions": 12})) as server:
-        with pytest.raises(InputError, match=r"item 'B00\d\d' .*width 12 for it, expected 8; set --plm_dimensions=12"):
-            encode(build, server)
+    with (
+        EmbeddingServer(lambda n, r: good({**r, "dimensions": 12})) as server,
+        pytest.raises(InputError, match=r"item 'B00\d\d' .*width 12 for it, expected 8; set --plm_dimensions=12"),
+    ):
+        encode(build, server)
 
 
 @pytest.mark.parametrize(("value", "kind"), [(0.0, "a zero vector"), (float("nan"), "numbers that are not finite")])
@@ -185,9 +191,11 @@ def test_no_zero_vectors(build, value, kind):
                 entry["embedding"] = [value] * WIDTH
         return body
 
-    with EmbeddingServer(behave) as server:
-        with pytest.raises(InputError, match=rf"item 'B0013' \(row 14 of the .item file\): .* gave {kind} for it"):
-            encode(build, server)
+    with (
+        EmbeddingServer(behave) as server,
+        pytest.raises(InputError, match=rf"item 'B0013' \(row 14 of the .item file\): .* gave {kind} for it"),
+    ):
+        encode(build, server)
     assert not (build / f"shop.{NAME}.feature").exists()
 
 
@@ -222,9 +230,11 @@ def test_an_empty_text_is_refused_before_anything_is_paid(tmp_path):
     ],
 )
 def test_refusals_are_not_tried_again(status, code, message):
-    with EmbeddingServer(lambda n, r: refused(status, f"no: {KEY}", code)) as server:
-        with pytest.raises(InputError, match=re.escape(message)) as raised:
-            encoder(server, concurrency=1).encode(TEXTS, progress=False)
+    with (
+        EmbeddingServer(lambda n, r: refused(status, f"no: {KEY}", code)) as server,
+        pytest.raises(InputError, match=re.escape(message)) as raised,
+    ):
+        encoder(server, concurrency=1).encode(TEXTS, progress=False)
     assert len(server.requests) == 1
     assert KEY not in str(raised.value)
 
