@@ -14,10 +14,11 @@ HELP = """usage: recbole-blair train --model=MODEL --dataset=DATASET [--key=valu
   --model=NAME          one of `recbole-blair models`
   --dataset=NAME        an official category (Video_Games), a short name (Games), sample, or a folder in data_path
   --plugin=FILE.py      a recommender of your own, with FILE's YAML beside it (docs/plugins.md); several by commas
-  --config_files=A,B    YAML files of keys; the command line outranks them
+  --config_files=A,B    YAML files of keys, perhaps with model and dataset; the command line outranks them
   --resume=FOLDER       go on with a run that was interrupted (the same --output_dir does it too)
   --dry_run             say what would be done, with disk, memory and time, and stop
   --print_config        print every resolved key and stop
+  --tune                try many configurations: see `recbole-blair tune --help`
   --help                this; with --model=NAME its keys too
 
 example: {example}
@@ -28,6 +29,10 @@ keys with their defaults:
 
 def run(argv):
     """Parse, then print the configuration, the plan, or train and print the table."""
+    if "--tune" in argv:
+        from recbole_blair.cli import tune
+
+        return tune.run(argv)
     from recbole_blair.registry import use_plugins
 
     options, overrides = parse(argv)
@@ -43,7 +48,8 @@ def run(argv):
         options["model"], options["dataset"], files, overrides = found
     else:
         for name in ("model", "dataset"):
-            if not options.get(name):
+            options[name] = options.get(name) or named_in(files, name)
+            if not options[name]:
                 raise InputError(f"--{name}=… is missing; example: {EXAMPLE}")
     if options.get("print_config"):
         return print_config(options["model"], options["dataset"], files, overrides)
@@ -87,6 +93,14 @@ def parse(argv):
     if isinstance(options.get("config_files"), str):
         options["config_files"] = [f for f in options["config_files"].replace(",", " ").split() if f]
     return options, pairs
+
+
+def named_in(files, name):
+    """The model or the dataset that the last of the YAML files names, such as a sweep's best.yaml; or None."""
+    from recbole_blair.config import load_yaml
+
+    found = [load_yaml(file).get(name) for file in files]
+    return next((value for value in reversed(found) if value), None)
 
 
 def plugin_paths(overrides):

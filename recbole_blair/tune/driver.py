@@ -1,0 +1,130 @@
+"""The part that talks to Ray Tune: trials in, statuses out."""
+
+import re
+
+from ray import tune
+from ray.tune import Callback
+
+from recbole_blair.train.display import fraction, say
+from recbole_blair.tune import schedulers
+from recbole_blair.tune import sweep_dir as files
+from recbole_blair.tune.searcher import optuna_searcher
+from recbole_blair.tune.trial import run_trial
+
+PBT_SPARE = 2  # checkpoints kept beyond an interval: another trial may still be copying one
+ERROR_LINE = re.compile(r"^[\w.]*(Error|Exception|Exit)\b.*", re.M)
+
+
+def fit(sweep, spec):
+    """Run the open trials of a sweep until each is over, or the time is.
+
+    Args:
+        sweep (Sweep)
+        spec (dict): see `run.worker_spec`.
+    """
+    settings, searcher, space = sweep.settings, None, {}
+    if settings["search"] == "optuna":
+        searcher = optuna_searcher(sweep.space, settings, sweep.folder, sweep.metric, sweep.trials, sweep.open_trials)
+    else:
+        space = {"trial": tune.grid_search([{"number": t.number, "point": t.point} for t in sweep.open_trials])}
+    scheduler = build_scheduler(sweep)
+    pbt = settings["scheduler"] == "pbt"
+    trainable = tune.with_parameters(run_trial, sweep=spec)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": spec["cpus"], "gpu": spec["gpus"]}),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            metric="current" if pbt else "score",
+            mode="max",
+            scheduler=scheduler,
+            search_alg=searcher,
+            num_samples=settings["num_samples"] if searcher else 1,
+            max_concurrent_trials=settings["max_concurrent"],
+            time_budget_s=settings["time_budget_s"],
+            reuse_actors=True,
+            trial_name_creator=name_of,
+            trial_dirname_creator=name_of,
+        ),
+        run_config=tune.RunConfig(
+            name="sweep",
+            storage_path=str(sweep.folder.resolve() / files.RAY),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=settings["max_failures"]),
+            checkpoint_config=tune.CheckpointConfig(
+                num_to_keep=settings["perturbation_interval"] + PBT_SPARE if pbt else 1
+            ),
+            callbacks=[Journal(sweep, getattr(scheduler, "stopped_trials", ()))],
+        ),
+    )
+    tuner.fit()
+
+
+def name_of(trial):
+    """The name and folder of one of Ray's trials: the number it began with."""
+    return f"{trial.config['trial']['number']:04d}"
+
+
+def build_scheduler(sweep):
+    """Return the scheduler that the options name."""
+    settings = sweep.settings
+    if settings["scheduler"] == "asha":
+        return schedulers.asha(settings, sweep.base["epochs"], sweep.metric, sweep.trials)
+    if settings["scheduler"] == "pbt":
+        return schedulers.pbt(settings, sweep.space)
+    from ray.tune.schedulers import FIFOScheduler
+
+    return FIFOScheduler()
+
+
+class Journal(Callback):
+    """Writes every trial's status into its folder when it ends, and one line to the screen."""
+
+    def __init__(self, sweep, stopped):
+        self.folder, self.metric, self.stopped = sweep.folder, sweep.metric, stopped
+        search = sweep.settings["search"]
+        self.total = sweep.settings["num_samples"] if search == "optuna" else len(sweep.trials)
+
+    def setup(self, **info):
+        """Ray gives its own settings; none is needed."""
+
+    def on_trial_complete(self, iteration, trials, trial, **info):
+        """A trial finished, was stopped by the scheduler, or the time is over."""
+        number = schedulers.trial_number(trial)
+        done = (files.trial_dir(self.folder, number) / files.DONE).is_file()
+        stopped = number in self.stopped
+        self.record(number, files.FINISHED if done else files.STOPPED if stopped else files.UNFINISHED)
+
+    def on_trial_error(self, iteration, trials, trial, **info):
+        """A trial failed for good."""
+        number = schedulers.trial_number(trial)
+        self.record(number, files.FAILED, error_of(trial))
+
+    def on_trial_recover(self, iteration, trials, trial, **info):
+        """A trial failed and goes on from its checkpoint."""
+        number = schedulers.trial_number(trial)
+        epoch = files.last_epoch(files.trial_dir(self.folder, number))
+        say(f"trial {number:>3}  failed after epoch {epoch} and goes on from there: {error_of(trial)}")
+
+    def record(self, number, status, error=None):
+        """Write the status down and print it."""
+        folder = files.trial_dir(self.folder, number)
+        record = files.read_json(folder / files.TRIAL)
+        record.update(status=status, error=error)
+        files.write_json(folder / files.TRIAL, record)
+        trial = files.load_trial(folder, record)
+        best = trial.best(self.metric)
+        value = f"{self.metric} {fraction(best[self.metric])}" if best else f"{self.metric} -"
+        point = "  ".join(f"{key}={value}" for key, value in trial.point.items()) or "the defaults"
+        epochs = trial.lines[-1]["epoch"] if trial.lines else 0
+        say(f"trial {number:>3} of {self.total}  {status} after epoch {epochs}  {value}  {error or point}")
+
+
+def error_of(trial):
+    """One line on what went wrong in one of Ray's trials."""
+    found = trial.get_error()
+    text = str(found or "").strip()
+    lines = [match.group(0) for match in ERROR_LINE.finditer(text)]
+    if lines:
+        return " ".join(lines[-1].split())[:300]
+    first = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Failure #")]
+    return (first or ["its process ended"])[0][:300]

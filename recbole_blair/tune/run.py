@@ -1,0 +1,276 @@
+"""One sweep, from what was asked for to the best configuration: check all, prepare the data, try, evaluate the best.
+
+Everything that a sweep goes on from is in its folder (see sweep_dir.py); Ray's own snapshots are thrown away.
+"""
+
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from recbole_blair.config import Config, load_yaml, resolve_config
+from recbole_blair.errors import InputError
+from recbole_blair.ray_cluster import local_cpus, local_gpus, ray_cluster
+from recbole_blair.registry import ModelInfo, find_model, use_plugins
+from recbole_blair.train.metrics import METRICS, parse_metric
+from recbole_blair.tune import sweep_dir as files
+from recbole_blair.tune.searcher import plan_points
+from recbole_blair.tune.settings import resolve_settings
+from recbole_blair.tune.space import Space, load_space, space_path
+
+# Keys that the sweep itself decides for its trials.
+OWN_KEYS = ("resume", "threads", "seeds", "baselines", "init_from")
+
+
+@dataclass
+class Sweep:
+    """A checked sweep: everything is known, nothing has started."""
+
+    folder: Path
+    info: ModelInfo
+    dataset: str
+    keys: dict
+    base: Config
+    space: Space
+    settings: dict
+    trials: list
+
+    @property
+    def metric(self):
+        """What trials are compared by."""
+        return self.base["valid_metric"]
+
+    @property
+    def open_trials(self):
+        """The trials that begin or go on."""
+        return [trial for trial in self.trials if not trial.over]
+
+    def spec(self):
+        """Return sweep.yaml's content."""
+        return {
+            "model": self.info.name, "dataset": self.dataset, "keys": self.keys, "space": self.space.plain(),
+            "options": {**self.settings, "metric": self.metric},
+        }  # fmt: skip
+
+
+def build_sweep(model, dataset, config_files=(), resume=None, options=None, **keys):
+    """Check everything that can be known before a trial starts.
+
+    Args:
+        model (str), dataset (str): as of `train`.
+        config_files (sequence of str): YAML files of keys; the space outranks them, keys given outrank the space.
+        resume (str): an interrupted sweep's folder.
+        options (dict): of props/tune/tune.yaml.
+        **keys: of the model and of overall.yaml, the same for every trial.
+
+    Returns:
+        Sweep
+
+    Raises:
+        InputError: anything the caller can fix.
+    """
+    options = dict(options or {})
+    if resume is not None:
+        return resume_sweep(model, dataset, config_files, resume, options, keys)
+    use_plugins(keys.get("plugin"), config_files)
+    if not model or not dataset:
+        raise InputError("--model=... and --dataset=... are needed; or --resume=<folder> of an interrupted sweep")
+    info, settings = find_model(model), resolve_settings(options)
+    layers = {key: value for file in config_files for key, value in load_yaml(file).items()}
+    merged = {k: v for k, v in {**layers, **keys}.items() if k not in ("model", "dataset")}
+    folder = merged.pop("output_dir", None)
+    base = base_config(info, dataset, merged, settings)
+    space = load_space(settings["space"] or space_path(info), info, base, fixed=keys)
+    folder = Path(folder or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-tune-{info.name}-{Path(dataset).name}")
+    sweep = Sweep(folder, info, dataset, merged, base, space, settings, [])
+    if (folder / files.SWEEP).is_file():
+        files.check_same_sweep(folder, files.load_sweep(folder), sweep.spec())
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty and holds no sweep; choose another output_dir")
+    return finish_plan(sweep)
+
+
+def resume_sweep(model, dataset, config_files, folder, options, keys):
+    """Read a sweep's folder; what is given beside it may only say where and how long it goes on."""
+    if not isinstance(folder, str | Path):
+        raise InputError("--resume needs the folder of a sweep, as in --resume=runs/games-sweep")
+    saved = files.load_sweep(folder)
+    keys = {k: v for k, v in keys.items() if k != "output_dir"}
+    given = {k: v for file in config_files for k, v in load_yaml(file).items()} | keys
+    given.update({k: v for k, v in (("model", model), ("dataset", dataset)) if v})
+    known = {**saved["keys"], "model": saved["model"], "dataset": saved["dataset"]}
+    clash = sorted(k for k, v in given.items() if known.get(k) != v)
+    clash += sorted(k for k, v in options.items() if k not in files.VOLATILE and saved["options"].get(k) != v)
+    if clash:
+        value = {**given, **options}[clash[0]]
+        raise InputError(
+            f"--resume={folder} goes on with its own configuration; {clash[0]}={value!r} differs from its "
+            f"{ {**known, **saved['options']}.get(clash[0])!r}. Leave it out, or start a new sweep"
+        )
+    use_plugins(saved["keys"].get("plugin"))
+    info = find_model(saved["model"])
+    merged = {**saved["options"], **{k: v for k, v in options.items() if k != "space"}}
+    asked = {k: v for k, v in merged.items() if not (k == "num_samples" and merged["search"] == "grid")}
+    settings = resolve_settings(asked)
+    base = base_config(info, saved["dataset"], saved["keys"], settings)
+    space = load_space(saved["space"], info, base)
+    return finish_plan(Sweep(Path(folder), info, saved["dataset"], saved["keys"], base, space, settings, []))
+
+
+def base_config(info, dataset, keys, settings):
+    """Resolve the keys that all trials share.
+
+    Raises:
+        InputError: a key the sweep decides, a metric that is not computed, a model that has nothing to train.
+    """
+    for key in OWN_KEYS:
+        if keys.get(key) is not None:
+            raise InputError(
+                f"{key} is not for a sweep: its trials are single runs of one seed on cpus_per_trial threads"
+            )
+    metric = settings["metric"]
+    if metric is not None:
+        check_metric(metric)
+        if keys.get("valid_metric", metric).lower() != metric.lower():
+            raise InputError(f"metric={metric} and valid_metric={keys['valid_metric']} differ; give one of them")
+        keys = {**keys, "valid_metric": metric}
+    base = resolve_config(info, dataset, (), {**keys, "seeds": None, "baselines": None})
+    if not getattr(info.load_class(), "trains", True) or base["epochs"] < 1:
+        raise InputError(f"{info.name} with epochs={base['epochs']} trains nothing, so there is nothing to tune")
+    if base["device"] not in ("auto", "cpu", "cuda"):
+        raise InputError(
+            f"device={base['device']}: Ray hands out the GPUs of a sweep; give device=cuda or leave it out"
+        )
+    return base
+
+
+def check_metric(metric):
+    """Refuse a metric that validation does not compute."""
+    try:
+        parse_metric(metric)
+    except InputError as error:
+        raise InputError(
+            f"metric={metric} is not computed: {error} A sweep can go by {', '.join(f'{m}@<k>' for m in METRICS)} and mrr"
+        ) from error
+
+
+def finish_plan(sweep):
+    """Add the trials: those there are, then, for a search that knows them before, those to come; checks each."""
+    if (sweep.folder / files.SWEEP).is_file():
+        sweep.trials = files.load_trials(sweep.folder)
+    if sweep.settings["scheduler"] == "pbt":
+        from recbole_blair.tune.schedulers import pbt
+
+        with contextlib.suppress(ImportError):
+            pbt(sweep.settings, sweep.space)
+    if sweep.settings["search"] != "optuna":
+        sweep.trials += plan_points(sweep.space, sweep.settings, sweep.trials)
+    for trial in sweep.trials:
+        shared = {**sweep.keys, "seeds": None, "baselines": None}
+        resolve_config(sweep.info, sweep.dataset, (), {**shared, **trial.point})
+    return sweep
+
+
+def resources_per_trial(sweep, cpus, gpus):
+    """Return (cpus, gpus) of a trial.
+
+    Raises:
+        InputError: more than there are, or a device that the trial would not get.
+    """
+    settings, device = sweep.settings, sweep.base["device"]
+    wanted = settings["gpus_per_trial"]
+    if wanted is None:
+        wanted = 1.0 if gpus and device != "cpu" else 0.0
+    if wanted > gpus:
+        raise InputError(
+            f"gpus_per_trial={wanted:g}, but there {'is' if gpus == 1 else 'are'} {gpus:g} GPU{'' if gpus == 1 else 's'}; "
+            "lower it (a fraction shares a GPU), or 0 for the CPU"
+        )
+    if device == "cuda" and not wanted:
+        raise InputError("device=cuda needs gpus_per_trial above 0, and GPUs")
+    if device == "cpu" and wanted:
+        raise InputError(f"device=cpu uses no GPU, but gpus_per_trial is {wanted:g}; set it to 0 or leave device out")
+    if settings["cpus_per_trial"] > cpus:
+        raise InputError(
+            f"cpus_per_trial={settings['cpus_per_trial']}, but there are {cpus:g} CPUs; lower it or raise ray_cpus"
+        )
+    return settings["cpus_per_trial"], wanted
+
+
+def run_sweep(sweep):
+    """Try every trial of a checked sweep and evaluate the best one's weights on the test rows.
+
+    Args:
+        sweep (Sweep): of `build_sweep`.
+
+    Returns:
+        dict: `best` (best.json's content, or None when no trial gave a result), `trials`, `seconds`.
+
+    Raises:
+        InputError: data that is missing, no cluster at ray_address, more resources than there are.
+    """
+    from filelock import FileLock, Timeout
+
+    settings, started = sweep.settings, time.perf_counter()
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(sweep.folder / files.LOCK, timeout=0), contextlib.ExitStack() as stack:
+            if settings["ray_address"]:
+                cluster = stack.enter_context(
+                    ray_cluster(settings["ray_address"], report_usage=settings["report_usage"])
+                )
+                cpus, gpus = resources_per_trial(sweep, cluster.cpus, cluster.gpus)
+                prepare_data(sweep)
+            else:
+                here = settings["ray_cpus"] or local_cpus(), local_gpus()
+                cpus, gpus = resources_per_trial(sweep, *here)
+                prepare_data(sweep)
+                if sweep.open_trials or settings["search"] == "optuna":
+                    cluster = stack.enter_context(ray_cluster(None, *here, report_usage=settings["report_usage"]))
+            return try_trials(sweep, cpus, gpus, started)
+    except Timeout as error:
+        raise InputError(
+            f"another process is at work on the sweep in {sweep.folder}; wait for it or stop it"
+        ) from error
+
+
+def prepare_data(sweep):
+    """Make the atomic files and features that trials will read; each trial then maps them and makes nothing."""
+    from recbole_blair import compat
+    from recbole_blair.quick_start import open_dataset, runtime_config
+
+    compat.apply()
+    for choice in sweep.space.data_choices():
+        open_dataset(sweep.info, runtime_config(sweep.base.replace(**choice)), {})
+
+
+def worker_spec(sweep, cpus, gpus):
+    """What a trial's process needs to know of the sweep; folders are absolute, since it may run elsewhere."""
+    keys = dict(sweep.keys)
+    for key in ("data_path", "raw_dir"):
+        keys[key] = str(Path(sweep.base[key]).resolve())
+    if Path(str(sweep.base["plm"])).is_dir():
+        keys["plm"] = str(Path(sweep.base["plm"]).resolve())
+    return {
+        "dir": str(sweep.folder.resolve()), "model": sweep.info.name, "dataset": sweep.dataset, "keys": keys,
+        "metric": sweep.metric, "scheduler": sweep.settings["scheduler"], "cpus": cpus, "gpus": gpus,
+    }  # fmt: skip
+
+
+def try_trials(sweep, cpus, gpus, started):
+    """Write the plan down, run Ray Tune over the open trials, and conclude."""
+    from recbole_blair.tune.results import conclude
+
+    files.save_sweep(sweep.folder, sweep.spec())
+    for trial in sweep.trials:
+        if not (files.trial_dir(sweep.folder, trial.number) / files.TRIAL).is_file():
+            files.save_trial(sweep.folder, trial)
+    more = sweep.settings["search"] == "optuna" and len(sweep.trials) < sweep.settings["num_samples"]
+    if sweep.open_trials or more:
+        from recbole_blair.tune.driver import fit
+
+        files.forget_ray(sweep.folder)
+        fit(sweep, worker_spec(sweep, cpus, gpus))
+        files.forget_ray(sweep.folder)
+    sweep.trials = files.load_trials(sweep.folder)
+    return conclude(sweep, {"CPU": cpus, "GPU": gpus}, started)

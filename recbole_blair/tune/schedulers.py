@@ -1,0 +1,126 @@
+"""Which trials go on: Ray's ASHA, taught what an interrupted sweep had seen; Ray's PBT over a point's ranges."""
+
+import random
+from types import SimpleNamespace
+
+from recbole_blair.errors import InputError
+from recbole_blair.tune.sweep_dir import FAILED
+
+PERTURB = (0.8, 1.2)  # factors of PBT's small steps, arXiv:1711.09846, section 4.1
+RESAMPLE_SHARE = 0.25  # how often PBT draws afresh instead
+
+
+def asha(settings, epochs, metric, earlier):
+    """Return Ray's asynchronous successive halving (arXiv:1810.05934) over a trial's best value so far.
+
+    Args:
+        settings (dict): options of the sweep.
+        epochs (int): of a whole trial.
+        metric (str): in the lines of earlier trials.
+        earlier (list of Trial): with the epochs they had before; the rungs are filled from them, oldest line first.
+            What was decided of them then stands.
+    """
+    from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+
+    class Asha(AsyncHyperBandScheduler):
+        """Remembers which trials it stopped, and what trials did before the driver was started again."""
+
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.stopped_trials = set()
+            self.history = {t.number: scores(t, metric) for t in earlier if t.lines and t.status != FAILED}
+            for trial in (t for t in earlier if t.over and t.number in self.history):
+                shadow = SimpleNamespace(trial_id=f"earlier-{trial.number}")
+                super().on_trial_add(None, shadow)
+                self.replay(shadow, trial.number)
+
+        def replay(self, trial, number):
+            """Record a trial's earlier results."""
+            for result in self.history[number]:
+                super().on_trial_result(None, trial, result)
+
+        def on_trial_add(self, tune_controller, trial):
+            """Ray adds a trial; one that goes on brings its earlier results."""
+            super().on_trial_add(tune_controller, trial)
+            number = trial_number(trial)
+            if number in self.history:
+                self.replay(trial, number)
+
+        def on_trial_result(self, tune_controller, trial, result):
+            """Ray asks whether a trial goes on."""
+            decision = super().on_trial_result(tune_controller, trial, result)
+            if decision == TrialScheduler.STOP:
+                self.stopped_trials.add(trial_number(trial))
+            return decision
+
+    return Asha(
+        time_attr="epoch",
+        max_t=epochs + 1,  # a trial ends by itself, not one report early
+        grace_period=min(settings["grace_period"], epochs),
+        reduction_factor=settings["reduction_factor"],
+    )
+
+
+def scores(trial, metric):
+    """Return a trial's epochs as the scheduler sees them: the best value so far."""
+    results, best = [], float("-inf")
+    for line in trial.lines:
+        if metric in line:
+            best = max(best, line[metric])
+            results.append({"epoch": line["epoch"], "score": best})
+    return results
+
+
+def trial_number(trial):
+    """Return the number of one of Ray's trials: its name, which PBT does not change."""
+    return int(str(trial))
+
+
+def pbt(settings, space):
+    """Return Ray's population based training (arXiv:1711.09846) over the ranges of a space.
+
+    Numbers drawn from a range are perturbed. Choices stay with the weights they came with: many of them decide shapes.
+
+    Raises:
+        InputError: the space has no range.
+    """
+    from ray.tune.schedulers import PopulationBasedTraining
+
+    ranges = [entry for entry in space.entries if entry.kind != "choice"]
+    if not ranges:
+        raise InputError(
+            "scheduler=pbt perturbs numbers from ranges, and the space has none; add a uniform or loguniform"
+        )
+    shapes = [entry.key for entry in ranges if entry.whole]
+    if shapes:
+        raise InputError(
+            f"scheduler=pbt would change {shapes[0]}, a whole number, of a trained model; write it as a choice"
+        )
+    rng = random.Random(settings["search_seed"])
+
+    def explore(config):
+        """Perturb the point of a config that another trial takes over."""
+        config["trial"]["point"] = perturb(config["trial"]["point"], ranges, rng)
+        return config
+
+    return PopulationBasedTraining(
+        time_attr="epoch",
+        perturbation_interval=settings["perturbation_interval"],
+        custom_explore_fn=explore,
+        hyperparam_mutations={},
+        log_config=False,
+    )
+
+
+def perturb(point, ranges, rng):
+    """Return a point with each number of a range moved by a fifth, or drawn afresh, within its bounds."""
+    changed = dict(point)
+    for entry in ranges:
+        if entry.key not in point:
+            continue
+        low, high = entry.values
+        if rng.random() < RESAMPLE_SHARE:
+            changed[entry.key] = entry.at(rng.random())
+        else:
+            changed[entry.key] = min(max(float(f"{point[entry.key] * rng.choice(PERTURB):.4g}"), low), high)
+    return changed

@@ -1,0 +1,186 @@
+"""The files of a sweep: what was asked for, one folder a trial, what came of it. No pickles; each is whole or absent.
+
+<sweep_dir>/sweep.yaml               model, dataset, keys, space, options
+            trials/NNNN/trial.json   number, point, status, error: written by the driver
+                        progress.jsonl  a line an epoch: loss, metrics, seconds; written by the trial
+                        done.json    the trial's training came to its end
+                        config.yaml, log.txt, checkpoint/: a run folder as of `train`
+            results.parquet best.yaml best.json report.html
+"""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from recbole_blair.config import load_yaml
+from recbole_blair.errors import InputError
+from recbole_blair.tune.settings import VOLATILE
+
+SWEEP, TRIALS, TRIAL, PROGRESS, DONE = "sweep.yaml", "trials", "trial.json", "progress.jsonl", "done.json"
+RAY, LOCK = ".ray", ".lock"
+PLANNED, FINISHED, STOPPED, FAILED, UNFINISHED = "planned", "finished", "stopped", "failed", "unfinished"
+
+
+@dataclass
+class Trial:
+    """One configuration of a sweep.
+
+    `status` is planned (not begun), unfinished (begun, and it can go on), finished (epochs or patience ran out),
+    stopped (by the scheduler) or failed. `lines` are its epochs, `point` what it tries; with PBT the last it tried.
+    """
+
+    number: int
+    point: dict
+    status: str = PLANNED
+    error: str | None = None
+    lines: list = field(default_factory=list)
+    adopted: int = 0
+
+    def best(self, metric):
+        """Return the epoch line with the largest metric, the earliest of equals; None before the first validation."""
+        return max((line for line in self.lines if metric in line), key=lambda line: line[metric], default=None)
+
+    @property
+    def over(self):
+        """True when the trial is not to go on."""
+        return self.status in (FINISHED, STOPPED, FAILED)
+
+
+def write_json(path, value):
+    """Write JSON under a temporary name and rename it when whole."""
+    from recbole_blair.train.checkpoint import write_text
+
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path):
+    """Return a JSON file's content, or None when it is not there.
+
+    Raises:
+        InputError: it is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); restore it, or start a new sweep in another folder") from error
+
+
+def trial_dir(sweep_dir, number):
+    """Return the folder of one trial."""
+    return Path(sweep_dir) / TRIALS / f"{number:04d}"
+
+
+def save_sweep(sweep_dir, spec):
+    """Write sweep.yaml."""
+    from recbole_blair.train.checkpoint import write_text
+
+    write_text(Path(sweep_dir) / SWEEP, yaml.safe_dump(spec, sort_keys=False, allow_unicode=True))
+
+
+def load_sweep(sweep_dir):
+    """Read sweep.yaml.
+
+    Raises:
+        InputError: the folder holds none.
+    """
+    path = Path(sweep_dir) / SWEEP
+    if not path.is_file():
+        raise InputError(f"{sweep_dir} holds no {SWEEP}: it is no sweep's folder")
+    return load_yaml(path)
+
+
+def check_same_sweep(sweep_dir, saved, asked):
+    """Refuse to go on with a sweep that was started with other keys, space or options.
+
+    Raises:
+        InputError: names the first that differ.
+    """
+    flat = [
+        {(part, key): value for part in ("keys", "space", "options") for key, value in spec[part].items()}
+        | {("", name): spec[name] for name in ("model", "dataset")}
+        for spec in (saved, asked)
+    ]
+    names = sorted(flat[0].keys() | flat[1].keys())
+    differ = [n for n in names if flat[0].get(n) != flat[1].get(n) and not (n[0] == "options" and n[1] in VOLATILE)]
+    if differ:
+        shown = ", ".join(f"{n[1]} {flat[0].get(n)!r} -> {flat[1].get(n)!r}" for n in differ[:4])
+        raise InputError(
+            f"{sweep_dir} holds another sweep ({shown}); choose another output_dir, or go on with its own by "
+            f"--resume={sweep_dir}"
+        )
+
+
+def save_trial(sweep_dir, trial):
+    """Write a trial's trial.json."""
+    record = {"number": trial.number, "point": trial.point, "status": trial.status, "error": trial.error}
+    write_json(trial_dir(sweep_dir, trial.number) / TRIAL, record)
+
+
+def load_trials(sweep_dir):
+    """Return every trial of a sweep by number.
+
+    One that its process finished but no driver recorded counts as finished.
+    """
+    trials = []
+    for folder in sorted((Path(sweep_dir) / TRIALS).glob("[0-9]*")):
+        record = read_json(folder / TRIAL)
+        if record is not None:
+            trials.append(load_trial(folder, record))
+    return sorted(trials, key=lambda trial: trial.number)
+
+
+def load_trial(folder, record):
+    """Read one trial's folder."""
+    lines = read_progress(folder)
+    epochs = [line for line in lines if "adopted" not in line]
+    adoptions = [line for line in lines if "adopted" in line]
+    point = adoptions[-1]["point"] if adoptions else record["point"]
+    status = record["status"]
+    if status in (PLANNED, UNFINISHED):
+        status = FINISHED if (folder / DONE).is_file() else UNFINISHED if epochs else PLANNED
+    return Trial(record["number"], point, status, record["error"], epochs, len(adoptions))
+
+
+def read_progress(folder):
+    """Return the lines of progress.jsonl; a last line that a kill cut off is left out."""
+    path = Path(folder) / PROGRESS
+    if not path.is_file():
+        return []
+    whole = path.read_text(encoding="utf-8").split("\n")[:-1]  # a whole line ends with a newline
+    return [json.loads(line) for line in whole if line]
+
+
+def append_progress(folder, line):
+    """Add one line to progress.jsonl."""
+    with open(Path(folder) / PROGRESS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def drop_repeated(folder, epoch):
+    """Drop the epochs after the last checkpoint: they are trained again. Those before an adoption stay as they were."""
+    from recbole_blair.train.checkpoint import write_text
+
+    path = Path(folder) / PROGRESS
+    if not path.is_file():
+        return
+    lines = read_progress(folder)
+    since = max((i for i, line in enumerate(lines) if "adopted" in line), default=-1) + 1
+    kept = lines[:since] + [line for line in lines[since:] if line["epoch"] <= epoch]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def last_epoch(folder):
+    """Return the epoch of the newest whole checkpoint of a run folder; 0 when there is none."""
+    from recbole_blair.train.checkpoint import CHECKPOINT
+
+    return max((int(path.name[6:]) for path in (Path(folder) / CHECKPOINT).glob("epoch-*")), default=0)
+
+
+def forget_ray(sweep_dir):
+    """Delete what Ray wrote for itself; everything that a sweep goes on from is in our own files."""
+    shutil.rmtree(Path(sweep_dir) / RAY, ignore_errors=True)

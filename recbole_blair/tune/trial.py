@@ -1,0 +1,150 @@
+"""What runs in a trial's process: one run folder, a report and a checkpoint every epoch, data opened once a process.
+
+Ray keeps a process when its trial ends and gives it the next one. The dataset stays open in it, as memory maps of
+files that all processes of a machine share, so a further trial loads nothing.
+"""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+from recbole_blair.config import resolve_config
+from recbole_blair.tune.sweep_dir import (
+    DONE,
+    append_progress,
+    drop_repeated,
+    last_epoch,
+    trial_dir,
+    write_json,
+)
+
+DATASETS: dict = {}  # open in this process, by build folder and encoder
+ORIGIN = "trial.json"  # inside a checkpoint: which trial wrote it
+
+
+def trial_config(info, sweep, point, folder):
+    """Return the configuration of one trial: the sweep's keys, then the point.
+
+    Args:
+        info (ModelInfo)
+        sweep (dict): see `run.worker_spec`.
+        point (dict): the keys the trial tries.
+        folder (Path): its run folder.
+    """
+    device = sweep["keys"].get("device", "auto")
+    if device == "auto":
+        device = "cuda" if sweep["gpus"] else "cpu"
+    own = {
+        "output_dir": str(folder), "device": device, "threads": sweep["cpus"], "show_progress": False, "seeds": None,
+        "baselines": None, "valid_metric": sweep["metric"],
+    }  # fmt: skip
+    return resolve_config(info, sweep["dataset"], (), {**sweep["keys"], **point, **own})
+
+
+def run_trial(config, sweep):
+    """Train one trial; Ray Tune calls this in a process of the trial's CPUs and GPUs.
+
+    Args:
+        config (dict): `trial`: its number and point. The number is that of the donor when PBT made the point, so the
+            trial goes by the name of its folder.
+        sweep (dict): see `run.worker_spec`.
+    """
+    from ray import tune
+
+    from recbole_blair.quick_start import train_one
+    from recbole_blair.registry import find_model, use_plugins
+
+    number, point = int(tune.get_context().get_trial_name()), config["trial"]["point"]
+    folder = trial_dir(sweep["dir"], number)
+    folder.mkdir(parents=True, exist_ok=True)
+    if sweep["scheduler"] == "pbt" and tune.get_checkpoint() is not None:
+        adopt(folder, tune.get_checkpoint(), number, point)
+    drop_repeated(folder, last_epoch(folder))
+    use_plugins(sweep["keys"].get("plugin"))
+    info = find_model(sweep["model"])
+    report = Reporter(number, folder, sweep)
+    try:
+        cfg = trial_config(info, sweep, point, folder)
+        train_one(info, cfg, DATASETS, on_epoch=report.epoch, on_saved=report.saved, test=False)
+        report.done()
+    finally:
+        free_gpu()
+
+
+class Reporter:
+    """Writes a line an epoch, then, when its checkpoint is whole, tells Ray; Ray may end the trial there."""
+
+    def __init__(self, number, folder, sweep):
+        self.number, self.folder, self.sweep = number, folder, sweep
+        self.started, self.before, self.opened = time.perf_counter(), seconds_so_far(folder), len(DATASETS)
+
+    def epoch(self, epoch, metrics):
+        """Before the checkpoint: an epoch whose line is there and whose checkpoint is not is dropped and repeated."""
+        seconds = self.before + time.perf_counter() - self.started
+        line = {"epoch": epoch, **metrics, "seconds": round(seconds, 3), "time": round(time.time(), 3)}
+        # who trained it, and how many datasets that process opened for this trial
+        line.update(pid=os.getpid(), opened=len(DATASETS) - self.opened)
+        append_progress(self.folder, line)
+
+    def saved(self, trainer):
+        """After the checkpoint."""
+        from ray import tune
+
+        epoch, config = trainer.epoch, trainer.config
+        last = trainer.stopped or epoch == config["epochs"]
+        if last:
+            self.done()
+        if epoch % config["eval_step"] and not last:
+            return  # not validated
+        metric = self.sweep["metric"]
+        result = {"epoch": epoch, "score": trainer.best_value, "current": trainer.last_metrics[metric]}
+        tune.report(result, checkpoint=self.ray_checkpoint())
+
+    def ray_checkpoint(self):
+        """What Ray keeps of an epoch: for PBT the whole checkpoint, which other trials go on from; otherwise the name
+        of the trial, whose own folder holds it."""
+        from ray import tune
+
+        whole = self.folder / "checkpoint"
+        folder = whole if self.sweep["scheduler"] == "pbt" else self.folder / "reported"
+        folder.mkdir(exist_ok=True)
+        write_json(folder / ORIGIN, {"number": self.number})
+        return tune.Checkpoint.from_directory(str(folder))
+
+    def done(self):
+        """Say that the training came to its end."""
+        write_json(self.folder / DONE, {"epoch": last_epoch(self.folder)})
+
+
+def seconds_so_far(folder):
+    """Seconds that earlier attempts of a trial took."""
+    from recbole_blair.tune.sweep_dir import read_progress
+
+    return max((line.get("seconds", 0.0) for line in read_progress(folder)), default=0.0)
+
+
+def adopt(folder, checkpoint, number, point):
+    """Go on from another trial's checkpoint with another point, as PBT decided; our own checkpoint changes nothing."""
+    with checkpoint.as_directory() as given:
+        origin = json.loads((Path(given) / ORIGIN).read_text(encoding="utf-8"))["number"]
+        if origin == number:
+            return
+        fresh = folder / ".adopted"
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(given, fresh)
+    (folder / "config.yaml").unlink(missing_ok=True)
+    (folder / DONE).unlink(missing_ok=True)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    fresh.rename(folder / "checkpoint")
+    write_json(folder / "checkpoint" / ORIGIN, {"number": number})
+    append_progress(folder, {"adopted": origin, "epoch": last_epoch(folder), "point": point, "time": time.time()})
+
+
+def free_gpu():
+    """Give back what the ended trial held on the GPU; the next one may need more."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,64 @@
+"""What the tests of sweeps share: command lines, what a folder holds, processes."""
+
+import time
+
+from recbole_blair.tune import sweep_dir as files
+
+MODEL = ["--model=SASRecText", "--dataset=tiny"]
+
+
+def flags(keys):
+    """Write keys as a command line."""
+    return [f"--{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in keys.items()]
+
+
+def tune_argv(folder, keys, **options):
+    """The command line of a sweep on two CPUs."""
+    return ["tune", *MODEL, *flags({**keys, "ray_cpus": 2, "output_dir": folder, **options})]
+
+
+def points(folder):
+    """Return {number: point} of a sweep's folder."""
+    return {trial.number: trial.point for trial in files.load_trials(folder)}
+
+
+def statuses(folder):
+    """Return {number: status} of a sweep's folder."""
+    return {trial.number: trial.status for trial in files.load_trials(folder)}
+
+
+def epochs_of(folder, number):
+    """Return the epochs of a trial as its process wrote them, in order."""
+    return [line["epoch"] for line in files.read_progress(files.trial_dir(folder, number)) if "adopted" not in line]
+
+
+def wait_for(condition, limit_s, what):
+    """Wait until `condition()` is true and return what it gave."""
+    end = time.monotonic() + limit_s
+    while not (found := condition()):
+        assert time.monotonic() < end, f"{what} did not come within {limit_s} s"
+        time.sleep(0.02)
+    return found
+
+
+def descendants():
+    """Return the processes below this one."""
+    import psutil
+
+    return [p for p in psutil.Process().children(recursive=True) if p.is_running() and p.status() != "zombie"]
+
+
+def assert_none_left(processes, limit_s=60):
+    """Wait until the processes are gone."""
+    import psutil
+
+    def gone():
+        return all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes)
+
+    def done():
+        try:
+            return gone()
+        except psutil.NoSuchProcess:
+            return False
+
+    wait_for(done, limit_s, "the end of Ray's processes")
