@@ -1,0 +1,299 @@
+"""The contract every recommender keeps, as tests; for ours, for plugins, and for packages of one's own.
+
+    from recbole_blair.testing import Contract
+
+    class TestMyRec(Contract):
+        model, plugin = "MyRec", "myrec.py"  # no plugin for an installed package
+
+pytest collects one test a promise. Without pytest, `check_contract("MyRec", plugin="myrec.py")` runs them all.
+"""
+
+import functools
+import tempfile
+from pathlib import Path
+
+from recbole_blair.schema import INTER_COLUMNS, ITEM_COLUMNS, TEST_START_MS, VALID_START_MS
+
+USERS, ITEMS, LONGEST, WIDTH = 30, 20, 12, 12  # of the generated data; WIDTH of its text features
+ROWS = 8  # of the batch that the checks run on
+STEPS = 150  # within which eight rows must be learnt by heart
+SMALL = {
+    "hidden_size": 16,
+    "embedding_size": 16,
+    "n_heads": 2,
+    "inner_size": 32,
+    "adaptor_hidden_sizes": [24],
+    "n_exps": 3,
+}
+
+
+class Contract:
+    """Subclass it as `class TestMyRec(Contract)` and set `model`.
+
+    `plugin` is a file as `--plugin` takes it, found beside the test or from the working folder. `keys` are keys of the
+    model, for one whose defaults are slow; the usual names of widths are made small anyway.
+    """
+
+    model = ""
+    plugin = None
+    keys: dict = {}
+
+    def case(self):
+        """The model under test."""
+        return Case(self.model, find_plugin(self.plugin, type(self).__module__), self.keys)
+
+    def test_the_loss_is_a_finite_scalar_and_reaches_every_parameter(self):
+        check_loss(self.case())
+
+    def test_scores_are_rows_by_items_and_predict_equals_the_full_sort(self):
+        check_scores(self.case())
+
+    def test_the_evaluator_ranks_by_the_same_scores(self):
+        check_dot_product(self.case())
+
+    def test_padding_and_batch_company_change_nothing(self):
+        check_padding(self.case())
+
+    def test_weights_survive_saving_and_loading(self):
+        check_round_trip(self.case())
+
+    def test_eight_users_can_be_memorised(self):
+        check_memory(self.case())
+
+
+class Case:
+    """A small model on generated data.
+
+    Args:
+        name (str): of the model.
+        plugin (path | None): its file.
+        keys (dict): keys of its own, above its defaults and the small widths.
+    """
+
+    def __init__(self, name, plugin=None, keys=None):
+        from recbole_blair.registry import find_model, use_plugins
+
+        use_plugins(plugin)
+        self.info = find_model(name)
+        self.keys = dict(keys or {})
+        self.defaults = self.info.load_defaults()
+        self.dataset = contract_dataset()
+
+    @property
+    def trains(self):
+        """False for a model without anything to fit."""
+        return getattr(self.info.load_class(), "trains", True)
+
+    def build(self, **changes):
+        """Return (Config, model), built with seed 7 whatever `changes` says."""
+        from recbole_blair.config import resolve_config
+        from recbole_blair.quick_start import build_model, runtime_config, seed_everything
+
+        small = {key: value for key, value in SMALL.items() if key in self.defaults}
+        base = {"device": "cpu", "precision": "fp32", "train_batch_size": 16, "show_progress": False}
+        config = runtime_config(resolve_config(self.info, "contract", (), {**base, **small, **self.keys, **changes}))
+        seed_everything(config["seed"] if "seed" in changes else 7)
+        return config, build_model(self.info, config, self.dataset)
+
+    def batch(self, config, trim=None):
+        """Return the first train rows, padded as the model's own training pads them unless `trim` says."""
+        from recbole_blair.data.loader import RowLoader
+        from recbole_blair.quick_start import build_loaders
+
+        loaders = build_loaders(self.info, config, self.dataset)
+        trim = loaders["valid"].trim if trim is None else trim
+        n_neg = getattr(loaders["train"], "n_neg", 0)  # none where whole sequences are trained on
+        return next(iter(RowLoader(self.dataset, "train", ROWS, max_length=50, trim=trim, bucket=False, n_neg=n_neg)))
+
+
+@functools.cache
+def contract_dataset():
+    """Return the generated dataset: users walk round a ring of items, so that the next item can be learnt."""
+    import torch
+
+    from recbole_blair.data.dataset import BlairDataset
+
+    folder = tempfile.TemporaryDirectory(prefix="recbole-blair-contract-")
+    dataset = BlairDataset(write_ring(Path(folder.name) / "contract"), use_cache=False)
+    folder.cleanup()  # all of it is in memory
+    generator = torch.Generator().manual_seed(1)
+    dataset.set_text_features(torch.randn(dataset.n_items - 1, WIDTH, generator=generator))
+    return dataset
+
+
+def write_ring(folder):
+    """Write the atomic files of the generated dataset; returns their folder."""
+    folder.mkdir()
+    lines = {"train": [], "valid": [], "test": []}
+    for user in range(USERS):
+        length = 4 + user * 7 % (LONGEST - 3)
+        items = [f"i{(user * 3 + step) % ITEMS:02d}" for step in range(length)]
+        times = [1_500_000_000_000 + user * 1000 + step for step in range(length - 2)]
+        times += [VALID_START_MS + user, TEST_START_MS + user]
+        for n, split in zip(range(1, length), ["train"] * (length - 3) + ["valid", "test"]):
+            past = " ".join(items[:n]), " ".join(map(str, times[:n]))
+            lines[split].append(f"u{user}\t{past[0]}\t{items[n]}\t{past[1]}\t{times[n]}")
+    for split, rows in lines.items():
+        path = folder / f"{folder.name}.{split}.inter"
+        path.write_text("\n".join(["\t".join(INTER_COLUMNS), *rows]) + "\n", encoding="utf-8")
+    rows = [f"i{n:02d}\ttitle {n}\ttext of item {n}\tcategory\tstore\t1.0" for n in range(ITEMS)]
+    path = folder / f"{folder.name}.item"
+    path.write_text("\n".join(["\t".join(ITEM_COLUMNS), *rows]) + "\n", encoding="utf-8")
+    return folder
+
+
+def find_plugin(plugin, module):
+    """Return a plugin's path: as given, or beside the file of the test's module."""
+    import sys
+
+    if plugin is None or Path(plugin).is_file():
+        return plugin
+    beside = Path(getattr(sys.modules.get(module), "__file__", None) or ".").parent / plugin
+    return beside if beside.is_file() else plugin
+
+
+def scores_of(model, batch):
+    """Score every item for every row, (B, N)."""
+    return model.full_sort_predict(batch).view(len(batch), -1)
+
+
+def loss_of(model, batch):
+    """The training loss; RecBole's models may return parts."""
+    loss = model.calculate_loss(batch)
+    return sum(loss) if isinstance(loss, tuple) else loss
+
+
+def check_loss(case):
+    """The loss is one finite number, and every parameter gets a gradient from it."""
+    import torch
+
+    if not case.trains:
+        return
+    config, model = case.build()
+    loss = loss_of(model.train(), case.batch(config))
+    assert loss.ndim == 0, f"calculate_loss returned the shape {tuple(loss.shape)}; expected a scalar"
+    assert torch.isfinite(loss), f"calculate_loss returned {loss.item()}"
+    loss.backward()
+    idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not idle, f"the loss does not reach {', '.join(idle)}"
+
+
+def check_scores(case):
+    """`full_sort_predict` gives (B, N) finite scores, and `predict` those of the rows' own items."""
+    import torch
+
+    config, model = case.build()
+    batch = case.batch(config)
+    with torch.inference_mode():
+        scores = scores_of(model.eval(), batch)
+        expected = (len(batch), case.dataset.n_items)
+        assert scores.shape == expected, f"scores are {tuple(scores.shape)}; expected {expected}, padding item included"
+        assert torch.isfinite(scores[:, 1:]).all(), "a score is not finite"
+        own = scores.gather(1, batch["item_id"][:, None]).squeeze(1)
+        torch.testing.assert_close(model.predict(batch), own, rtol=1e-4, atol=1e-5)
+
+
+def check_dot_product(case):
+    """Where a model gives `project_items`, the evaluator's way of scoring equals `full_sort_predict`."""
+    import torch
+
+    config, model = case.build()
+    model.eval()
+    if not hasattr(model, "project_items") or not getattr(model, "scores_by_dot_product", True):
+        return
+    batch, some = case.batch(config), torch.tensor([2, 5, 11])
+    with torch.inference_mode():
+        projected = model.project_items()
+        if projected is None:
+            return
+        torch.testing.assert_close(model.project_items(some), projected[some - 1], rtol=1e-4, atol=1e-5)
+        vectors, users = model.item_vectors(projected), model.user_vectors(batch, projected)
+        assert vectors.shape == (case.dataset.n_items, users.shape[1]), (
+            "item_vectors must give (N, H), padding included"
+        )
+        torch.testing.assert_close(users @ vectors.T, scores_of(model, batch), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model.user_vectors(batch), users, rtol=1e-4, atol=1e-4)
+
+
+def check_padding(case):
+    """Neither padded slots nor the other rows of a batch change a row's scores."""
+    import torch
+
+    config, model = case.build()
+    batch, wide = case.batch(config), case.batch(config, trim=False)
+    model.eval()
+    with torch.inference_mode():
+        together, padded = scores_of(model, batch), scores_of(model, wide)
+        alone = torch.cat([scores_of(model, rows(batch, i)) for i in range(len(batch))])
+    torch.testing.assert_close(padded, together, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(alone, together, rtol=1e-3, atol=1e-4)
+
+
+def rows(batch, i):
+    """Row `i` of a batch as a batch of one."""
+    return type(batch)({key: batch[key][i : i + 1] for key in batch})
+
+
+def check_round_trip(case):
+    """A model built from another seed scores the same once it has the saved weights."""
+    import torch
+    from safetensors.torch import load_file
+
+    from recbole_blair.train.checkpoint import save_weights
+
+    config, model = case.build()
+    _, other = case.build(seed=1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.safetensors"
+        save_weights(path, model)
+        other.load_state_dict(load_file(path))
+    batch = case.batch(config)
+    with torch.inference_mode():
+        assert torch.equal(scores_of(model.eval(), batch), scores_of(other.eval(), batch)), (
+            "the same weights give other scores: something the scores depend on is neither a parameter nor a buffer"
+        )
+
+
+def check_memory(case):
+    """Eight rows are learnt by heart: the loss falls below 30 %, and the target leads in all but one row at most."""
+    import torch
+
+    if not case.trains:
+        return
+    quiet = {key: 0.0 for key in case.defaults if key.endswith(("dropout_prob", "dropout", "drop_rate"))}
+    config, model = case.build(learning_rate=0.01, **quiet)
+    batch = case.batch(config)
+    optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=config["learning_rate"])
+    model.train()
+    losses = []
+    for _ in range(STEPS):
+        optimiser.zero_grad()
+        loss = loss_of(model, batch)
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0], f"{STEPS} steps on {ROWS} rows took the loss from {losses[0]} to {losses[-1]}"
+    with torch.inference_mode():
+        scores = scores_of(model.eval(), batch)
+    right = (scores[:, 1:].argmax(1) + 1 == batch["item_id"]).sum().item()
+    assert right >= ROWS - 1, f"after {STEPS} steps on {ROWS} rows the target leads in {right} of them"
+
+
+CHECKS = (check_loss, check_scores, check_dot_product, check_padding, check_round_trip, check_memory)
+
+
+def check_contract(model, plugin=None, **keys):
+    """Run every check on a model.
+
+    Args:
+        model (str): its name.
+        plugin (path | None): its file, where no package registers it.
+        **keys: keys of the model, above its defaults.
+
+    Raises:
+        AssertionError: the first promise it does not keep.
+        InputError: no such model, or one that cannot be imported.
+    """
+    case = Case(model, plugin, keys)
+    for check in CHECKS:
+        check(case)
