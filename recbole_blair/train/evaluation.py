@@ -1,11 +1,17 @@
 """Full-ranking evaluation: the item table once, scores in chunks, only each target's rank is kept."""
 
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 
+from recbole_blair.device import coarse_products
 from recbole_blair.schema import ITEM_ID
 from recbole_blair.train.metrics import compute_metrics
 from recbole_blair.train.progress import progress_bar
+
+MANY_SCORES = 1 << 20  # below it one thread counts sooner than several start
 
 
 def rank_targets(scores, target):
@@ -36,17 +42,26 @@ def count_above_and_equal(candidates, own):
     """
     if candidates.device.type != "cpu":
         return (candidates > own).sum(1).cpu().numpy(), (candidates == own).sum(1).cpu().numpy()
-    pairs = zip(candidates.float().numpy(), own.float().numpy())
-    counts = [(np.count_nonzero(row > mine), np.count_nonzero(row == mine)) for row, mine in pairs]
-    above, ties = np.array(counts, np.int64).reshape(-1, 2).T
-    return above, ties
+    candidates, own = candidates.float().numpy(), own.float().numpy()
+    threads = min(torch.get_num_threads(), len(own)) if candidates.size > MANY_SCORES else 1
+    parts = np.array_split(np.arange(len(own)), threads)
+    with ThreadPoolExecutor(len(parts)) as pool:  # comparing releases the interpreter
+        counts = list(pool.map(lambda part: count_rows(candidates[part[0] : part[-1] + 1], own[part]), parts))
+    return np.concatenate(counts).T
+
+
+def count_rows(candidates, own):
+    """Count as above, in one thread; (B, 2) int64."""
+    counts = [(np.count_nonzero(row > mine), np.count_nonzero(row == mine)) for row, mine in zip(candidates, own)]
+    return np.array(counts, np.int64).reshape(-1, 2)
 
 
 class Evaluator:
     """Ranks the targets of one split.
 
     A DotProductRecommender has its item table computed once; any other model, and one whose `scores_by_dot_product`
-    is False, is asked for `full_sort_predict`.
+    is False, is asked for `full_sort_predict`. In a bf16 run the products of users and items take bfloat16 inputs
+    (TF32 on CUDA) and give float32 scores.
 
     Args:
         loader (RowLoader): not shuffled.
@@ -58,7 +73,7 @@ class Evaluator:
     def __init__(self, loader, config, device, autocast):
         self.loader, self.config, self.device, self.autocast = loader, config, device, autocast
         self.dataset = loader.dataset
-        self.buffer = None
+        self.buffer, self.coarse = None, False
 
     @torch.inference_mode()
     def ranks(self, model, label="evaluate"):
@@ -69,6 +84,7 @@ class Evaluator:
             by_dot = hasattr(model, "project_items") and getattr(model, "scores_by_dot_product", True)
             projected = model.project_items() if by_dot else None
             table = model.item_vectors(projected) if projected is not None else None
+            self.coarse = torch.is_autocast_enabled(self.device.type)
         chunk = max(1, self.config["max_score_elements"] // self.dataset.n_items)
         bar = progress_bar(len(rank), label, "rows", self.config["show_progress"])
         for interaction in self.loader:
@@ -91,7 +107,8 @@ class Evaluator:
         """Scores (b, N) of a slice of users in a buffer that is used again: fresh pages would cost a third more."""
         if self.buffer is None or self.buffer.shape[0] < len(users):
             self.buffer = torch.empty(len(users), len(table), dtype=table.dtype, device=table.device)
-        return torch.mm(users.to(table.dtype), table.T, out=self.buffer[: len(users)])
+        with coarse_products(self.device) if self.coarse else contextlib.nullcontext():
+            return torch.mm(users.to(table.dtype), table.T, out=self.buffer[: len(users)])
 
     def full_scores(self, model, batch, part):
         """Scores (b, N) of a slice of the batch from the model's own full sort, in float32: bfloat16 would tie them."""

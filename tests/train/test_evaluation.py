@@ -15,7 +15,9 @@ from builds import random_sequences, write_build
 from recbole_blair.config import Config
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader
-from recbole_blair.train.evaluation import Evaluator
+from recbole_blair.device import coarse_products, has_fast_bf16
+from recbole_blair.train import evaluation
+from recbole_blair.train.evaluation import MANY_SCORES, Evaluator, count_above_and_equal
 
 SEQUENCES = random_sequences(n_users=25, n_items=7, seed=5, longest=12)  # longer than the catalogue: items come back
 SETTINGS = {
@@ -126,3 +128,47 @@ def test_a_model_that_scores_nan_stops_the_evaluation(dataset):
     model.table[3] = float("nan")
     with pytest.raises(FloatingPointError, match="scores a target as NaN"):
         evaluator(dataset).ranks(model)
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_counting_in_threads_equals_counting_in_one(rows, threads):
+    scores = torch.from_numpy(np.random.default_rng(0).integers(0, 50, (rows, MANY_SCORES + 1)).astype(np.float32))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        above, ties = count_above_and_equal(scores, scores[:, 5:6])
+    finally:
+        torch.set_num_threads(before)
+    assert above.tolist() == (scores > scores[:, 5:6]).sum(1).tolist()
+    assert ties.tolist() == (scores == scores[:, 5:6]).sum(1).tolist()
+
+
+def test_coarse_products_end_where_they_began_and_stay_near():
+    """bfloat16 keeps eight bits: a product of unit vectors is off by less than 2^-7, and no result is rounded to it."""
+    device = torch.device("cpu")
+    users, items = (torch.nn.functional.normalize(torch.randn(n, 64), dim=1) for n in (32, 500))
+    exact = users @ items.T
+    with coarse_products(device):
+        coarse = users @ items.T
+    assert coarse.dtype == torch.float32 and (coarse - exact).abs().max() < 2**-7
+    assert len(coarse[0].unique()) == 500  # rounded to bfloat16 they would tie
+    assert torch.equal(users @ items.T, exact)
+    if has_fast_bf16(device):
+        assert not torch.equal(coarse, exact)
+
+
+def test_a_bf16_run_scores_by_coarse_products(dataset, monkeypatch):
+    seen = []
+
+    @contextlib.contextmanager
+    def watched(device):
+        seen.append(device)
+        yield
+
+    monkeypatch.setattr(evaluation, "coarse_products", watched)
+    model, wanted = DotProduct(dataset.n_users, dataset.n_items), evaluator(dataset)
+    exact = wanted.ranks(model)
+    assert not seen
+    wanted.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
+    assert np.array_equal(wanted.ranks(model), exact) and seen  # whole numbers below 2^8: bfloat16 holds them
