@@ -56,7 +56,7 @@ td small{display:block;color:var(--soft);font-size:.78rem}
 figcaption{font-size:.88rem;color:var(--soft);margin-bottom:.2rem}
 svg{display:block;width:100%;height:auto;overflow:visible}
 svg text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;fill:var(--soft)}
-svg .name{fill:var(--text);paint-order:stroke;stroke:var(--card);stroke-width:5px;stroke-linejoin:round}svg .value{fill:var(--text);font-size:11px}
+svg .name{fill:var(--text);paint-order:stroke;stroke:var(--card);stroke-width:5px;stroke-linejoin:round}svg .value{fill:var(--text)}
 svg .grid{stroke:var(--rule)}svg .zero{stroke:var(--soft)}
 svg .line{fill:none;stroke:var(--c);stroke-width:1.8;stroke-linejoin:round;opacity:.85}
 svg .dash{stroke-dasharray:5 4}

@@ -1,33 +1,11 @@
 """Tiny finished runs, made once, and a browser."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # builds
-
 from builds import random_sequences, write_build, write_features
 from chromium import browser_page, find_chromium
+from report_runs import SMALL, train
 
-FAST = {
-    "epochs": 2, "train_batch_size": 32, "device": "cpu", "precision": "fp32", "show_progress": False,
-    "plm": "someone/test-encoder", "save_ranks": True, "dataset": "tiny",
-}  # fmt: skip
-SMALL = {
-    "SASRecText": {"hidden_size": 16, "inner_size": 32, "adaptor_hidden_sizes": [24]},
-    "SASRec": {"hidden_size": 16, "inner_size": 32},
-    "SeqPop": {},
-}
 SCRIPT = "</script><script>alert(1)</script>"  # a title that is no markup
-
-
-def train(model, seed, folder, data_path, **keys):
-    """Train one tiny run; returns its folder."""
-    from recbole_blair.quick_start import run
-
-    run(model, seed=seed, output_dir=str(folder), data_path=str(data_path), **{**SMALL[model], **FAST, **keys})
-    return Path(folder)
 
 
 @pytest.fixture(scope="session")
