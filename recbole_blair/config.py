@@ -226,6 +226,7 @@ CHOICES = {
     "catalogue": ("interactions", "all"),
     "softmax": ("full", "sampled"),
     "negatives": ("uniform", "popularity"),
+    "train_style": ("sequence", "prefix"),
     "train_stage": ("inductive_ft", "transductive_ft", "pretrain"),
 }
 POSITIVE = (

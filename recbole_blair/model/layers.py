@@ -1,14 +1,11 @@
-"""Layers the recommenders share: the history encoder, the adaptors of frozen text, dot-product scoring."""
+"""Layers the recommenders share: the history encoder and the adaptors of frozen text."""
 
 import bisect
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from recbole.model.abstract_recommender import SequentialRecommender
 from torch import nn
-
-from recbole_blair.losses import full_softmax_loss, sampled_softmax_loss
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 DROPOUT_LEVELS = 256  # an 8-bit draw decides each element on the CPU
@@ -97,10 +94,10 @@ class TransformerLayer(nn.Module):
 
 
 class HistoryEncoder(nn.Module):
-    """SASRec's encoder: positions, LayerNorm, dropout, transformer layers, the state at the last item.
+    """SASRec's encoder: positions, LayerNorm, dropout, transformer layers, the state at the last item, or at every one.
 
-    Rows of like lengths are encoded together, so that little padding is computed whatever a batch holds, and the last
-    layer computes the last position alone.
+    Rows of like lengths are encoded together, so that little padding is computed whatever a batch holds. Where only the
+    last state is wanted, the last layer computes the last position alone.
 
     Source: arXiv:1808.09781, section 3, with RecBole's post-norm BERT layers.
     """
@@ -147,25 +144,53 @@ class HistoryEncoder(nn.Module):
         Returns:
             (B, H): the state at each history's last item.
         """
+        order, groups = self.padded_groups(vectors, row, item_seq_len)
+        states = [self.layers[-1](self.encode_padded(x), at=length - 1).squeeze(1) for x, length, _ in groups]
+        return torch.cat(states)[torch.argsort(order)]
+
+    def every_position(self, vectors, row, item_seq_len):
+        """Encode histories, as `forward`, and return the state at each of their items.
+
+        Returns:
+            states (P, H): of the P real positions, in some order; place (P,) int64: which of the batch's B x L
+            positions each is, counted row by row.
+        """
+        order, groups = self.padded_groups(vectors, row, item_seq_len)
+        states = [self.layers[-1](self.encode_padded(x))[real] for x, _, real in groups]
+        step = torch.arange(row.shape[1], device=row.device)
+        place = (order[:, None] * row.shape[1] + step)[step < item_seq_len[order, None]]
+        return torch.cat(states), place
+
+    def padded_groups(self, vectors, row, item_seq_len):
+        """Lay histories out in groups of like lengths.
+
+        Returns:
+            order (B,): the rows as the groups hold them; a generator of the groups' item vectors (b, l, H), lengths
+            (b,) and real positions (b, l) bool.
+        """
         order, groups = length_groups(item_seq_len, row.shape[1])
         row, length = row[order], item_seq_len[order]
         real = torch.arange(row.shape[1], device=row.device) < length[:, None]  # (B, L)
         flat = vectors.index_select(0, row[real]).to(self.norm.weight.dtype)  # (P, H), P real positions
-        states, first = [], 0
-        for start, stop, width, n_real in groups:
-            x = flat.new_zeros(stop - start, width, flat.shape[1])
-            x[real[start:stop, :width]] = flat[first : first + n_real]
-            states.append(self.encode_padded(x, length[start:stop]))
-            first += n_real
-        return torch.cat(states)[torch.argsort(order)]
 
-    def encode_padded(self, x, length):
-        """Encode one group of histories (B, L, H) of `length` (B,) items; returns (B, H)."""
+        def lay_out():
+            first = 0
+            for start, stop, width, n_real in groups:
+                here = real[start:stop, :width]
+                x = flat.new_zeros(stop - start, width, flat.shape[1])
+                x[here] = flat[first : first + n_real]
+                first += n_real
+                yield x, length[start:stop], here
+
+        return order, lay_out()
+
+    def encode_padded(self, x):
+        """Take one group of histories (B, L, H) through positions and all layers but the last; returns (B, L, H)."""
         x = self.norm(x + self.position_embedding.weight[: x.shape[1]])
         x = fast_dropout(x, self.dropout_prob, self.training)
         for layer in self.layers[:-1]:
             x = layer(x)
-        return self.layers[-1](x, at=length - 1).squeeze(1)
+        return x
 
 
 def length_groups(length, longest):
@@ -340,74 +365,3 @@ class MLPAdaptor(nn.Module):
                 x = fast_dropout(F.relu(x) if i else x, self.dropout_prob, self.training)
                 x = F.linear(x, layer.weight.to(dtype), layer.bias.to(dtype))
         return x
-
-
-class DotProductRecommender(SequentialRecommender):
-    """A recommender whose score is a dot product of a user and an item vector.
-
-    A subclass gives the three methods below; the evaluator then computes the item table once an evaluation.
-    """
-
-    def project_items(self, items=None):
-        """Return what histories and the item table are made of: (M, H) of ids `items`, or (N - 1, H) of all."""
-        raise NotImplementedError
-
-    def item_vectors(self, projected=None):
-        """Return the vectors of all items, (N, H); row 0, the padding item, is zero."""
-        raise NotImplementedError
-
-    def user_vectors(self, interaction, projected=None):
-        """Return the vectors of the histories, (B, H); `projected` (N - 1, H) is `project_items()`."""
-        raise NotImplementedError
-
-    def full_sort_predict(self, interaction):
-        """Score every item, (B, N); column 0 is the padding item and no candidate."""
-        projected = self.project_items()
-        return self.user_vectors(interaction, projected) @ self.item_vectors(projected).T
-
-    def predict(self, interaction):
-        """Score the rows' own `item_id`, (B,)."""
-        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
-
-
-class Softmax(nn.Module):
-    """The training softmax of a text recommender: over all items, or over sampled ones for large catalogues.
-
-    Args:
-        kind (str): full or sampled.
-        n_negatives (int): negatives a step, shared by the batch.
-        negatives (str): uniform or popularity (train targets, plus one).
-        item_counts (N,) int64: train targets an item, for popularity.
-    """
-
-    def __init__(self, kind, n_negatives, negatives, item_counts):
-        super().__init__()
-        self.kind, self.n_negatives = kind, n_negatives
-        weights = torch.as_tensor(item_counts[1:], dtype=torch.float64) + 1.0
-        if negatives == "uniform":
-            weights = torch.ones_like(weights)
-        share = weights / weights.sum()
-        self.register_buffer("log_share", share.log().float(), persistent=False)
-        self.register_buffer("cumulative", share.cumsum(0).float(), persistent=False)
-
-    def draw(self, target):
-        """Draw negatives and list the distinct items of the step.
-
-        Returns:
-            items (M,): sorted ids whose vectors the step needs; negatives (K,): ids drawn.
-        """
-        draws = torch.rand(self.n_negatives, device=target.device)
-        negatives = torch.searchsorted(self.cumulative, draws).clamp_(max=len(self.cumulative) - 1) + 1
-        return torch.unique(torch.cat([target, negatives])), negatives
-
-    def sampled(self, users, items, vectors, target, negatives):
-        """Sampled loss; `vectors` (M, H) are those of the sorted ids `items` (M,)."""
-        expected = self.log_share[negatives - 1] + torch.log(torch.tensor(float(self.n_negatives)))
-        return sampled_softmax_loss(
-            users, vectors[torch.searchsorted(items, target)], vectors[torch.searchsorted(items, negatives)],
-            target, negatives, expected,
-        )  # fmt: skip
-
-    def full(self, users, vectors, target):
-        """Full loss; `vectors` (N - 1, H) are those of items 1 and up."""
-        return full_softmax_loss(users, vectors, target - 1)

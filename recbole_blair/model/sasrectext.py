@@ -3,11 +3,14 @@
 import torch
 import torch.nn.functional as F
 
-from recbole_blair.model.layers import DotProductRecommender, HistoryEncoder, MLPAdaptor, Softmax
+from recbole_blair.model.dot_product import DotProductRecommender, Softmax
+from recbole_blair.model.layers import HistoryEncoder, MLPAdaptor
 
 
 class SASRecText(DotProductRecommender):
     """SASRec over frozen item text: no item ids, no temperature, no normalisation.
+
+    Trains on rows (`train_style: prefix`, as released) or on whole sequences, every position supervised in one pass.
 
     Differences to the released code, all intended: an item that occurs many times in a batch is projected once, so
     its occurrences share one dropout mask; the padding item is no candidate of the softmax.
@@ -20,36 +23,34 @@ class SASRecText(DotProductRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.compute_dtype = config["compute_dtype"]
-        features = dataset.text_features.to(self.compute_dtype)
-        self.register_buffer("text_features", features, persistent=False)  # (N - 1, D)
         self.encoder = HistoryEncoder.from_config(config)
-        sizes = [features.shape[1], *config["adaptor_hidden_sizes"], config["hidden_size"]]
-        self.adaptor = MLPAdaptor(sizes, config["adaptor_dropout_prob"], config["initializer_range"])
+        self.make_items(config, dataset)
         self.softmax = Softmax(
             config["softmax"], config["n_negatives"], config["negatives"], dataset.item_counts("train")
         )
+
+    def make_items(self, config, dataset):
+        """Make what `project_items` reads."""
+        features = dataset.text_features.to(self.compute_dtype)
+        self.register_buffer("text_features", features, persistent=False)  # (N - 1, D)
+        sizes = [features.shape[1], *config["adaptor_hidden_sizes"], config["hidden_size"]]
+        self.adaptor = MLPAdaptor(sizes, config["adaptor_dropout_prob"], config["initializer_range"])
 
     def project_items(self, items=None):
         """Project items `items` (M,), ids from 1, or all of them: (M, H) or (N - 1, H)."""
         return self.adaptor(self.text_features if items is None else self.text_features[items - 1], self.compute_dtype)
 
-    def encode_history(self, item_seq, item_seq_len, vectors, items=None):
-        """Encode histories (B, L) from projected items: rows of all items, or of the sorted ids `items` (M,)."""
-        row = item_seq - 1 if items is None else torch.searchsorted(items, item_seq)
-        return self.encoder(vectors, row, item_seq_len)
-
     def calculate_loss(self, interaction):
         """Return the cross-entropy of the next item, a scalar."""
-        item_seq, item_seq_len = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        target = interaction[self.POS_ITEM_ID]
         if self.softmax.kind == "full":
             vectors = self.project_items()
-            users = self.encode_history(item_seq, item_seq_len, vectors).to(self.compute_dtype)
-            return self.softmax.full(users, vectors.to(self.compute_dtype), target)
-        items, negatives = self.softmax.draw(target)
+            users, target = self.supervised_states(interaction, vectors)
+            return self.softmax.full(users.to(self.compute_dtype), vectors.to(self.compute_dtype), target)
+        items, negatives = self.softmax.draw(self.targets(interaction))
+        item_seq = interaction[self.ITEM_SEQ]
         items = torch.unique(torch.cat([items, item_seq[item_seq > 0]]))
         vectors = self.project_items(items)
-        users = self.encode_history(item_seq, item_seq_len, vectors, items)
+        users, target = self.supervised_states(interaction, vectors, items)
         return self.softmax.sampled(users, items, vectors, target, negatives)
 
     def item_vectors(self, projected=None):

@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_blair.errors import InputError
 from recbole_blair.losses import in_batch_softmax_loss
-from recbole_blair.model.layers import DotProductRecommender, HistoryEncoder, MoEAdaptor, NormalisedRows, Softmax
+from recbole_blair.model.dot_product import DotProductRecommender, Softmax
+from recbole_blair.model.layers import HistoryEncoder, MoEAdaptor, NormalisedRows
 
 
 class UniSRecBlair(DotProductRecommender):
@@ -27,6 +29,11 @@ class UniSRecBlair(DotProductRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.train_stage = config["train_stage"]
+        if self.train_stage == "pretrain" and config["train_style"] == "sequence":
+            raise InputError(
+                "train_stage=pretrain contrasts whole histories with their targets, so it trains on rows; set "
+                "train_style: prefix"
+            )
         self.temperature = config["temperature"]
         self.lam = config["lambda"]
         self.item_drop_ratio = config["item_drop_ratio"]
@@ -54,24 +61,18 @@ class UniSRecBlair(DotProductRecommender):
             vectors = vectors + (self.id_embedding.weight if items is None else self.id_embedding(items - 1))
         return vectors
 
-    def encode_history(self, item_seq, item_seq_len, vectors, items=None):
-        """Encode histories (B, L) from projected items: rows of all items, or of the sorted ids `items` (M,)."""
-        row = item_seq - 1 if items is None else torch.searchsorted(items, item_seq)
-        return self.encoder(vectors, row, item_seq_len)
-
     def calculate_loss(self, interaction):
         """Return the loss of the stage, a scalar."""
         if self.train_stage == "pretrain":
             return self.pretrain_loss(interaction)
-        item_seq, item_seq_len = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        target = interaction[self.POS_ITEM_ID]
         if self.softmax.kind == "full":
             vectors, items = self.project_items(), None
         else:
-            items, negatives = self.softmax.draw(target)
+            items, negatives = self.softmax.draw(self.targets(interaction))
+            item_seq = interaction[self.ITEM_SEQ]
             items = torch.unique(torch.cat([items, item_seq[item_seq > 0]]))
             vectors = self.project_items(items)
-        state = self.encode_history(item_seq, item_seq_len, vectors, items)
+        state, target = self.supervised_states(interaction, vectors, items)
         users = (F.normalize(state.float(), dim=1) / self.temperature).to(self.compute_dtype)
         vectors = NormalisedRows.apply(vectors, self.compute_dtype)
         if items is None:

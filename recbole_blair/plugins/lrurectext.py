@@ -6,12 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_blair.model.dot_product import DotProductRecommender, Softmax
 from recbole_blair.model.layers import (
     ACTIVATIONS,
-    DotProductRecommender,
     MLPAdaptor,
     NormalisedRows,
-    Softmax,
     fast_dropout,
     length_groups,
 )

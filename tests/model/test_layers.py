@@ -10,12 +10,12 @@ compat.apply()
 
 from recbole.model.layers import TransformerEncoder
 
+from recbole_blair.model.dot_product import Softmax
 from recbole_blair.model.layers import (
     HistoryEncoder,
     MLPAdaptor,
     MoEAdaptor,
     NormalisedRows,
-    Softmax,
     TransformerLayer,
     fast_dropout,
     length_groups,
