@@ -10,9 +10,8 @@ def configure(parser):
     parser.add_argument("--split", default="test", choices=("train", "valid", "test"), help="rows to rank")
     parser.add_argument("--topk", default=None, help="list of k, as in 10,50; empty: the run's own")
     parser.add_argument("--mask_history", action="store_true", help="take the history's items out of the ranking")
-    parser.add_argument(
-        "--by", default=None, help="breakdowns, separated by commas: popularity, history_length, new_item, category, time"
-    )
+    kinds = "popularity, history_length, new_item, category, time"
+    parser.add_argument("--by", default=None, help=f"breakdowns, separated by commas: {kinds}")
     parser.add_argument("--output", default=None, help="file for all numbers, .json or .parquet")
 
 

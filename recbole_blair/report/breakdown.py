@@ -1,6 +1,7 @@
 """Metrics of parts of a split: by the target's popularity and novelty, by history length, category and time."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -101,7 +102,7 @@ def train_events(dataset):
 
 def ranges(starts):
     """Name the buckets that begin at `starts`: `0`, `1–4` … `500 or more`."""
-    ends = [str(a) if b == a + 1 else f"{a}–{b - 1}" for a, b in zip(starts, starts[1:])]
+    ends = [str(a) if b == a + 1 else f"{a}–{b - 1}" for a, b in pairwise(starts)]
     return [*ends, f"{starts[-1]} or more"]
 
 

@@ -183,8 +183,8 @@ def collect_curves(panel, missing):
             elif not found["loss"]:
                 missing.append(f"{run.name} has no epochs: {group.model} was not trained")
             else:
-                best = run.metrics.get("best_epoch")
-                result.append({"label": group.label, "seed": run.metrics["seed"], "metric": metric, "best": best, **found})
+                about = {"label": group.label, "seed": run.metrics["seed"], "best": run.metrics.get("best_epoch")}
+                result.append({**about, "metric": metric, **found})
     return result
 
 
@@ -260,8 +260,8 @@ def collect_examples(panel, ranks, opener, options, missing):
             missing.append(f"{group.label}: {error}")
         else:
             for example, own, place in zip(shown, items, rank):
-                listed = shelf.marked(own, example["row"])
-                example["lists"].append({"label": group.label, "seed": run.metrics["seed"], "rank": place, "items": listed})
+                about = {"label": group.label, "seed": run.metrics["seed"], "rank": place}
+                example["lists"].append({**about, "items": shelf.marked(own, example["row"])})
         bar.update(1)
     bar.close()
     return shown if any(example["lists"] for example in shown) else []

@@ -61,9 +61,8 @@ def breakdown_table(name, part, overall, rows):
     from rich.table import Table
 
     columns = shown_metrics({k: v for k, v in part["table"][0].items() if k not in ("bucket", "rows", "share")})
-    table = Table(
-        title=f"by {name}: {part['note']}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
+    title = f"by {name}: {part['note']}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column(name)
     for column in ("rows", "share", *columns):
         table.add_column(column, justify="right", no_wrap=True)

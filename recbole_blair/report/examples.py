@@ -52,6 +52,7 @@ def top_items(config, model, dataset, rows, top=TOP):
         with trainer.autocast():
             projected = model.project_items()
             users, table = model.user_vectors(batch, projected), model.item_vectors(projected)
+            evaluator.coarse = torch.is_autocast_enabled(config["device"].type)  # products as `ranks` makes them
         scores = evaluator.dot_scores(users, table)
     else:
         scores = evaluator.full_scores(model, batch, slice(None))

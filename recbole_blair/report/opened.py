@@ -77,7 +77,8 @@ class Opener:
         try:
             model.load_state_dict(checkpoint.load_weights(weights))
         except RuntimeError as error:
-            raise InputError(f"the weights of {run.name} do not fit its model: {str(error).splitlines()[-1]}") from error
+            why = str(error).splitlines()[-1].strip()
+            raise InputError(f"the weights of {run.name} do not fit its model: {why}") from error
         return config, model.eval(), dataset
 
     def ranks(self, run, evaluate=True):

@@ -50,8 +50,8 @@ def render(report, title=None):
 {mixed_note(panels)}
 {body}
 </main>
-<footer class="soft">recbole-blair {escape(report["version"])}, {escape(report["created"])}. Metrics are fractions over a
-full ranking; “Save numbers” gives every number on this page unrounded, as JSON.</footer>
+<footer class="soft">recbole-blair {escape(report["version"])}, {escape(report["created"])}. Metrics are fractions, over
+a full ranking; “Save numbers” gives every number on this page unrounded, as JSON.</footer>
 <script type="application/json" id="numbers">{embed(report)}</script>
 <script>{SCRIPT}</script>
 </body>
@@ -83,8 +83,8 @@ def mixed_note(panels):
     if len(panels) < 2:
         return ""
     reason = (
-        "These runs rank different rows or items, or treat the history differently. Each such setting has a part of its "
-        "own; numbers of different parts do not compare."
+        "These runs rank different rows or items, or treat the history differently. Each such setting has a part of "
+        "its own; numbers of different parts do not compare."
     )
     return sections.note("Not comparable with each other", [reason])
 

@@ -1,7 +1,5 @@
 """Is one model better than another on the same rows? Paired tests over users, corrected for their number."""
 
-import numpy as np
-
 from recbole_blair.search.significance import compare_scores
 from recbole_blair.train.metrics import METRICS, parse_metric
 

@@ -97,9 +97,8 @@ def find_runs(paths):
                 runs.append(run)
         if not found:
             unfinished = f"; {left_out[-1]}" if left_out else ""
-            raise InputError(
-                f"{path} holds no finished run: a run folder has {checkpoint.CONFIG} and {checkpoint.METRICS}{unfinished}"
-            )
+            files = f"{checkpoint.CONFIG} and {checkpoint.METRICS}"
+            raise InputError(f"{path} holds no finished run: a run folder has {files}{unfinished}")
     return runs, left_out
 
 
@@ -115,8 +114,8 @@ def load_run_files(folder):
     lacking = [key for key in NEEDED if key not in metrics] if isinstance(metrics, dict) else NEEDED
     if lacking:
         raise InputError(
-            f"{Path(folder) / checkpoint.METRICS} lacks {', '.join(lacking)}: it is not from a recommender's run; leave "
-            "that folder out"
+            f"{Path(folder) / checkpoint.METRICS} lacks {', '.join(lacking)}: it is not from a recommender's run; "
+            "leave that folder out"
         )
     return Run(Path(folder), checkpoint.load_config(folder), metrics)
 

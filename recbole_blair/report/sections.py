@@ -76,15 +76,15 @@ def table(head, rows, sortable=False):
     sort = ' data-sort=""' if sortable else ""
     heads = "".join(f"<th{sort}>{cell}</th>" for cell in head)
     body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
-    return (
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
-    )
+    whole = f"<table><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table>"
+    return f'<div class="scroll" tabindex="0">{whole}</div>'
 
 
 def value_cell(value, shown, extra="", kind=""):
     """A number with its unrounded value beside it."""
     data = "" if value is None else f' data-value="{value!r}"'
-    return f'<td{data}{extra}{f" class={kind!r}" if kind else ""}>{shown}</td>'
+    look = f' class="{kind}"' if kind else ""
+    return f"<td{data}{extra}{look}>{shown}</td>"
 
 
 def results(panel, metric):
@@ -99,7 +99,8 @@ def results(panel, metric):
     )
     parts = [f'<p class="lead">{headline(panel, metric)}</p>', model_table(panel, metric)]
     parts.append('<p class="soft">Mean over seeds, and below it the sample deviation. Click a head to sort.</p>')
-    parts.append(f'<div class="charts">{seed_chart(panel, metric)}{seed_chart(panel, second_metric(panel, metric))}</div>')
+    charts = seed_chart(panel, metric) + seed_chart(panel, second_metric(panel, metric))
+    parts.append(f'<div class="charts">{charts}</div>')
     parts.append(f'<p class="soft">{escape(facts)}</p>')
     parts.append(configuration_table(panel))
     parts.append(f"<details><summary>Every run</summary>{run_table(panel)}</details>")
@@ -130,7 +131,8 @@ def headline(panel, metric):
 def model_table(panel, metric):
     """A row a configuration: mean and deviation of every test metric."""
     names = [metric, *(m for m in panel["metrics"] if m != metric)]
-    best = {m: max((g["mean"][m] for g in panel["groups"] if g["mean"].get(m) is not None), default=None) for m in names}
+    means = {m: [g["mean"][m] for g in panel["groups"] if g["mean"].get(m) is not None] for m in names}
+    best = {m: max(values, default=None) for m, values in means.items()}
     rows = []
     for i, group in enumerate(panel["groups"]):
         cells = [f"<td>{key(i)}{escape(group['label'])}</td>", value_cell(len(group["runs"]), str(len(group["runs"])))]
@@ -159,11 +161,10 @@ def seed_chart(panel, metric):
         return ""
     rows = []
     for i, group in enumerate(panel["groups"]):
-        points = [run["test"][metric] for run in group["runs"]]
-        shown = fraction(group["mean"][metric])
+        points, mean = [run["test"][metric] for run in group["runs"]], group["mean"][metric]
         rows.append(
-            {"name": group["label"], "colour": i, "value": group["mean"][metric], "low": min(points), "high": max(points),
-             "points": points, "text": shown}
+            {"name": group["label"], "colour": i, "value": mean, "low": min(points), "high": max(points),
+             "points": points, "text": fraction(mean)}
         )  # fmt: skip
     chart = svg.range_chart(rows, f"{metric} of every seed and its mean, by model")
     return f"<figure><figcaption>{metric_name(metric)} on test: mean (large) and each seed</figcaption>{chart}</figure>"
@@ -210,8 +211,8 @@ def run_table(panel):
                 f'<td class="left">{escape(run["folder"])}</td>',
             ]
             rows.append(cells)
-    head = ["model", "seed", *map(metric_name, metrics), "best epoch", "seconds", "peak MB", "parameters", "device", "folder"]
-    return table(head, rows, sortable=True)
+    last = ("best epoch", "seconds", "peak MB", "parameters", "device", "folder")
+    return table(["model", "seed", *map(metric_name, metrics), *last], rows, sortable=True)
 
 
 def certain(pair):
@@ -246,16 +247,16 @@ def differences(panel, metric):
     head.append("rows better<br>/ worse / equal")
     figure = svg.range_chart(chart, f"differences in {metric_name(metric)} with their 95 % intervals", zero=True)
     explained = (
-        f"{metric_name(metric)} of each of the {found['rows']:,} test rows, averaged over a model's seeds, paired by row. "
-        f"Rows of one user are drawn together: {found['users']:,} users. Paired bootstrap and sign flips, "
+        f"{metric_name(metric)} of each of the {found['rows']:,} test rows, averaged over a model's seeds, paired by "
+        f"row. Rows of one user are drawn together: {found['users']:,} users. Paired bootstrap and sign flips, "
         f"{found['samples']:,} samples each, and a paired t-test; every p-value is corrected by Holm for "
-        f"{count(len(rows), 'pair')}. They say whether other users would show the same difference between these trained "
-        "models; how much training itself varies is the deviation over seeds above."
+        f"{count(len(rows), 'pair')}. They say whether other users would show the same difference between these "
+        "trained models; how much training itself varies is the deviation over seeds above."
     )
+    caption = f"<figcaption>Difference in {metric_name(metric)}, 95 % bootstrap interval</figcaption>"
     return (
         f'<p class="soft">{escape(explained)}</p>{table(head, rows)}'
-        f'<div class="charts"><figure><figcaption>Difference in {metric_name(metric)}, 95 % bootstrap interval</figcaption>'
-        f"{figure}</figure></div>{remarks}"
+        f'<div class="charts"><figure>{caption}{figure}</figure></div>{remarks}'
     )
 
 
@@ -268,7 +269,8 @@ def learning(panel, metric):
     colours = {group["label"]: i for i, group in enumerate(panel["groups"])}
     figures = []
     metrics = ", ".join(dict.fromkeys(metric_name(one["metric"]) for one in found))
-    for name, caption in (("valid", f"{metrics} on validation; the dot is the epoch that was kept"), ("loss", "Training loss")):
+    captions = {"valid": f"{metrics} on validation; the dot is the epoch that was kept", "loss": "Training loss"}
+    for name, caption in captions.items():
         series = [
             {"points": one[name], "colour": colours[one["label"]], "title": f"{one['label']}, seed {one['seed']}",
              "mark": one["best"] if name == "valid" else None}
@@ -279,8 +281,8 @@ def learning(panel, metric):
             figures.append(f"<figure><figcaption>{escape(caption)}</figcaption>{chart}</figure>")
     return (
         f'{legend(panel)}<div class="charts">{"".join(figures)}</div>'
-        f'<p class="soft">A line a run. Losses of different models, or of one with other settings, need not compare.</p>'
-        f"{remarks}"
+        '<p class="soft">A line a run. Losses of different models, or of one with other settings, need not compare.'
+        f"</p>{remarks}"
     )
 
 
@@ -304,8 +306,8 @@ def breakdowns(panel, metric):
             f"{chart}</figure>"
         )
     return (
-        f'<p class="soft">{metric_name(metric)} on test, mean over seeds; the thin line is the deviation. Small parts vary '
-        f'more.</p>{legend(panel)}<div class="charts">{"".join(figures)}</div>{remarks}'
+        f'<p class="soft">{metric_name(metric)} on test, mean over seeds; the thin line is the deviation. Small parts '
+        f'vary more.</p>{legend(panel)}<div class="charts">{"".join(figures)}</div>{remarks}'
     )
 
 
@@ -332,9 +334,8 @@ def draw_example(example, colours):
     history = "".join(f"<li>{title(item)}</li>" for item in example["history"])
     columns = [f"<div><h4>History, latest first</h4><ul>{history}{earlier}</ul></div>"]
     for one in example["lists"]:
-        items = "".join(
-            f'<li{" class=hit" if item["hit"] else ""}>{title(item)}{tags(item)}</li>' for item in one["items"]
-        )
+        marks = [' class="hit"' if item["hit"] else "" for item in one["items"]]
+        items = "".join(f"<li{mark}>{title(item)}{tags(item)}</li>" for mark, item in zip(marks, one["items"]))
         rank = f"{one['rank']:,.1f}".removesuffix(".0")
         columns.append(
             f"<div><h4>{key(colours[one['label']])}{escape(one['label'])}</h4><ol>{items}</ol>"

@@ -14,8 +14,8 @@ CSS = """
 --s0:#56a8e0;--s1:#f08a4b;--s2:#3fc498;--s3:#e08cc0;--s4:#d8b441;--s5:#9ad1f2;--s6:#a892f0;--s7:#a3abb8}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%;scroll-padding-top:4rem}
-body{margin:0;background:var(--bg);color:var(--text);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;
-overflow-wrap:break-word}
+body{margin:0;background:var(--bg);color:var(--text);
+font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;overflow-wrap:break-word}
 a{color:var(--accent)}
 main,header .in,nav .in{max-width:1120px;margin:0 auto;padding:0 1.25rem}
 header{padding:2rem 0 1rem}
@@ -56,7 +56,8 @@ td small{display:block;color:var(--soft);font-size:.78rem}
 figcaption{font-size:.88rem;color:var(--soft);margin-bottom:.2rem}
 svg{display:block;width:100%;height:auto;overflow:visible}
 svg text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;fill:var(--soft)}
-svg .name{fill:var(--text);paint-order:stroke;stroke:var(--card);stroke-width:5px;stroke-linejoin:round}svg .value{fill:var(--text)}
+svg .name{fill:var(--text);paint-order:stroke;stroke:var(--card);stroke-width:5px;stroke-linejoin:round}
+svg .value{fill:var(--text)}
 svg .grid{stroke:var(--rule)}svg .zero{stroke:var(--soft)}
 svg .line{fill:none;stroke:var(--c);stroke-width:1.8;stroke-linejoin:round;opacity:.85}
 svg .dash{stroke-dasharray:5 4}
@@ -66,7 +67,8 @@ svg .whisker{stroke:var(--text);stroke-width:1.2;opacity:.7}
 .c0{--c:var(--s0)}.c1{--c:var(--s1)}.c2{--c:var(--s2)}.c3{--c:var(--s3)}
 .c4{--c:var(--s4)}.c5{--c:var(--s5)}.c6{--c:var(--s6)}.c7{--c:var(--s7)}
 .yes{color:var(--good);font-weight:600}
-.note{background:var(--warnbg);color:var(--warn);border-radius:.6rem;padding:.55rem .85rem;font-size:.9rem;margin:.6rem 0}
+.note{background:var(--warnbg);color:var(--warn);border-radius:.6rem;padding:.55rem .85rem;font-size:.9rem;
+margin:.6rem 0}
 .note ul{margin:.2rem 0;padding-left:1.1rem}
 details{margin-top:.8rem}
 summary{cursor:pointer;color:var(--accent);font-size:.92rem}

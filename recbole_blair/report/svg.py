@@ -63,9 +63,8 @@ def colour(index):
 def wrap(parts, height, label):
     """Put parts into an SVG that takes the width of its place."""
     body = "\n".join(parts)
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {number(height)}" role="img" aria-label="{escape(label, quote=True)}">\n{body}\n</svg>'
-    )
+    name = escape(label, quote=True)
+    return f'<svg viewBox="0 0 {WIDTH} {number(height)}" role="img" aria-label="{name}">\n{body}\n</svg>'
 
 
 def line_chart(series, label, x_label, height=250):

@@ -18,7 +18,9 @@ FLAGS = (
     "--remote-debugging-pipe",
 )  # fmt: skip
 # Starts the browser with its ends of the pipes at 3 and 4, whatever numbers they have here.
-LAUNCH = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+LAUNCH = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+)
 LOUD = ("warning", "error", "assert")
 
 

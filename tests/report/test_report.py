@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -132,7 +133,7 @@ def test_the_page_holds_the_numbers_twice_and_no_address(report):
     cells = re.findall(r'data-value="([^"]+)" data-run="([^"]+)" data-metric="([^"]+)"[^>]*>([\d.]+)<', page)
     assert len(cells) == 6 * 9
     for value, folder, metric, shown in cells:
-        saved = json.loads(open(f"{folder}/metrics.json").read())["test"][metric]
+        saved = json.loads(Path(folder, "metrics.json").read_text())["test"][metric]
         assert float(value) == saved and shown == f"{saved:.4f}"
     assert not re.search(r"""(src|href)=["'](?!#|data:)|url\(|@import|https?://""", page.replace(numbers, ""))
     assert "default-src 'none'" in page

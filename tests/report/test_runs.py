@@ -48,7 +48,7 @@ def test_folders_that_are_no_runs_are_refused(tmp_path):
         find_runs([tmp_path])
     search = write_run(tmp_path / "search")
     (search / "metrics.json").write_text('{"retriever": "bm25", "dataset": "esci"}')
-    with pytest.raises(InputError, match=r"search/metrics\.json lacks model, protocol, .* not from a recommender's run"):
+    with pytest.raises(InputError, match=r"metrics\.json lacks model, protocol, .* not from a recommender's run"):
         find_runs([tmp_path])
     (search / "metrics.json").write_text('{"model": ')
     with pytest.raises(InputError, match=r"metrics\.json is not JSON"):
