@@ -35,7 +35,7 @@ def load_reviews(duck, path):
     Nothing is joined on the way: DuckDB keeps the order of lines through a scan and a projection only.
     """
     columns = "{user_id: 'VARCHAR', parent_asin: 'VARCHAR', rating: 'DOUBLE', timestamp: 'BIGINT'}"
-    _load(
+    load_table(
         duck,
         path,
         f"""CREATE TABLE review AS
@@ -49,7 +49,7 @@ def load_reviews(duck, path):
 def load_metadata(duck, path):
     """Read the metadata into table `meta` (item_id and the raw JSON of `META_FIELDS`), in line order."""
     columns = ", ".join(f"{field}: 'JSON'" for field in META_FIELDS)
-    _load(
+    load_table(
         duck,
         path,
         f"""CREATE TABLE meta AS SELECT parent_asin AS item_id, {", ".join(META_FIELDS)}
@@ -63,7 +63,7 @@ def load_metadata(duck, path):
 BROKEN_META = " AND ".join(f"{column} IS NULL" for column in ("item_id", *META_FIELDS))
 
 
-def _load(duck, path, sql, label):
+def load_table(duck, path, sql, label):
     """Run the one scan of a raw file, its gzip verified beside it."""
     check = GzipCheck(path)
     try:
@@ -117,7 +117,7 @@ class Tally(NamedTuple):
     lost: int  # distinct (user, item) pairs without metadata
 
 
-def clean_reviews(duck):
+def clean_reviews(duck, rules=cleaning.REVIEW_RULES):
     """Make view `event` (user_id, item, ts, tie) of the clean reviews with metadata, table `person` of their users.
 
     Returns:
@@ -127,7 +127,7 @@ def clean_reviews(duck):
         InputError: nothing is left.
     """
     by_rule = dict(duck.run("SELECT rule, count(*) FROM review GROUP BY rule"))
-    counts = {rule.name: by_rule.get(number, 0) for number, rule in enumerate(cleaning.REVIEW_RULES, 1)}
+    counts = {rule.name: by_rule.get(number, 0) for number, rule in enumerate(rules, 1)}
     duck.run(
         """CREATE TABLE lost AS SELECT user_id, item_id, count(*) AS n FROM review
         WHERE rule = 0 AND item_id NOT IN (SELECT item_id FROM item) GROUP BY user_id, item_id"""
@@ -296,9 +296,17 @@ def convert(duck, review_path, meta_path, folder, build, settings):
     Source: arXiv:2403.03952, section 3.1 (timestamp); arXiv:2504.10545 (last_out).
     """
     load_metadata(duck, meta_path)
-    meta_lines, meta_counts = clean_metadata(duck)
     load_reviews(duck, review_path)
-    tally = clean_reviews(duck)
+    return convert_tables(duck, review_path, folder, build, settings)
+
+
+def convert_tables(duck, review_path, folder, build, settings, rules=cleaning.REVIEW_RULES):
+    """Clean, sort, cut and write what the tables `review` and `meta` hold; arguments and result as of `convert`.
+
+    `rules` are those that the column `rule` of `review` counts, from 1.
+    """
+    meta_lines, meta_counts = clean_metadata(duck)
+    tally = clean_reviews(duck, rules)
     check_left(tally, review_path)
     counts, after_dedup = tally.counts, tally.matched + tally.lost
     valid_start_ms, test_start_ms = None, None

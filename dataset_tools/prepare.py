@@ -269,11 +269,25 @@ def _make(folder, settings, raw_dir, memory_limit, threads, progress):
     from dataset_tools.fetch import ensure_raw
 
     review_path, meta_path = ensure_raw(raw_dir, settings, raw_name(settings), progress)
+
+    def fill(temporary):
+        return _convert_into(temporary, folder.name, settings, review_path, meta_path, memory_limit, threads, progress)
+
+    make_build(folder, fill)
+
+
+def make_build(folder, fill):
+    """Write a build under a temporary name and rename it when whole.
+
+    Args:
+        folder (Path): of the build; its parent exists.
+        fill (callable): writes the data files into the folder it is given, returns the content of stats.json.
+    """
     temporary = folder.parent / f".{folder.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
     temporary.mkdir()
     try:
-        stats = _convert_into(temporary, folder.name, settings, review_path, meta_path, memory_limit, threads, progress)
+        stats = fill(temporary)
         folder.mkdir(exist_ok=True)
         stats_path(folder).unlink(missing_ok=True)  # from here until it is written again the build is not whole
         for name in build_file_names(folder.name):

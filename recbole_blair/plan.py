@@ -31,7 +31,7 @@ def plan_build(config):
 
     folder = foreign_build(config)
     if folder is not None:
-        print(f"build      {folder}: there, made by another tool; used as it is")
+        print(f"build      {folder}: there; used as it is")
         return folder
     from dataset_tools.prepare import prepare
 

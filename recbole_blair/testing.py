@@ -272,6 +272,8 @@ def check_memory(case):
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
+        if losses[-1] < 0.02 * losses[0]:
+            break  # learnt well before the last step
     assert losses[-1] < 0.3 * losses[0], f"{STEPS} steps on {ROWS} rows took the loss from {losses[0]} to {losses[-1]}"
     with torch.inference_mode():
         scores = scores_of(model.eval(), batch)

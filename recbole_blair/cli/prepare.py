@@ -3,13 +3,42 @@
 from recbole_blair.schema import MAX_HISTORY, PROTOCOLS, TEST_START_MS, VALID_START_MS
 
 SUMMARY = "make the atomic files of datasets: download or generate what is missing, clean, split, write"
-EXAMPLE = "recbole-blair prepare --dataset=Games,Baby --raw_dir=raw --data_path=dataset --memory_limit=8GB"
+EXAMPLE = (
+    "recbole-blair prepare --dataset=Games,Baby --raw_dir=raw --memory_limit=8GB; data of your own (docs/own_data.md): "
+    "recbole-blair prepare --dataset=shop --source=csv --interactions=log.csv --items=items.csv "
+    "--columns=user_id=customer,item_id=sku,timestamp=time --timestamp_unit=s"
+)
+OWN_ONLY = ("interactions", "items", "columns", "item_columns", "list_separator", "delimiter")
+AMAZON_ONLY = ("raw_dir", "revision", "sample_users", "sample_items")
 
 
 def configure(parser):
     """Add the options."""
     add = parser.add_argument
-    add("--dataset", required=True, help="official or short names joined by commas, sample, or all (33 categories)")
+    add(
+        "--dataset",
+        required=True,
+        help="official or short names joined by commas, sample, all (33 categories), or any for own data",
+    )
+    add(
+        "--source",
+        default="amazon",
+        choices=("amazon", "csv", "jsonl", "parquet", "python"),
+        help="amazon, or data of "
+        "your own: the files' extensions decide, this names the format where they do not; python: Python literals",
+    )
+    add("--interactions", help="own data: CSV, JSON lines or Parquet, one event a row; .gz for the text ones")
+    add("--items", help="own data: the items' texts, one item a row; empty: for models of ids alone")
+    add("--columns", help="own data: user_id=…,item_id=…,timestamp=…; numbers from 1 for a CSV without header")
+    add(
+        "--item_columns",
+        help="own data: item_id=…,title=… and features, categories, description, store, price; "
+        "several columns for one: features=tags+specs",
+    )
+    add("--timestamp_unit", default="ms", choices=("ms", "s", "iso"), help="own data: unit of the times")
+    add("--list_separator", help="own data: splits categories and features, as | does in Action|Comedy")
+    add("--delimiter", help="own data: of CSV; empty: by extension (a comma, a tab for .tsv, :: for .dat)")
+    add("--encoding", default="utf-8", choices=("utf-8", "utf-16", "latin-1"), help="own data: of CSV")
     add("--data_path", default="dataset", help="the builds go into <data_path>/<build>/")
     add("--raw_dir", default="raw", help="holds raw/review_categories/ and raw/meta_categories/, or is that raw/")
     add("--protocol", default="timestamp", choices=PROTOCOLS, help="how rows are split")
@@ -40,10 +69,41 @@ def run(args):
     from dataset_tools.build_stats import load_stats, table3_line
     from dataset_tools.domains import resolve_datasets
     from dataset_tools.prepare import prepare
+    from recbole_blair.errors import InputError
 
-    options = {key: value for key, value in vars(args).items() if key not in ("command", "dataset", "quiet")}
+    if args.source != "amazon":
+        return run_own(args)
+    given = next((key for key in OWN_ONLY if getattr(args, key) is not None), None)
+    if given:
+        raise InputError(f"--{given} is for data of your own; add --source=csv (or jsonl, parquet, python)")
+    skipped = ("command", "dataset", "quiet", "source", "timestamp_unit", "encoding", *OWN_ONLY)
+    options = {key: value for key, value in vars(args).items() if key not in skipped}
     for name in resolve_datasets(args.dataset, args.raw_dir):
         folder = prepare(name, progress=not args.quiet, **options)
         if not args.dry_run:
             print(table3_line(load_stats(folder)))
+    return 0
+
+
+def run_own(args):
+    """Make a dataset from files of the user's own and print its statistics, instants and dropped rows."""
+    from dataset_tools.build_stats import load_stats, table3_line
+    from dataset_tools.own_data import prepare_own
+    from recbole_blair.errors import InputError
+
+    if args.interactions is None:
+        raise InputError(f"--source={args.source} needs --interactions=FILE")
+    skipped = ("command", "quiet", *AMAZON_ONLY)
+    options = {key: value for key, value in vars(args).items() if key not in skipped}
+    folder = prepare_own(progress=not args.quiet, **options)
+    if args.dry_run:
+        return 0
+    stats = load_stats(folder)
+    print(table3_line(stats))
+    if args.protocol == "timestamp":
+        instants = " <= valid < ".join(str(ms) for ms in stats["instants"].values())
+        print(f"train < {instants} <= test (ms)")
+    for table, counts in stats["cleaning"].items():
+        dropped = ", ".join(f"{name} {number:,}" for name, number in counts.items() if number)
+        print(f"{table}: left out {dropped or 'nothing'}")
     return 0

@@ -12,10 +12,19 @@ PREPARE_KEYS = (
 
 
 def foreign_build(config):
-    """Return the folder of a build other tools made (no stats.json), when `dataset` names one under data_path."""
+    """Return the folder of a build that is used as it is, when `dataset` names one under data_path.
+
+    That is one other tools made (no stats.json), or one made from files of the user's own.
+
+    Raises:
+        InputError: data of one's own that were prepared in another way than is asked for.
+    """
     name = config["dataset"]
     if Path(name).name != name:
         raise InputError(f"dataset={name!r} is a path; give a name, and its folder by --data_path")
+    own = own_build(config)
+    if own is not None:
+        return own
     folder = Path(config["data_path"]) / name
     has_rows = all((folder / f"{name}.{split}.inter").is_file() for split in SPLITS)
     ours = (folder / f"{name}{STATS_SUFFIX}").is_file()
@@ -23,6 +32,29 @@ def foreign_build(config):
         return None
     if name in DOMAINS and not (folder / f"{name}.data_maps").is_file():
         return None  # an unfinished build of ours: conversion starts it afresh
+    return folder
+
+
+def own_build(config):
+    """Return the folder of a build from files of the user's own (`prepare --source=csv`), or None.
+
+    Raises:
+        InputError: it is not whole, or was prepared with other settings than the configuration's.
+    """
+    from dataset_tools.build_stats import load_stats
+    from dataset_tools.own_data import find_own_build
+
+    folder = find_own_build(config["dataset"], config["data_path"], config["protocol"])
+    if folder is None:
+        return None
+    stats = load_stats(folder)
+    made = {**stats["settings"], **stats["instants"]}
+    for key in ("max_history", "ascii_text", "catalogue", "valid_start_ms", "test_start_ms"):
+        if config[key] != made[key] and config[key] is not None:  # no instant asked for: those of the build
+            raise InputError(
+                f"{folder} was prepared with {key}={made[key]!r}, asked is {config[key]!r}; pass --{key}={made[key]}, "
+                "or prepare it again in another --data_path"
+            )
     return folder
 
 
