@@ -7,7 +7,8 @@ from torch import nn
 from recbole_blair.errors import InputError
 from recbole_blair.losses import full_softmax_loss
 from recbole_blair.model.dot_product import DotProductRecommender
-from recbole_blair.model.hstu_layers import TIME_BIASES, HSTUEncoder, SampledSoftmaxLoss, step_items
+from recbole_blair.model.hstu_layers import TIME_BIASES, HSTUEncoder
+from recbole_blair.model.hstu_loss import SampledSoftmaxLoss, step_items
 from recbole_blair.schema import TARGET_SEQ, TIMESTAMP, TIMESTAMP_SEQ
 
 

@@ -1,4 +1,4 @@
-"""HSTU's parts: the layout of a batch, pointwise attention with position and time biases, the encoder, its loss."""
+"""HSTU's parts: the layout of a batch, pointwise attention with position and time biases, the encoder."""
 
 import math
 from dataclasses import dataclass
@@ -15,8 +15,6 @@ NORM_EPS = 1e-6  # of the released layers' LayerNorm
 TIME_BIASES = ("request", "history", "none")
 # Scores worked on at a time: on the CPU a tile stays in the cache, on a GPU it fills the device.
 TILE_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
-# Numbers of the sampled negatives' vectors that exist at a time, for the same reasons.
-GATHER_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 28}
 
 
 def per_device(sizes, device):
@@ -315,69 +313,3 @@ class HSTUEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x, layout)
         return x
-
-
-class SampledSoftmaxLoss(torch.autograd.Function):
-    """Cross-entropy of each position over its target and its own negatives, in chunks of positions.
-
-    A negative that is the position's target is masked. The draws are uniform and, as in the released code, not
-    corrected by their rate. Gradients are made in the forward pass, while a chunk's vectors are in the cache, so the
-    (P, K, H) vectors never exist at once.
-
-    Source: arXiv:2504.10545, section 4.1.
-    """
-
-    @staticmethod
-    def forward(ctx, users, table, target, negatives):
-        """Return the mean loss.
-
-        Args:
-            users (P, H): divided by the temperature; table (M, H) of the same dtype.
-            target (P,) int64, negatives (P, K) int64: rows of the table.
-        """
-        grad_users, grad_table = torch.empty_like(users), torch.zeros_like(table)
-        total = users.new_zeros(())
-        size = per_device(GATHER_ELEMENTS, users.device) // (negatives.shape[1] * users.shape[1])
-        with torch.autocast(users.device.type, enabled=False):
-            for part in row_chunks(len(users), max(1, size)):
-                rows = torch.cat([target[part, None], negatives[part]], 1)  # (c, 1 + K)
-                vectors = table.index_select(0, rows.flatten()).view(*rows.shape, -1)
-                logits = torch.bmm(vectors, users[part, :, None]).squeeze(2)
-                logits[:, 1:].masked_fill_(negatives[part] == target[part, None], float("-inf"))
-                log_share = logits.log_softmax(1)
-                total -= log_share[:, 0].sum()
-                residual = log_share.exp_()
-                residual[:, 0] -= 1
-                residual /= len(users)
-                grad_users[part] = torch.bmm(residual[:, None], vectors).squeeze(1)
-                spread = torch.mul(residual[:, :, None], users[part, None], out=vectors)
-                grad_table.index_add_(0, rows.flatten(), spread.flatten(0, 1))
-        ctx.save_for_backward(grad_users, grad_table)
-        return total / len(users)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        grad_users, grad_table = ctx.saved_tensors
-        return grad * grad_users, grad * grad_table, None, None
-
-
-def step_items(n_items, *ids):
-    """List the distinct items of a step without sorting its draws.
-
-    Args:
-        n_items (int): N.
-        *ids: int64 tensors of item ids; 0 is left out.
-
-    Returns:
-        items (M,): sorted ids, None when a step so large that listing them would save nothing; row (N,): each id's
-        row among them, that of padding is not to be used.
-    """
-    device = ids[0].device
-    if sum(x.numel() for x in ids) >= 4 * n_items:
-        return None, torch.arange(-1, n_items - 1, device=device)
-    mark = torch.zeros(n_items, dtype=torch.bool, device=device)
-    for x in ids:
-        mark[x.flatten()] = True
-    mark[0] = False
-    return mark.nonzero().squeeze(1), mark.cumsum(0) - 1

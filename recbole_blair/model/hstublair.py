@@ -9,7 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from recbole_blair.errors import InputError
 from recbole_blair.model.hstu import HSTU
-from recbole_blair.model.hstu_layers import GATHER_ELEMENTS, per_device
+from recbole_blair.model.hstu_layers import per_device
+from recbole_blair.model.hstu_loss import GATHER_ELEMENTS
 from recbole_blair.model.layers import row_chunks
 
 FUSIONS = ("add", "gate", "attention")

@@ -16,8 +16,9 @@ from recbole_blair.config import resolve_config
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader, SequenceLoader
 from recbole_blair.errors import InputError
-from recbole_blair.model import hstu_layers
-from recbole_blair.model.hstu_layers import HSTUEncoder, SampledSoftmaxLoss, step_items, time_buckets
+from recbole_blair.model import hstu_layers, hstu_loss
+from recbole_blair.model.hstu_layers import HSTUEncoder, time_buckets
+from recbole_blair.model.hstu_loss import SampledSoftmaxLoss, step_items
 from recbole_blair.quick_start import build_model, runtime_config, seed_everything
 from recbole_blair.registry import find_model
 
@@ -236,8 +237,10 @@ def test_a_compiled_step_gives_the_same_loss_and_gradients(dataset):
             torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-5)
 
 
-def test_sampled_softmax_equals_the_plain_form(monkeypatch):
-    monkeypatch.setitem(hstu_layers.GATHER_ELEMENTS, "cpu", 100)  # chunks of two positions
+@pytest.mark.parametrize("rows_a_draw", [0, 25])
+def test_sampled_softmax_equals_the_plain_form(monkeypatch, rows_a_draw):
+    monkeypatch.setattr(hstu_loss, "DENSE_ROWS_A_DRAW", rows_a_draw)  # gathered, or by the whole table
+    monkeypatch.setitem(hstu_loss.GATHER_ELEMENTS, "cpu", 100 if rows_a_draw == 0 else 22)  # chunks of two positions
     g = torch.Generator().manual_seed(0)
     users = torch.randn(7, 6, generator=g, dtype=torch.float64, requires_grad=True)
     table = torch.randn(11, 6, generator=g, dtype=torch.float64, requires_grad=True)

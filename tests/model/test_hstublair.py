@@ -16,7 +16,7 @@ from recbole_blair.config import resolve_config
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader, SequenceLoader
 from recbole_blair.errors import InputError
-from recbole_blair.model.hstu_layers import GATHER_ELEMENTS
+from recbole_blair.model.hstu_loss import GATHER_ELEMENTS
 from recbole_blair.quick_start import build_loaders, build_model, run, runtime_config, seed_everything
 from recbole_blair.registry import find_model
 from recbole_blair.train.evaluation import Evaluator
