@@ -135,7 +135,7 @@ def model_table(panel, metric):
     best = {m: max(values, default=None) for m, values in means.items()}
     rows = []
     for i, group in enumerate(panel["groups"]):
-        cells = [f"<td>{key(i)}{escape(group['label'])}</td>", value_cell(len(group["runs"]), str(len(group["runs"])))]
+        cells = [f"<td>{key(i)}{escape(group['label'])}<small>{count(len(group['runs']), 'seed')}</small></td>"]
         for m in names:
             mean, deviation = group["mean"].get(m), group["deviation"].get(m)
             spread = "" if deviation is None else f"<small>± {fraction(deviation)}</small>"
@@ -145,7 +145,7 @@ def model_table(panel, metric):
         epochs = sum(run["epochs"] or 0 for run in group["runs"]) / len(group["runs"])
         cells += [value_cell(epochs, f"{epochs:.0f}"), value_cell(seconds, f"{seconds:,.0f}")]
         rows.append(cells)
-    return table(["model", "seeds", *map(metric_name, names), "epochs", "seconds"], rows, sortable=True)
+    return table(["model", *map(metric_name, names), "epochs", "seconds"], rows, sortable=True)
 
 
 def second_metric(panel, metric):
@@ -300,15 +300,22 @@ def breakdowns(panel, metric):
              "deviations": [c["deviation"] for c in part["groups"][group["label"]]]}
             for i, group in enumerate(panel["groups"]) if group["label"] in part["groups"]
         ]  # fmt: skip
-        chart = svg.bar_chart(names, series, f"{metric_name(metric)} by {title.lower()}")
+        own_scale = len(series) > 1 and far_apart([max(values) for values in zip(*(one["values"] for one in series))])
+        chart = svg.bar_chart(names, series, f"{metric_name(metric)} by {title.lower()}", own_scale)
+        caption = part["note"] + ("; every part has a scale of its own" if own_scale else "")
         figures.append(
-            f'<figure data-by="{part["by"]}"><h4>{escape(title)}</h4><figcaption>{escape(part["note"])}</figcaption>'
+            f'<figure data-by="{part["by"]}"><h4>{escape(title)}</h4><figcaption>{escape(caption)}</figcaption>'
             f"{chart}</figure>"
         )
     return (
         f'<p class="soft">{metric_name(metric)} on test, mean over seeds; the thin line is the deviation. Small parts '
         f'vary more.</p>{legend(panel)}<div class="charts">{"".join(figures)}</div>{remarks}'
     )
+
+
+def far_apart(highest):
+    """True where one scale would hide the small parts."""
+    return max(highest) > 10 * min(highest)
 
 
 def examples(panel, metric):
@@ -344,17 +351,16 @@ def draw_example(example, colours):
     target = example["target"]
     seen = f"{count(target['trained'], 'event')} in training" if target["trained"] else "new: never in training"
     return (
-        f'<div class="example"><p class="target"><b>Took next: {title(target, clip=False)}</b> '
-        f'<span class="tag">{seen}</span><br><span class="tag">user {escape(example["user"])}</span></p>'
+        f'<div class="example"><p class="tag">User {escape(example["user"])}, took next ({seen})</p>'
+        f'<p class="target">{title(target)}</p>'
         f'<div class="cols">{"".join(columns)}</div></div>'
     )
 
 
-def title(item, clip=True):
-    """An item's title; one without says so."""
-    text = item["title"] or f"untitled ({item['id']})"
-    full = escape(text, quote=True)
-    return f'<span class="clip" title="{full}">{full}</span>' if clip else full
+def title(item):
+    """An item's title, at most two lines of it; one without says so."""
+    full = escape(item["title"] or f"untitled ({item['id']})", quote=True)
+    return f'<span class="clip" title="{full}">{full}</span>'
 
 
 def tags(item):

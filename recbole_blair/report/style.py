@@ -82,7 +82,8 @@ summary{cursor:pointer;color:var(--accent);font-size:.92rem}
 .hit{background:var(--mark);border-radius:.35rem;box-shadow:0 0 0 .2rem var(--mark)}
 .tag{font-size:.75rem;color:var(--soft);white-space:nowrap}
 .hit .tag{color:var(--good);font-weight:600}
-.target{font-size:.92rem;margin:.1rem 0 .8rem}
+.target{font-weight:600;margin:0 0 .8rem}
+p.tag{margin:0 0 .1rem;white-space:normal}
 footer{max-width:1120px;margin:1rem auto 3rem;padding:0 1.25rem}
 @media (max-width:560px){body{font-size:15px}h1{font-size:1.4rem}h2{font-size:1.2rem}
 main,header .in,nav .in,footer{padding-left:.85rem;padding-right:.85rem}

@@ -140,19 +140,20 @@ def range_chart(rows, label, zero=False):
     return wrap(parts, height, label)
 
 
-def bar_chart(buckets, series, label):
+def bar_chart(buckets, series, label, own_scale=False):
     """Draw horizontal bars: a block a bucket, a bar a series.
 
     Args:
         buckets (list of str): names, with what else stands beside them.
         series (list of dict): `name`, `colour`, `values` and `deviations` (None: no whisker), one a bucket.
+        own_scale (bool): the longest bar of every bucket takes the whole width; else one scale for all.
     """
     block = 24 + len(series) * (BAR_HEIGHT + 2) + 8
     height = len(buckets) * block + 6
-    reach = max(v + (d or 0) for one in series for v, d in zip(one["values"], one["deviations"])) or 1.0
-    x = scale(0, reach, 14, WIDTH - 74)
+    reaches = [max(one["values"][i] + (one["deviations"][i] or 0) for one in series) for i in range(len(buckets))]
     parts = []
     for i, bucket in enumerate(buckets):
+        x = scale(0, (reaches[i] if own_scale else max(reaches)) or 1.0, 14, WIDTH - 74)
         top = i * block + 18
         parts.append(text(14, top, shorten(bucket, 56), kind="name"))
         for j, one in enumerate(series):

@@ -81,6 +81,14 @@ def test_bars_are_as_long_as_their_values():
     assert re.findall(r">(0\.\d{4})<", chart) == ["0.0200", "0.0000", "0.0100", "0.0050"]
 
 
+def test_buckets_may_have_scales_of_their_own():
+    series = [
+        {"name": n, "colour": 0, "values": v, "deviations": [None, None]} for n, v in (("A", [8, 0.2]), ("B", [4, 0.1]))
+    ]
+    width = [float(r.get("width")) for r in shapes(svg.bar_chart(["x", "y"], series, "own", own_scale=True), "rect")]
+    assert width[0] == width[2] == pytest.approx(2 * width[1]) and width[1] == width[3]
+
+
 def test_bars_of_zeros_do_not_divide_by_zero():
     chart = svg.bar_chart(["all"], [{"name": "A", "colour": 0, "values": [0.0], "deviations": [0.0]}], "zeros")
     assert len(shapes(chart, "rect")) == 1
