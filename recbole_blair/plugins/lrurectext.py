@@ -7,13 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_blair.model.dot_product import DotProductRecommender, Softmax
-from recbole_blair.model.layers import (
-    ACTIVATIONS,
-    MLPAdaptor,
-    NormalisedRows,
-    fast_dropout,
-    length_groups,
-)
+from recbole_blair.model.layers import ACTIVATIONS, HistoryEncoder, MLPAdaptor, NormalisedRows, fast_dropout
 
 
 class LRULayer(nn.Module):
@@ -62,15 +56,37 @@ class LRULayer(nn.Module):
         return self.ff_norm(x + fast_dropout(inner, self.dropout_prob, self.training))
 
 
+class LRUEncoder(HistoryEncoder):
+    """SASRec's encoder with recurrent layers in place of attention, and without positions."""
+
+    def __init__(self, config):
+        nn.Module.__init__(self)
+        hidden, eps = config["hidden_size"], config["layer_norm_eps"]
+        self.dropout_prob = config["hidden_dropout_prob"]
+        self.norm = nn.LayerNorm(hidden, eps=eps)
+        radius = config["min_radius"], config["max_radius"]
+        sizes = hidden, config["state_size"], config["inner_size"]
+        self.layers = nn.ModuleList(
+            LRULayer(*sizes, self.dropout_prob, config["hidden_act"], eps, radius) for _ in range(config["n_layers"])
+        )
+
+    def encode_padded(self, x):
+        """Take one group of histories (B, L, H) through all layers but the last; returns (B, L, H)."""
+        x = fast_dropout(self.norm(x), self.dropout_prob, self.training)
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        return x
+
+
 class LRURecText(DotProductRecommender):
     """LRURec over frozen item text: a linear recurrence reads the history, cosines with all items score it.
 
     A user's state is a sum that decays, so one more event costs one step, whatever came before. No item ids: items that
-    training never saw are scored like the others.
+    training never saw are scored like the others. Trains on rows (`train_style: prefix`) or, as in the paper, on whole
+    sequences, every position supervised in one pass.
 
     Differences to the paper, all intended: item vectors are an MLP of text features, not id embeddings; the loss is the
-    softmax over cosines of UniSRec (arXiv:2206.05941, equation 9); a row learns from its last position alone, as every
-    model here does by default.
+    softmax over cosines of UniSRec (arXiv:2206.05941, equation 9).
 
     Source: arXiv:2310.02367.
     """
@@ -79,21 +95,12 @@ class LRURecText(DotProductRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.temperature, self.dropout_prob = config["temperature"], config["hidden_dropout_prob"]
-        self.compute_dtype = config["compute_dtype"]
+        self.temperature, self.compute_dtype = config["temperature"], config["compute_dtype"]
         features = dataset.text_features.to(self.compute_dtype)
         self.register_buffer("text_features", features, persistent=False)  # (N - 1, D)
-        hidden, eps = config["hidden_size"], config["layer_norm_eps"]
-        sizes = [features.shape[1], *config["adaptor_hidden_sizes"], hidden]
+        sizes = [features.shape[1], *config["adaptor_hidden_sizes"], config["hidden_size"]]
         self.adaptor = MLPAdaptor(sizes, config["adaptor_dropout_prob"], config["initializer_range"])
-        self.norm = nn.LayerNorm(hidden, eps=eps)
-        self.layers = nn.ModuleList(
-            LRULayer(
-                hidden, config["state_size"], config["inner_size"], config["hidden_dropout_prob"],
-                config["hidden_act"], eps, (config["min_radius"], config["max_radius"]),
-            )
-            for _ in range(config["n_layers"])
-        )  # fmt: skip
+        self.encoder = LRUEncoder(config)
         self.softmax = Softmax(
             config["softmax"], config["n_negatives"], config["negatives"], dataset.item_counts("train")
         )
@@ -102,33 +109,15 @@ class LRURecText(DotProductRecommender):
         """Project items `items` (M,), ids from 1, or all of them: (M, H) or (N - 1, H)."""
         return self.adaptor(self.text_features if items is None else self.text_features[items - 1], self.compute_dtype)
 
-    def encode_history(self, item_seq, item_seq_len, vectors, items=None):
-        """Encode histories (B, L) from projected items, of all ids or of the sorted ids `items` (M,); returns (B, H).
-
-        Histories of like lengths run together; the last layer computes the last position alone.
-        """
-        row = item_seq - 1 if items is None else torch.searchsorted(items, item_seq)
-        order, groups = length_groups(item_seq_len, item_seq.shape[1])
-        row, last = row[order], item_seq_len[order] - 1
-        states = []
-        for start, stop, width, _ in groups:
-            index = row[start:stop, :width].clamp(0, len(vectors) - 1)  # what stands in padded slots is never read
-            x = self.norm(vectors[index].to(self.norm.weight.dtype))  # (b, width, H)
-            x = fast_dropout(x, self.dropout_prob, self.training)
-            for layer in self.layers[:-1]:
-                x = layer(x)
-            states.append(self.layers[-1](x, at=last[start:stop]).squeeze(1))
-        return torch.cat(states)[torch.argsort(order)]
-
     def calculate_loss(self, interaction):
         """Return the cross-entropy of the next item over cosines / temperature, a scalar."""
-        item_seq, target = interaction[self.ITEM_SEQ], interaction[self.POS_ITEM_ID]
         items = None
         if self.softmax.kind == "sampled":
-            items, negatives = self.softmax.draw(target)
+            items, negatives = self.softmax.draw(self.targets(interaction))
+            item_seq = interaction[self.ITEM_SEQ]
             items = torch.unique(torch.cat([items, item_seq[item_seq > 0]]))
         vectors = self.project_items(items)
-        state = self.encode_history(item_seq, interaction[self.ITEM_SEQ_LEN], vectors, items)
+        state, target = self.supervised_states(interaction, vectors, items)
         users = (F.normalize(state.float(), dim=1) / self.temperature).to(self.compute_dtype)
         vectors = NormalisedRows.apply(vectors, self.compute_dtype)
         if items is None:
