@@ -157,11 +157,12 @@ def environment(values):
 
 @contextlib.contextmanager
 def quiet_logs():
-    """Ray's loggers say errors only; what we print is ours."""
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
+    """Ray's loggers say errors only, and Tune's nothing: a trial's error is in its own folder and in our lines."""
+    levels = {"ray": logging.ERROR, "ray.train": logging.ERROR, "ray.data": logging.ERROR, "ray.tune": logging.CRITICAL}
+    loggers = [logging.getLogger(name) for name in levels]
     before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    for logger, level in zip(loggers, levels.values()):
+        logger.setLevel(level)
     try:
         yield
     finally:

@@ -41,10 +41,8 @@ def run(argv):
         from recbole_blair.tune.plan import print_plan
 
         return print_plan(sweep)
-    from recbole_blair.train.display import say
     from recbole_blair.tune.results import print_sweep
 
-    say(f"sweep of {sweep.info.name} on {sweep.dataset} in {sweep.folder}; it goes on with --resume={sweep.folder}")
     result = run_sweep(sweep)
     print_sweep(sweep, result)
     return 0 if result["best"] else 1

@@ -34,8 +34,6 @@ def fit(sweep, spec):
         tune.with_resources(trainable, {"cpu": spec["cpus"], "gpu": spec["gpus"]}),
         param_space=space,
         tune_config=tune.TuneConfig(
-            metric="current" if pbt else "score",
-            mode="max",
             scheduler=scheduler,
             search_alg=searcher,
             num_samples=settings["num_samples"] if searcher else 1,

@@ -107,7 +107,7 @@ def curves(sweep, trials):
                 mode="lines+markers",
                 name=f"{trial.number} ({trial.status})",
                 hovertemplate=f"%{{x}}: %{{y:.4f}}<br>{keys}",
-            )  # fmt: skip
+            )
         )
     return figure
 

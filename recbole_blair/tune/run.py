@@ -12,10 +12,12 @@ from recbole_blair.config import Config, load_yaml, resolve_config
 from recbole_blair.errors import InputError
 from recbole_blair.ray_cluster import local_cpus, local_gpus, ray_cluster
 from recbole_blair.registry import ModelInfo, find_model, use_plugins
+from recbole_blair.train.display import say
 from recbole_blair.train.metrics import METRICS, parse_metric
 from recbole_blair.tune import sweep_dir as files
+from recbole_blair.tune.schedulers import ranges_to_perturb
 from recbole_blair.tune.searcher import plan_points
-from recbole_blair.tune.settings import resolve_settings
+from recbole_blair.tune.settings import VOLATILE, resolve_settings
 from recbole_blair.tune.space import Space, load_space, space_path
 
 # Keys that the sweep itself decides for its trials.
@@ -44,6 +46,12 @@ class Sweep:
     def open_trials(self):
         """The trials that begin or go on."""
         return [trial for trial in self.trials if not trial.over]
+
+    @property
+    def has_more(self):
+        """True when there is something left to try."""
+        to_ask = self.settings["search"] == "optuna" and len(self.trials) < self.settings["num_samples"]
+        return to_ask or bool(self.open_trials)
 
     def spec(self):
         """Return sweep.yaml's content."""
@@ -80,6 +88,7 @@ def build_sweep(model, dataset, config_files=(), resume=None, options=None, **ke
     merged = {k: v for k, v in {**layers, **keys}.items() if k not in ("model", "dataset")}
     folder = merged.pop("output_dir", None)
     base = base_config(info, dataset, merged, settings)
+    merged = {key: base[key] for key in merged}  # as YAML has them: a list that was typed as 1,2 is one
     space = load_space(settings["space"] or space_path(info), info, base, fixed=keys)
     folder = Path(folder or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-tune-{info.name}-{Path(dataset).name}")
     sweep = Sweep(folder, info, dataset, merged, base, space, settings, [])
@@ -95,24 +104,23 @@ def resume_sweep(model, dataset, config_files, folder, options, keys):
     if not isinstance(folder, str | Path):
         raise InputError("--resume needs the folder of a sweep, as in --resume=runs/games-sweep")
     saved = files.load_sweep(folder)
-    keys = {k: v for k, v in keys.items() if k != "output_dir"}
-    given = {k: v for file in config_files for k, v in load_yaml(file).items()} | keys
-    given.update({k: v for k, v in (("model", model), ("dataset", dataset)) if v})
-    known = {**saved["keys"], "model": saved["model"], "dataset": saved["dataset"]}
-    clash = sorted(k for k, v in given.items() if known.get(k) != v)
-    clash += sorted(k for k, v in options.items() if k not in files.VOLATILE and saved["options"].get(k) != v)
-    if clash:
-        value = {**given, **options}[clash[0]]
-        raise InputError(
-            f"--resume={folder} goes on with its own configuration; {clash[0]}={value!r} differs from its "
-            f"{ {**known, **saved['options']}.get(clash[0])!r}. Leave it out, or start a new sweep"
-        )
     use_plugins(saved["keys"].get("plugin"))
     info = find_model(saved["model"])
-    merged = {**saved["options"], **{k: v for k, v in options.items() if k != "space"}}
-    asked = {k: v for k, v in merged.items() if not (k == "num_samples" and merged["search"] == "grid")}
-    settings = resolve_settings(asked)
+    merged = {**saved["options"], **{k: v for k, v in options.items() if k in VOLATILE and k != "space"}}
+    settings = resolve_settings({k: v for k, v in merged.items() if (k, merged["search"]) != ("num_samples", "grid")})
     base = base_config(info, saved["dataset"], saved["keys"], settings)
+
+    layers = {k: v for file in config_files for k, v in load_yaml(file).items()}
+    given = {k: v for k, v in {**layers, **keys}.items() if k not in ("output_dir", "model", "dataset")}
+    asked = {**base, **base_config(info, saved["dataset"], {**saved["keys"], **given}, settings), **options}
+    asked.update({k: v for k, v in (("model", model), ("dataset", dataset)) if v})
+    known = {**base, **saved["options"], "model": saved["model"], "dataset": saved["dataset"]}
+    clash = [k for k in ("model", "dataset", *given, *options) if k not in VOLATILE and asked[k] != known[k]]
+    if clash:
+        raise InputError(
+            f"--resume={folder} goes on with its own configuration; {clash[0]}={asked[clash[0]]!r} differs from its "
+            f"{known[clash[0]]!r}. Leave it out, or start a new sweep"
+        )
     space = load_space(saved["space"], info, base)
     return finish_plan(Sweep(Path(folder), info, saved["dataset"], saved["keys"], base, space, settings, []))
 
@@ -150,7 +158,7 @@ def check_metric(metric):
         parse_metric(metric)
     except InputError as error:
         raise InputError(
-            f"metric={metric} is not computed: {error} A sweep can go by {', '.join(f'{m}@<k>' for m in METRICS)} and mrr"
+            f"metric={metric} is not computed: {error} A sweep goes by {', '.join(f'{m}@<k>' for m in METRICS)} or mrr"
         ) from error
 
 
@@ -159,10 +167,7 @@ def finish_plan(sweep):
     if (sweep.folder / files.SWEEP).is_file():
         sweep.trials = files.load_trials(sweep.folder)
     if sweep.settings["scheduler"] == "pbt":
-        from recbole_blair.tune.schedulers import pbt
-
-        with contextlib.suppress(ImportError):
-            pbt(sweep.settings, sweep.space)
+        ranges_to_perturb(sweep.space)
     if sweep.settings["search"] != "optuna":
         sweep.trials += plan_points(sweep.space, sweep.settings, sweep.trials)
     for trial in sweep.trials:
@@ -183,8 +188,7 @@ def resources_per_trial(sweep, cpus, gpus):
         wanted = 1.0 if gpus and device != "cpu" else 0.0
     if wanted > gpus:
         raise InputError(
-            f"gpus_per_trial={wanted:g}, but there {'is' if gpus == 1 else 'are'} {gpus:g} GPU{'' if gpus == 1 else 's'}; "
-            "lower it (a fraction shares a GPU), or 0 for the CPU"
+            f"gpus_per_trial={wanted:g}, but GPUs there: {gpus:g}; lower it (a fraction shares a GPU), or 0 for the CPU"
         )
     if device == "cuda" and not wanted:
         raise InputError("device=cuda needs gpus_per_trial above 0, and GPUs")
@@ -212,26 +216,24 @@ def run_sweep(sweep):
     from filelock import FileLock, Timeout
 
     settings, started = sweep.settings, time.perf_counter()
-    sweep.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(sweep.folder / files.LOCK, timeout=0), contextlib.ExitStack() as stack:
-            if settings["ray_address"]:
-                cluster = stack.enter_context(
-                    ray_cluster(settings["ray_address"], report_usage=settings["report_usage"])
-                )
-                cpus, gpus = resources_per_trial(sweep, cluster.cpus, cluster.gpus)
-                prepare_data(sweep)
-            else:
-                here = settings["ray_cpus"] or local_cpus(), local_gpus()
-                cpus, gpus = resources_per_trial(sweep, *here)
-                prepare_data(sweep)
-                if sweep.open_trials or settings["search"] == "optuna":
-                    cluster = stack.enter_context(ray_cluster(None, *here, report_usage=settings["report_usage"]))
-            return try_trials(sweep, cpus, gpus, started)
-    except Timeout as error:
-        raise InputError(
-            f"another process is at work on the sweep in {sweep.folder}; wait for it or stop it"
-        ) from error
+    usage = {"report_usage": settings["report_usage"]}
+    with contextlib.ExitStack() as stack:
+        if settings["ray_address"]:
+            cluster = stack.enter_context(ray_cluster(settings["ray_address"], **usage))
+            cpus, gpus = resources_per_trial(sweep, cluster.cpus, cluster.gpus)
+        else:
+            here = settings["ray_cpus"] or local_cpus(), local_gpus()
+            cpus, gpus = resources_per_trial(sweep, *here)
+        sweep.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            stack.enter_context(FileLock(sweep.folder / files.LOCK, timeout=0))
+        except Timeout as error:
+            raise InputError(f"another process is at work on {sweep.folder}; wait for it or stop it") from error
+        say(f"sweep of {sweep.info.name} on {sweep.dataset}; it goes on with --resume={sweep.folder}")
+        prepare_data(sweep)
+        if sweep.has_more and not settings["ray_address"]:
+            stack.enter_context(ray_cluster(None, *here, **usage))
+        return try_trials(sweep, cpus, gpus, started)
 
 
 def prepare_data(sweep):
@@ -265,8 +267,7 @@ def try_trials(sweep, cpus, gpus, started):
     for trial in sweep.trials:
         if not (files.trial_dir(sweep.folder, trial.number) / files.TRIAL).is_file():
             files.save_trial(sweep.folder, trial)
-    more = sweep.settings["search"] == "optuna" and len(sweep.trials) < sweep.settings["num_samples"]
-    if sweep.open_trials or more:
+    if sweep.has_more:
         from recbole_blair.tune.driver import fit
 
         files.forget_ray(sweep.folder)

@@ -55,6 +55,8 @@ def asha(settings, epochs, metric, earlier):
 
     return Asha(
         time_attr="epoch",
+        metric="score",
+        mode="max",
         max_t=epochs + 1,  # a trial ends by itself, not one report early
         grace_period=min(settings["grace_period"], epochs),
         reduction_factor=settings["reduction_factor"],
@@ -76,26 +78,27 @@ def trial_number(trial):
     return int(str(trial))
 
 
-def pbt(settings, space):
-    """Return Ray's population based training (arXiv:1711.09846) over the ranges of a space.
-
-    Numbers drawn from a range are perturbed. Choices stay with the weights they came with: many of them decide shapes.
+def ranges_to_perturb(space):
+    """Return the entries that PBT perturbs: the ranges. Choices stay with the weights they came with, since many of
+    them decide shapes.
 
     Raises:
-        InputError: the space has no range.
+        InputError: the space has no range, or one of whole numbers.
     """
-    from ray.tune.schedulers import PopulationBasedTraining
-
     ranges = [entry for entry in space.entries if entry.kind != "choice"]
     if not ranges:
-        raise InputError(
-            "scheduler=pbt perturbs numbers from ranges, and the space has none; add a uniform or loguniform"
-        )
-    shapes = [entry.key for entry in ranges if entry.whole]
-    if shapes:
-        raise InputError(
-            f"scheduler=pbt would change {shapes[0]}, a whole number, of a trained model; write it as a choice"
-        )
+        raise InputError("scheduler=pbt perturbs numbers from ranges; the space has none: add a uniform or loguniform")
+    whole = [entry.key for entry in ranges if entry.whole]
+    if whole:
+        raise InputError(f"scheduler=pbt would change {whole[0]}, a whole number, of trained weights; make it a choice")
+    return ranges
+
+
+def pbt(settings, space):
+    """Return Ray's population based training (arXiv:1711.09846) over the ranges of a space."""
+    from ray.tune.schedulers import PopulationBasedTraining
+
+    ranges = ranges_to_perturb(space)
     rng = random.Random(settings["search_seed"])
 
     def explore(config):
@@ -105,6 +108,8 @@ def pbt(settings, space):
 
     return PopulationBasedTraining(
         time_attr="epoch",
+        metric="current",
+        mode="max",
         perturbation_interval=settings["perturbation_interval"],
         custom_explore_fn=explore,
         hyperparam_mutations={},

@@ -189,8 +189,8 @@ def space_path(info):
             return path
     inside = info.from_recbole or info.yaml_path is None or info.yaml_path.parent == props_dir() / "model"
     raise InputError(
-        f"{info.name} has no search space yet; write {'props/sweep/' + own.name if inside else beside}, with lines like "
-        "`learning_rate: {loguniform: [1.0e-4, 1.0e-2]}`, or name a file by --space"
+        f"{info.name} has no search space yet; write {'props/sweep/' + own.name if inside else beside}, with "
+        "lines like `learning_rate: {loguniform: [1.0e-4, 1.0e-2]}`, or name a file by --space"
     )
 
 
@@ -254,13 +254,13 @@ def check_key(key, info, base, name):
     """Refuse a key that the model does not read, or that all trials must share."""
     if key not in base:
         raise InputError(
-            f"{name} holds {key!r}, which {info.name} does not read.{nearest(key, base)} Its keys: `recbole-blair train "
-            f"--model={info.name} --help`"
+            f"{name} holds {key!r}, which {info.name} does not read.{nearest(key, base)} "
+            f"Its keys: `recbole-blair train --model={info.name} --help`"
         )
     if key in SHARED_KEYS:
         raise InputError(
-            f"{name} holds {key!r}, which says what is measured, on what or for how long; trials that differ in it cannot "
-            f"be compared: give it once, as --{key}=..."
+            f"{name} holds {key!r}, which says what is measured, on what or for how long; trials that differ in it "
+            f"cannot be compared: give it once, as --{key}=..."
         )
 
 

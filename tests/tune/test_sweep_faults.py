@@ -1,0 +1,176 @@
+"""Things that go wrong in a real Ray on two CPUs: a killed trial, a killed driver, trials that cannot work."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from sweeps import (
+    MODEL,
+    assert_none_left,
+    descendants,
+    epochs_of,
+    flags,
+    points,
+    statuses,
+    tune_argv,
+    wait_for,
+)
+
+from recbole_blair.cli.main import main
+from recbole_blair.quick_start import run
+from recbole_blair.tune import sweep_dir as files
+
+pytest.importorskip("ray", reason="the extra tune is not installed")
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def progress(folder, number):
+    return [x for x in files.read_progress(files.trial_dir(folder, number)) if "adopted" not in x]
+
+
+def assert_as_unbroken(folder, number, keys, tmp_path):
+    """A trial that was interrupted has the weights and the metrics of a run that was not."""
+    trial = files.load_trials(folder)[number]
+    plain = run("SASRecText", "tiny", output_dir=str(tmp_path / "plain"), threads=1, **{**keys, **trial.point})
+    ours, theirs = (
+        f / "checkpoint" / "best.safetensors" for f in (files.trial_dir(folder, number), tmp_path / "plain")
+    )
+    ours, theirs = load_file(ours), load_file(theirs)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+    assert trial.best("ndcg@10")["ndcg@10"] == plain["best_valid"]["ndcg@10"]
+
+
+def test_a_killed_trial_comes_back_from_its_checkpoint(sweep_keys, space_file, tmp_path, capfd):
+    folder, keys = tmp_path / "sweep", {**sweep_keys, "epochs": 12}
+
+    def kill():
+        lines = wait_for(lambda: [x for x in progress(folder, 0) if x["epoch"] == 3], 400, "epoch 3")
+        os.kill(lines[0]["pid"], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert main(tune_argv(folder, keys, space=space_file, num_samples=2, scheduler="none")) == 0
+    killer.join()
+    pids = [line["pid"] for line in progress(folder, 0)]
+    assert len(set(pids)) == 2 and pids[0] != pids[-1]
+    assert epochs_of(folder, 0) == epochs_of(folder, 1) == list(range(1, 13))  # each epoch once
+    assert set(statuses(folder).values()) == {"finished"}
+    assert "resumed after epoch" in (files.trial_dir(folder, 0) / "log.txt").read_text()
+    shown = capfd.readouterr().err
+    assert "and goes on from there" in shown and "trial   0  failed after epoch" in shown
+    assert_as_unbroken(folder, 0, keys, tmp_path)
+
+
+def test_a_killed_driver_goes_on_with_the_same_trials(sweep_keys, space_file, tmp_path):
+    folder, keys = tmp_path / "sweep", {**sweep_keys, "epochs": 27}
+    argv = tune_argv(folder, keys, space=space_file, num_samples=8, grace_period=1)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "recbole_blair", *argv]
+    driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def some_over_and_some_going():
+        assert driver.poll() is None, "the sweep ended before it was killed"
+        ended = [n for n, s in statuses(folder).items() if s in ("finished", "stopped")]
+        going = [n for n, s in statuses(folder).items() if s == "unfinished" and len(progress(folder, n)) >= 2]
+        return ended and going and (ended, going)
+
+    try:
+        ended, going = wait_for(some_over_and_some_going, 500, "a trial that is over and one that is not")
+        below = [p for p in descendants() if p.pid != driver.pid]
+        assert len(below) > 4  # Ray's own and the trials'
+    finally:
+        driver.kill()
+        driver.wait()
+    assert_none_left(below)
+    planned, before = points(folder), {n: progress(folder, n) for n in range(8)}
+    assert len(planned) == 8 and not (folder / "best.json").exists()
+
+    assert main(["tune", f"--resume={folder}"]) == 0
+    assert points(folder) == planned
+    assert set(statuses(folder).values()) <= {"finished", "stopped"} and len(statuses(folder)) == 8
+    for number in range(8):
+        epochs = epochs_of(folder, number)
+        assert epochs == list(range(1, len(epochs) + 1))
+    for number in ended:  # nobody touched them
+        assert progress(folder, number) == before[number]
+    kept = [x for n in going for x in before[n][:-1] if x in progress(folder, n)]
+    assert len(kept) == sum(len(before[n]) - 1 for n in going)  # at most one epoch was repeated
+    best = json.loads((folder / "best.json").read_text())
+    values = {n: max(x["ndcg@10"] for x in progress(folder, n)) for n in range(8)}
+    assert values[best["trial"]] == max(values.values())
+    finished = [n for n in going if statuses(folder)[n] == "finished"]
+    if finished:
+        assert_as_unbroken(folder, finished[0], keys, tmp_path)
+
+
+def test_a_trial_that_cannot_work_is_reported_and_the_sweep_goes_on(sweep_keys, tmp_path, capfd):
+    """A learning rate that ends in an infinite loss, and a width that does not divide by the heads."""
+    folder, space = tmp_path / "sweep", tmp_path / "space.yaml"
+    space.write_text("learning_rate: {choice: [0.001, 1.0e+30]}\nhidden_size: {choice: [16, 17]}\n")
+    argv = tune_argv(folder, {**sweep_keys, "epochs": 3}, space=space, search="grid", scheduler="none")
+    assert main(argv) == 0
+    found = {t.number: (t.point, t.status, t.error) for t in files.load_trials(folder)}
+    assert [s for _, s, _ in found.values()] == ["finished", "failed", "failed", "failed"]
+    errors = {(p["learning_rate"], p["hidden_size"]): e for p, _, e in found.values()}
+    assert "n_heads" in errors[0.001, 17] and "the loss became" in errors[1e30, 16]
+    shown = capfd.readouterr()
+    assert shown.err.count("and goes on from there") == 3  # once each
+    assert "trial 1 failed:" in shown.err and "1 finished, 3 failed" in shown.out
+    assert json.loads((folder / "best.json").read_text())["trial"] == 0
+
+    only = tmp_path / "only.yaml"
+    only.write_text("hidden_size: {choice: [17]}\n")
+    argv = tune_argv(tmp_path / "none", {**sweep_keys, "epochs": 3}, space=only, search="grid", max_failures=0)
+    assert main(argv) == 1
+    assert not (tmp_path / "none" / "best.yaml").exists() and "1 failed" in capfd.readouterr().out
+
+
+def test_the_time_is_over_and_a_resumed_sweep_has_as_much_again(sweep_keys, space_file, tmp_path, capfd):
+    folder, keys = tmp_path / "sweep", {**sweep_keys, "epochs": 400, "stopping_step": 1000}
+    argv = tune_argv(folder, keys, space=space_file, num_samples=3, scheduler="none", time_budget_s=45)
+    assert main(argv) == 0
+    first = {n: len(progress(folder, n)) for n in range(3)}
+    assert set(statuses(folder).values()) <= {"unfinished", "planned"} and max(first.values()) >= 1
+    assert f"they go on with --resume={folder}" in capfd.readouterr().out.replace("\n", "")
+    assert (folder / "best.yaml").is_file()
+    assert main(["tune", f"--resume={folder}"]) == 0
+    later = {n: len(progress(folder, n)) for n in range(3)}
+    assert all(later[n] >= first[n] for n in range(3)) and sum(later.values()) > sum(first.values())
+    for number in range(3):
+        assert epochs_of(folder, number) == list(range(1, later[number] + 1))
+
+
+def test_a_cluster_that_runs_is_used_and_left_running(sweep_keys, space_file, tmp_path, capfd):
+    ray = shutil.which("ray", path=str(Path(sys.executable).parent))
+    port = 20000 + os.getpid() % 10000
+    command = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--num-gpus=0", "--include-dashboard=false",
+               "--object-store-memory=150000000", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0",
+               "--block"]  # fmt: skip
+    head = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        address = f"127.0.0.1:{port}"
+        check = [ray, "status", f"--address={address}"]
+        wait_for(lambda: subprocess.run(check, capture_output=True).returncode == 0, 240, "the cluster")
+        argv = ["tune", *MODEL, *flags({**sweep_keys, "epochs": 2, "space": space_file, "num_samples": 2})]
+        argv += [f"--output_dir={tmp_path / 'sweep'}", f"--ray_address={address}"]
+        assert main([*argv, "--cpus_per_trial=3"]) == 2
+        assert "cpus_per_trial=3, but there are 2 CPUs" in capfd.readouterr().err
+        assert main(argv) == 0
+        assert "best: trial" in capfd.readouterr().out
+        assert subprocess.run(check, capture_output=True).returncode == 0  # still there
+    finally:
+        below = descendants()
+        head.terminate()
+        head.wait(60)
+    assert_none_left(below)
+    assert main([*argv, f"--output_dir={tmp_path / 'sweep'}"]) == 2
+    assert f"no Ray cluster answers at ray_address={address}" in capfd.readouterr().err
