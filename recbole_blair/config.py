@@ -118,7 +118,7 @@ class Config(Mapping):
 
 
 def resolve_config(model_info, dataset, config_files=(), overrides=None, strict=True):
-    """Merge the layers: overall, model, dataset, files, overrides; the last wins.
+    """Merge the layers: overall, model, protocol, dataset, files, overrides; the last wins.
 
     Args:
         model_info (registry.ModelInfo): the model's name and its YAML file.
@@ -142,6 +142,7 @@ def resolve_config(model_info, dataset, config_files=(), overrides=None, strict=
         layers.append((str(dataset_file.name), load_yaml(dataset_file)))
     layers += [(str(f), load_yaml(f)) for f in config_files]
     layers.append(("the command line", dict(overrides or {})))
+    layers[:0] = protocol_layer([values, *(layer for _, layer in layers)])
     for source, layer in layers:
         for key, value in layer.items():
             if key in ("model", "dataset"):
@@ -167,6 +168,13 @@ def yaml_place(model_info):
     """Where a model's keys are, as messages name it."""
     inside = model_info.yaml_path is None or model_info.yaml_path.parent == props_dir() / "model"
     return f"props/model/{model_info.name}.yaml" if inside else str(model_info.yaml_path)
+
+
+def protocol_layer(layers):
+    """Return what the protocol that `layers` end up with sets, as a list of (source, keys): one or none."""
+    protocol = [layer["protocol"] for layer in layers if "protocol" in layer][-1]
+    file = props_dir() / "protocol" / f"{protocol}.yaml"
+    return [(file.name, load_yaml(file))] if file.is_file() else []
 
 
 # Kinds of the keys whose default is empty, which says nothing of them; a list holds items of one kind.
