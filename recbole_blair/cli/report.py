@@ -19,6 +19,7 @@ def configure(parser):
     add("--seed", type=int, default=0, help="of the tests' samples and the choice of examples")
     add("--no_evaluate", action="store_true", help="do not evaluate runs again that saved no ranks")
     add("--data_path", default=None, help="folder of the builds; empty: as each run's config.yaml says")
+    add("--plugin", default=None, help="plugin files of runs whose own moved, separated by commas")
     add("--device", default="auto", help="auto, cuda, cuda:N or cpu")
     add("--quiet", action="store_true", help="no progress bars")
 
@@ -27,6 +28,7 @@ def run(args):
     """Gather, draw, write."""
     from pathlib import Path
 
+    from recbole_blair.registry import use_plugins
     from recbole_blair.report.breakdown import parse_breakdowns
     from recbole_blair.report.collect import Options, collect
     from recbole_blair.report.page import render
@@ -48,6 +50,7 @@ def run(args):
         device=args.device,
         progress=not args.quiet,
     )
+    use_plugins(args.plugin)
     report = collect(args.runs, options)
     page = render(report, args.title)
     write_text(output, page)

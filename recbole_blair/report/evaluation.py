@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from recbole_blair.errors import InputError
-from recbole_blair.quick_start import TIES, evaluate_opened, load_run
+from recbole_blair.quick_start import PLACES, TIES, evaluate_opened, load_run
 from recbole_blair.report.breakdown import breakdown, split_rows
 from recbole_blair.train.checkpoint import write_bytes, write_text
 from recbole_blair.train.display import shown_metrics
@@ -39,7 +39,8 @@ def evaluate_by(run_dir, by=(), split="test", **changes):
     Raises:
         InputError: no run, or a build that lacks what a breakdown reads.
     """
-    config, model, dataset = load_run(run_dir)
+    places = {key: changes.pop(key) for key in PLACES if key in changes}
+    config, model, dataset = load_run(run_dir, **places)
     buckets = [split_rows(name, dataset, split) for name in by]  # what is lacking shows before the evaluation
     config = config.replace(**changes)
     metrics, rank = evaluate_opened(config, model, dataset, split)

@@ -64,8 +64,7 @@ class Opener:
         Raises:
             InputError: its weights, data, features or plugin are gone.
         """
-        weights = run.folder / checkpoint.CHECKPOINT / checkpoint.BEST
-        if not weights.is_file():
+        if not (run.folder / checkpoint.CHECKPOINT / checkpoint.BEST).is_file():
             raise InputError(f"the weights of {run.name} are gone: it has no {checkpoint.CHECKPOINT}/{checkpoint.BEST}")
         compat.apply()
         info = find_model(run.config["model"])
@@ -74,11 +73,7 @@ class Opener:
         config = runtime_config(resolve_config(info, run.config["dataset"], (), saved))
         dataset = self.dataset(run, with_text=True)
         model = build_model(info, config, dataset)
-        try:
-            model.load_state_dict(checkpoint.load_weights(weights))
-        except RuntimeError as error:
-            why = str(error).splitlines()[-1].strip()
-            raise InputError(f"the weights of {run.name} do not fit its model: {why}") from error
+        checkpoint.fit_weights(model, run.folder, f"{info.name} on {dataset.build_dir}")
         return config, model.eval(), dataset
 
     def ranks(self, run, evaluate=True):

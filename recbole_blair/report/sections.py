@@ -6,6 +6,7 @@ from recbole_blair.report import svg
 from recbole_blair.report.paired import TESTS
 
 CERTAIN = 0.05
+LOSSES_APART = 2.0  # losses of different kinds would be flat lines on one scale
 BREAKDOWN_TITLES = {
     "new_item": "New and known items",
     "popularity": "Popularity of the target",
@@ -269,11 +270,14 @@ def learning(panel, metric):
     colours = {group["label"]: i for i, group in enumerate(panel["groups"])}
     figures = []
     metrics = ", ".join(dict.fromkeys(metric_name(one["metric"]) for one in found))
-    captions = {"valid": f"{metrics} on validation; the dot is the epoch that was kept", "loss": "Training loss"}
+    losses = [value for one in found for _, value in one["loss"]]
+    share = min(losses) > 0 and max(losses) > LOSSES_APART * min(losses)
+    loss = "Training loss, divided by the first epoch's" if share else "Training loss"
+    captions = {"valid": f"{metrics} on validation; the dot is the epoch that was kept", "loss": loss}
     for name, caption in captions.items():
         series = [
-            {"points": one[name], "colour": colours[one["label"]], "title": f"{one['label']}, seed {one['seed']}",
-             "mark": one["best"] if name == "valid" else None}
+            {"points": of_first(one[name]) if share and name == "loss" else one[name], "colour": colours[one["label"]],
+             "title": f"{one['label']}, seed {one['seed']}", "mark": one["best"] if name == "valid" else None}
             for one in found if one[name]
         ]  # fmt: skip
         if series:
@@ -284,6 +288,11 @@ def learning(panel, metric):
         '<p class="soft">A line a run. Losses of different models, or of one with other settings, need not compare.'
         f"</p>{remarks}"
     )
+
+
+def of_first(points):
+    """Divide a curve by its first value."""
+    return [[epoch, value / points[0][1]] for epoch, value in points]
 
 
 def breakdowns(panel, metric):
