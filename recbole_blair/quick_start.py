@@ -15,6 +15,7 @@ from recbole_blair.data.build import ensure_build, ensure_features
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader, SequenceLoader
 from recbole_blair.device import resolve_device, resolve_precision
+from recbole_blair.distributed import first_process_first, join_group, of_first_process, rank, wait_for_all, world_size
 from recbole_blair.errors import InputError
 from recbole_blair.plugin_files import file_sha256
 from recbole_blair.registry import find_model, use_plugins
@@ -75,7 +76,8 @@ def train_one(info, config, datasets=None, on_epoch=None, on_saved=None, test=Tr
     """
     compat.apply()
     config = runtime_config(config)
-    run_dir = Path(config["output_dir"] or default_output_dir(config))
+    config = config.replace(nproc=processes(config))
+    run_dir = Path(of_first_process(str(config["output_dir"] or default_output_dir(config))))
     if (run_dir / checkpoint.CONFIG).is_file():
         checkpoint.check_same_run(run_dir, config)
         finished = checkpoint.load_metrics(run_dir)
@@ -85,9 +87,12 @@ def train_one(info, config, datasets=None, on_epoch=None, on_saved=None, test=Tr
     if config["threads"]:
         torch.set_num_threads(config["threads"])
     started = time.perf_counter()
-    dataset = open_dataset(info, config, {} if datasets is None else datasets)
+    with first_process_first():
+        dataset = open_dataset(info, config, {} if datasets is None else datasets)
     seconds = {"load": time.perf_counter() - started}
-    checkpoint.save_config(run_dir, config)
+    if rank() == 0:
+        checkpoint.save_config(run_dir, config)
+    wait_for_all()
     with run_logger(run_dir) as log:
         log.info(
             "%s on %s, seed %d, %s, %s",
@@ -107,20 +112,39 @@ def train_one(info, config, datasets=None, on_epoch=None, on_saved=None, test=Tr
         if not test:
             return None
         started = time.perf_counter()
-        test, rank = trainer.evaluator("test").evaluate(model, "test")
+        test, ranks = trainer.evaluator("test").evaluate(model, "test")
         seconds.update(trainer.seconds, test=time.perf_counter() - started)
-        if config["save_ranks"]:
-            save_ranks(run_dir, dataset, rank)
         metrics = summarise(config, dataset, trainer, test, seconds)
-        checkpoint.write_text(run_dir / checkpoint.METRICS, json.dumps(metrics, indent=1) + "\n")
+        if rank() == 0:
+            if config["save_ranks"]:
+                save_ranks(run_dir, dataset, ranks)
+            checkpoint.write_text(run_dir / checkpoint.METRICS, json.dumps(metrics, indent=1) + "\n")
     return {**metrics, "output_dir": str(run_dir)}
+
+
+def processes(config):
+    """Return how many processes train this run together.
+
+    Raises:
+        InputError: more are asked for than were started, or the objective needs the whole batch in one process.
+    """
+    world = world_size()
+    if world == 1 and config["nproc"] != 1:
+        raise InputError(
+            f"nproc={config['nproc']}, but this is one process; start several by `run_recbole.py --nproc=…` or torchrun"
+        )
+    if world > 1 and "train_stage" in config and config["train_stage"] == "pretrain":
+        raise InputError(
+            "train_stage=pretrain contrasts the rows of a whole batch, so it trains in one process: nproc: 1"
+        )
+    return world
 
 
 def runtime_config(config):
     """Resolve device, precision and the dtype of the large products."""
     if config["device"] != "auto" and not isinstance(config["device"], str):
         return config
-    device = resolve_device(config["device"])
+    device = resolve_device(join_group(config["device"]))
     # RecBole's own models were not made for bfloat16: as baselines they run as RecBole runs them, unless asked.
     auto = "fp32" if config.lenient else "auto"
     precision = resolve_precision(auto if config["precision"] == "auto" else config["precision"], device)
@@ -255,6 +279,7 @@ def summarise(config, dataset, trainer, test, seconds):
         "encoder": header.get("encoder"),
         "precision": config["precision"],
         "device": str(config["device"]),
+        "processes": world_size(),
         "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         **({"plugin_sha256": [file_sha256(file) for file in config["plugin"]]} if config["plugin"] else {}),
         "versions": {
@@ -283,13 +308,15 @@ def run_many(model, dataset, config_files=(), **overrides):
     if len(seeds) * len(names) == 1:
         return [train_one(info, config.replace(seed=seeds[0], seeds=None, baselines=None))]
     infos = [find_model(name) for name in names]
-    root = Path(config["output_dir"] or str(default_output_dir(config)).rsplit("-", 1)[0])
+    join_group(config["device"])
+    root = Path(of_first_process(str(config["output_dir"] or str(default_output_dir(config)).rsplit("-", 1)[0])))
     if (root / checkpoint.CONFIG).is_file():
         checkpoint.check_same_run(root, config)
     own_keys = set(infos[0].load_defaults())
     shared = {k: v for k, v in overrides.items() if k not in own_keys}
     configs = [config] + [resolve_config(i, dataset, config_files, shared, strict=False) for i in infos[1:]]
-    checkpoint.save_config(root, config)
+    if rank() == 0:
+        checkpoint.save_config(root, config)
     results, datasets = [], {}
     for one, base in zip(infos, configs):
         for seed in seeds:

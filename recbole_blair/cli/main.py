@@ -6,9 +6,11 @@ import importlib
 import os
 import pkgutil
 import sys
+import time
 
 from recbole_blair import __version__, cli
 from recbole_blair.errors import InputError
+from recbole_blair.launch import is_first_process
 
 
 def command_names():
@@ -67,7 +69,10 @@ def guard(run):
     try:
         return run() or 0
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if is_first_process():
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        else:  # the first meets the same and must not be ended before it says so; `launch` speaks for one alone
+            time.sleep(3)
         return 2
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -158,7 +158,7 @@ def default_folder(settings):
 
 def print_results(folder, metrics):
     """Print before, after, and where the encoder is; only the first process does."""
-    from recbole_blair.pretrain.gather import rank
+    from recbole_blair.distributed import rank
 
     if rank():
         return

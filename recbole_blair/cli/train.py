@@ -18,6 +18,7 @@ HELP = """usage: recbole-blair train --model=MODEL --dataset=DATASET [--key=valu
   --resume=FOLDER       go on with a run that was interrupted (the same --output_dir does it too)
   --dry_run             say what would be done, with disk, memory and time, and stop
   --print_config        print every resolved key and stop
+  --nproc=N             N processes on this machine train together, one a GPU; torchrun works too
   --tune                try many configurations: see `recbole-blair tune --help`
   --help                this; with --model=NAME its keys too
 
@@ -57,11 +58,31 @@ def run(argv):
         from recbole_blair.plan import print_plan
 
         return print_plan(options["model"], options["dataset"], files, overrides)
+    from recbole_blair.launch import is_first_process, launch, started_by_launcher
+
+    if not started_by_launcher():
+        nproc = wanted_processes(options["model"], options["dataset"], files, overrides)
+        if nproc > 1:
+            return launch(nproc, ["train", *argv])
     from recbole_blair.quick_start import run_many
     from recbole_blair.train.display import print_results
 
-    print_results(run_many(options["model"], options["dataset"], files, **overrides))
+    results = run_many(options["model"], options["dataset"], files, **overrides)
+    if is_first_process():
+        print_results(results)
     return 0
+
+
+def wanted_processes(model, dataset, files, overrides):
+    """Resolve the configuration, so that what is wrong with it is said once, and return its number of processes."""
+    from recbole_blair.config import resolve_config
+    from recbole_blair.launch import check_processes
+    from recbole_blair.registry import find_model
+
+    config = resolve_config(find_model(model), dataset, files, overrides)
+    if config["nproc"] != 1:
+        check_processes(config["nproc"], config["device"])
+    return config["nproc"]
 
 
 def parse(argv):

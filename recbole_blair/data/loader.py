@@ -140,12 +140,17 @@ class SequenceLoader:
     def __len__(self):
         return -(-len(self.rows) // self.batch_size)
 
-    def __iter__(self):
+    def batches(self):
+        """Yield arrays of window numbers, one a batch, for the epoch set in `self.epoch`."""
         n = len(self.rows)
         rng = np.random.default_rng((self.seed, self.epoch))
         order = rng.permutation(n) if self.shuffle else np.arange(n)
         for start in range(0, n, self.batch_size):
-            yield self.build(order[start : start + self.batch_size])
+            yield order[start : start + self.batch_size]
+
+    def __iter__(self):
+        for windows in self.batches():
+            yield self.build(windows)
 
     def build(self, windows):
         """Build the interaction of chosen windows.

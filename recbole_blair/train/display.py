@@ -2,16 +2,20 @@
 
 import contextlib
 import logging
+import os
 import statistics
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
+from recbole_blair.launch import is_first_process
+
 
 def say(message):
-    """Print a line without tearing a progress bar."""
-    tqdm.write(message, file=sys.stderr)
+    """Print a line without tearing a progress bar; of several processes the first speaks."""
+    if is_first_process():
+        tqdm.write(message, file=sys.stderr)
 
 
 class BarHandler(logging.Handler):
@@ -28,7 +32,7 @@ def run_logger(run_dir):
     log = logging.getLogger(f"recbole_blair.run.{Path(run_dir).resolve()}")
     log.propagate = False
     log.setLevel(logging.INFO)
-    file = logging.FileHandler(Path(run_dir) / "log.txt", encoding="utf-8")
+    file = logging.FileHandler(Path(run_dir) / "log.txt" if is_first_process() else os.devnull, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     screen = BarHandler()
     log.handlers[:] = [file, screen]

@@ -1,12 +1,15 @@
 """Full-ranking evaluation: the item table once, scores in chunks, only each target's rank is kept."""
 
 import contextlib
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
 from recbole_blair.device import coarse_products
+from recbole_blair.distributed import rank as process_rank
+from recbole_blair.distributed import sum_over_processes, world_size
 from recbole_blair.schema import ITEM_ID
 from recbole_blair.train.metrics import compute_metrics
 from recbole_blair.train.progress import progress_bar
@@ -87,7 +90,7 @@ class Evaluator:
             self.coarse = torch.is_autocast_enabled(self.device.type)
         chunk = max(1, self.config["max_score_elements"] // self.dataset.n_items)
         bar = progress_bar(len(rank), label, "rows", self.config["show_progress"])
-        for interaction in self.loader:
+        for interaction in self.own_batches():
             batch = interaction.to(self.device)
             rows = batch["row"].cpu().numpy()
             with self.autocast():
@@ -101,7 +104,13 @@ class Evaluator:
             bar.update(len(rows))
         bar.close()
         self.buffer = None
-        return rank
+        return sum_over_processes(rank)
+
+    def own_batches(self):
+        """The batches that fall to this process, every world-size-th; all of them when it is alone."""
+        if world_size() == 1:
+            return iter(self.loader)
+        return map(self.loader.build, itertools.islice(self.loader.batches(), process_rank(), None, world_size()))
 
     def dot_scores(self, users, table):
         """Scores (b, N) of a slice of users in a buffer that is used again: fresh pages would cost a third more."""

@@ -2,6 +2,8 @@
 
 from tqdm import tqdm
 
+from recbole_blair.launch import is_first_process
+
 
 def progress_bar(total, label, unit, enabled=True):
     """A tqdm bar; silent when disabled, rarely redrawn when the output is no terminal."""
@@ -9,6 +11,6 @@ def progress_bar(total, label, unit, enabled=True):
 
     every = 0.2 if sys.stderr.isatty() else 10.0
     return tqdm(
-        total=total, desc=f"{label:>16}", unit=unit, disable=not enabled, mininterval=every, leave=False,
-        dynamic_ncols=True, delay=0.5,
+        total=total, desc=f"{label:>16}", unit=unit, disable=not (enabled and is_first_process()), mininterval=every,
+        leave=False, dynamic_ncols=True, delay=0.5,
     )  # fmt: skip

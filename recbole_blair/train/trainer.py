@@ -6,10 +6,19 @@ from pathlib import Path
 
 import torch
 
+from recbole_blair.distributed import (
+    average_gradients,
+    of_first_process,
+    rank,
+    sum_over_processes,
+    wait_for_all,
+    world_size,
+)
 from recbole_blair.errors import InputError
 from recbole_blair.train import checkpoint
 from recbole_blair.train.evaluation import Evaluator
 from recbole_blair.train.progress import progress_bar
+from recbole_blair.train.shares import shares
 
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
@@ -28,6 +37,9 @@ def adam_betas(config):
 
 class BlairTrainer:
     """Trains one recommender in one run folder.
+
+    Several processes that train together (recbole_blair/distributed.py) hold equal weights, take each a share of every
+    batch and of the evaluated rows, and add up gradients, losses and ranks; the first alone writes files.
 
     Args:
         config (Config)
@@ -89,14 +101,17 @@ class BlairTrainer:
         """
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(self.run_dir), purge_step=self.epoch + 1)
+        if rank() == 0:
+            self.writer = SummaryWriter(str(self.run_dir), purge_step=self.epoch + 1)
         try:
             if not getattr(self.model, "trains", True) or self.config["epochs"] == 0:
                 self.validate(None)
             while self.epoch < self.config["epochs"] and not self.stopped and getattr(self.model, "trains", True):
                 self.run_epoch()
         finally:
-            self.writer.close()
+            if self.writer:
+                self.writer.close()
+        wait_for_all()
         self.model.load_state_dict(checkpoint.load_best(self.run_dir))
         return self.best_metrics
 
@@ -104,10 +119,10 @@ class BlairTrainer:
         """One epoch: train, validate, record, save."""
         loss = self.train_epoch()
         self.epoch += 1
-        self.writer.add_scalar("train/loss", loss, self.epoch)
+        self.record("train/loss", loss)
         if self.epoch % self.config["eval_step"] == 0 or self.epoch == self.config["epochs"]:
             self.validate(loss)
-        if self.on_epoch and self.on_epoch(self.epoch, {"loss": loss, **self.last_metrics}):
+        if of_first_process(bool(self.on_epoch and self.on_epoch(self.epoch, {"loss": loss, **self.last_metrics}))):
             self.stopped = True
             if self.best_epoch is None:  # stopped before its first validation
                 self.validate(loss)
@@ -125,29 +140,36 @@ class BlairTrainer:
         self.model.train()
         loader, started, total, rows = self.loaders["train"], time.perf_counter(), 0.0, 0
         loader.epoch = self.epoch
+        if world_size() > 1:  # each process draws its own dropout, after a kill too
+            torch.manual_seed(hash((self.config["seed"], self.epoch, rank())) % 2**63)
         bar = progress_bar(len(loader.rows), f"epoch {self.epoch + 1}", "rows", self.config["show_progress"])
-        for interaction in loader:
-            loss = self.train_step(interaction.to(self.device))
-            total, rows = total + loss * len(interaction), rows + len(interaction)
+        for interaction, n_rows, share in shares(loader):
+            loss = self.train_step(interaction.to(self.device), share)
+            total, rows = total + loss * n_rows, rows + n_rows
             bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-            bar.update(len(interaction))
+            bar.update(n_rows)
         bar.close()
         self.seconds["train"] += time.perf_counter() - started
         return total / rows
 
-    def train_step(self, interaction):
-        """Forward, backward, clip, update; returns the loss as a float."""
+    def train_step(self, interaction, share=1.0):
+        """Forward, backward, clip, update; returns the loss of the whole batch as a float.
+
+        `share` is this process's part of the batch's targets, so that weighted losses and gradients add up to those of
+        one process with the whole batch.
+        """
         self.optimiser.zero_grad(set_to_none=True)
         with self.autocast():
             loss = self.step_loss(interaction)
         loss = sum(loss) if isinstance(loss, tuple) else loss  # RecBole models may return parts
-        value = loss.item()
+        value = sum_over_processes(loss.item() * share)
         if value != value or value in (float("inf"), float("-inf")):
             raise FloatingPointError(
                 f"the loss became {value} in epoch {self.epoch + 1}; lower learning_rate, set clip_grad_norm, or use "
                 "precision=fp32"
             )
-        loss.backward()
+        (loss * (share * world_size())).backward()
+        average_gradients(self.model.parameters())
         if self.config["clip_grad_norm"]:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config["clip_grad_norm"])
         self.optimiser.step()
@@ -163,12 +185,13 @@ class BlairTrainer:
         better = self.best_value is None or value > self.best_value
         if better:
             self.best_epoch, self.best_value, self.best_metrics, self.misses = self.epoch, value, metrics, 0
-            checkpoint.save_weights(self.run_dir / checkpoint.CHECKPOINT / checkpoint.BEST, self.model)
+            if rank() == 0:
+                checkpoint.save_weights(self.run_dir / checkpoint.CHECKPOINT / checkpoint.BEST, self.model)
         else:
             self.misses += 1
             self.stopped = self.misses >= self.config["stopping_step"]
         for name, number in metrics.items():
-            self.writer.add_scalar(f"valid/{name}", number, self.epoch)
+            self.record(f"valid/{name}", number)
         train = "" if loss is None else f"loss {loss:.4f}  "
         self.log.info(
             "epoch %d  %s%s %.6f%s",
@@ -181,8 +204,15 @@ class BlairTrainer:
 
     last_metrics: dict = {}
 
+    def record(self, name, value):
+        """Add a point to the TensorBoard curves."""
+        if self.writer:
+            self.writer.add_scalar(name, value, self.epoch)
+
     def save(self):
-        """Write the epoch's weights, optimiser and random states."""
+        """Write the epoch's weights, optimiser and random states; the first process does."""
+        if rank() > 0:
+            return
         state = {name: getattr(self, name) for name in ("epoch", "best_epoch", "best_value", "misses", "best_metrics")}
         state.update(
             seconds=self.seconds, stopped=self.stopped, optimiser=self.optimiser.state_dict(),

@@ -1,12 +1,70 @@
-"""Rows of all devices as one tensor, with gradients that reach the device they came from.
+"""Several processes that train together: who they are, what they tell each other, rows of all devices as one tensor.
 
 Every device computes its own loss over everybody's candidates. The mean of those losses is what is minimised, and
 gradients are averaged over the devices afterwards; so a candidate's gradient is the sum over the devices' losses,
 which the backward pass here collects.
 """
 
+import contextlib
+import datetime
+import os
+
+import numpy as np
 import torch
 import torch.distributed as dist
+
+WAIT = datetime.timedelta(days=2)  # the first process may convert and encode for a day while the others wait
+
+
+def join_group(device_name):
+    """Join the processes that torchrun or `--nproc` started; the one process of a plain start joins nothing.
+
+    Args:
+        device_name (str): the key `device`; auto and cuda become this process's own GPU.
+
+    Returns:
+        str: the device this process works on.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device_name
+    on_cuda = device_name.split(":")[0] == "cuda" or (device_name == "auto" and torch.cuda.is_available())
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", timeout=WAIT)
+    return f"cuda:{os.environ.get('LOCAL_RANK', rank())}" if on_cuda else "cpu"
+
+
+def wait_for_all():
+    """Return when every process has come here."""
+    if world_size() > 1:
+        dist.all_reduce(torch.zeros(1))  # on the CPU, in the group with the long limit
+
+
+@contextlib.contextmanager
+def first_process_first():
+    """The body runs in the first process, then, when it has ended there, in the others: files are made once."""
+    if rank() > 0:
+        wait_for_all()
+    yield
+    if rank() == 0:
+        wait_for_all()
+
+
+def of_first_process(value):
+    """Return the first process's value of a string, a number or None in every process."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def sum_over_processes(values):
+    """Return the sums over the processes of float64 values (n,), or of a number."""
+    if world_size() == 1:
+        return values
+    total = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(total)
+    return total.numpy() if isinstance(values, np.ndarray) else total.item()
 
 
 def world_size():
