@@ -1,6 +1,7 @@
 """Breakdowns of a small build, worked out by hand."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -161,3 +162,14 @@ def test_wrong_use_of_evaluate_is_one_line(tiny_runs, capsys, flags, message):
     assert main(["evaluate", f"--checkpoint={tiny_runs / 'SASRec-1'}", *flags]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ") and message in error and "\n" not in error
+
+
+def test_a_run_whose_data_moved_is_found_by_data_path(tiny_runs, tiny_data, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_runs / "SASRec-1", run)
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(str(tiny_data), "/nowhere"))
+    assert "/nowhere" in config.read_text()
+    assert main(["evaluate", f"--checkpoint={run}", "--by=new_item", f"--data_path={tiny_data}", "--device=cpu"]) == 0
+    expected = json.loads((run / "metrics.json").read_text())["test"]["ndcg@10"]
+    assert f"{expected:.6f}" in capsys.readouterr().out
