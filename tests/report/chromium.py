@@ -114,7 +114,7 @@ class Page:
 
 
 @contextlib.contextmanager
-def browser_page(profile, timeout_s=60):
+def browser_page(profile, timeout_s=180):
     """Start Chromium and give one empty Page; the browser ends with the block.
 
     Args:
