@@ -22,7 +22,8 @@ from recbole_blair.registry import find_model, use_plugins
 from recbole_blair.schema import ITEM_SEQ
 from recbole_blair.train import checkpoint
 from recbole_blair.train.display import run_logger, say
-from recbole_blair.train.trainer import BlairTrainer
+from recbole_blair.train.evaluation import Evaluator
+from recbole_blair.train.trainer import BlairTrainer, precision_context
 
 # RecBole's models that are right when a batch is trimmed to its longest history; others get full width.
 TRIMMABLE = {"SASRec", "GRU4Rec"}
@@ -398,5 +399,5 @@ def evaluate_opened(config, model, dataset, split="test", **changes):
         raise InputError(f"{unknown[0]!r} is no evaluation key")
     config = Config({**dict(config), **changes}, config.lenient)
     loaders = build_loaders(find_model(config["model"]), config, dataset)
-    trainer = BlairTrainer(config, model, loaders, config["output_dir"] or ".", None)  # nothing is written
-    return trainer.evaluator(split).evaluate(model, split)
+    # no trainer: building an optimiser imports torch._dynamo, which takes longer than a small evaluation
+    return Evaluator(loaders[split], config, config["device"], lambda: precision_context(config)).evaluate(model, split)

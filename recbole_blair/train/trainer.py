@@ -35,6 +35,13 @@ def adam_betas(config):
     return betas
 
 
+def precision_context(config):
+    """The precision context of one forward pass under a configuration whose device is resolved."""
+    if config["compute_dtype"] == torch.bfloat16:
+        return torch.autocast(config["device"].type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
 class BlairTrainer:
     """Trains one recommender in one run folder.
 
@@ -69,9 +76,7 @@ class BlairTrainer:
 
     def autocast(self):
         """The precision context of one forward pass."""
-        if self.config["compute_dtype"] == torch.bfloat16:
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
+        return precision_context(self.config)
 
     def evaluator(self, split):
         """Return the evaluator of one split."""
