@@ -71,7 +71,7 @@ def test_a_killed_trial_comes_back_from_its_checkpoint(sweep_keys, space_file, t
 
 
 def test_a_killed_driver_goes_on_with_the_same_trials(sweep_keys, space_file, tmp_path):
-    folder, keys = tmp_path / "sweep", {**sweep_keys, "epochs": 27}
+    folder, keys = tmp_path / "sweep", {**sweep_keys, "epochs": 12}
     argv = tune_argv(folder, keys, space=space_file, num_samples=8, grace_period=1)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "recbole_blair", *argv]
@@ -84,7 +84,7 @@ def test_a_killed_driver_goes_on_with_the_same_trials(sweep_keys, space_file, tm
         return ended and going and (ended, going)
 
     try:
-        ended, going = wait_for(some_over_and_some_going, 500, "a trial that is over and one that is not")
+        ended, going = wait_for(some_over_and_some_going, 1200, "a trial that is over and one that is not")
         below = [p for p in descendants() if p.pid != driver.pid]
         assert len(below) > 4  # Ray's own and the trials'
     finally:
