@@ -131,27 +131,32 @@ def load_same_encoder(run, header, plm):
     Raises:
         InputError: it has gone, or its weights are others.
     """
-    from recbole_blair.text.encoders import encoder_name, load_encoder, resolve_plm
+    from recbole_blair.data.build import api_options
+    from recbole_blair.text.encoders import encoder_name, load_encoder, resolve_plm, weights_hash
 
+    config = run.config.replace(plm=str(plm))
     fix = f"give the folder of {run.encoder} by --plm=FOLDER"
     try:
-        kind, _ = resolve_plm(plm)
-        name = encoder_name(plm)
+        kind, value = resolve_plm(plm)
+        name = encoder_name(plm, config["plm_dimensions"])
     except InputError as error:
         if Path(plm).exists():
             raise
         raise InputError(f"the encoder folder of {run.folder}, {plm}, has gone; {fix}") from error
     if kind == "hub" and header.get("revision") is None and header.get("kind") == "huggingface":
         raise InputError(f"the encoder folder of {run.folder}, {plm}, has gone; {fix}")
-    if name != run.encoder and kind == "folder":
+    # A folder may have another name now: its weights tell. Upstream's files name none; check_encoder compares those.
+    renamed = kind == "folder" and header.get("weights_sha256") in (None, weights_hash(value))
+    if name != run.encoder and not renamed:
         raise InputError(f"{plm} is the encoder {name}, but the features of {run.folder} are of {run.encoder}; {fix}")
     return load_encoder(
         plm,
-        device=str(run.config["device"]),
-        precision=header.get("precision") or "auto",
-        revision=(header.get("revision") or run.config["plm_revision"]) if kind == "hub" else None,
-        pooling=header.get("pooling") or run.config["plm_pooling"],
-        max_length=header.get("max_length") or run.config["plm_max_length"],
+        device=str(config["device"]),
+        precision="auto" if kind == "openai" else header.get("precision") or "auto",
+        revision=(header.get("revision") or config["plm_revision"]) if kind == "hub" else None,
+        pooling=None if kind == "openai" else header.get("pooling") or config["plm_pooling"],
+        max_length=header.get("max_length") or config["plm_max_length"],
+        **api_options(config),
     )
 
 

@@ -30,9 +30,9 @@ def open_run(run, *args, **keys):
 @pytest.mark.parametrize(
     ("model", "keys"),
     [
-        ("UniSRecBlair", {}), ("UniSRecBlair", {"feature_scale": "rms"}), ("SASRecText", {}),
+        ("UniSRecBlair", {}), ("UniSRecBlair", {"feature_scale": "rms"}), ("SASRecText", {}), ("LRURecText", {}),
     ],
-    ids=["UniSRecBlair", "rms", "SASRecText"],
+    ids=["UniSRecBlair", "rms", "SASRecText", "LRURecText"],
 )  # fmt: skip
 def test_a_new_item_scores_as_the_same_text_in_the_catalogue(make_run, model, keys):
     run = make_run(model, **keys)
@@ -158,6 +158,8 @@ def test_an_encoder_that_has_gone_or_is_another_is_named(tmp_path):
     ):
         open_run(run, NEW)
     np.testing.assert_allclose(open_run(run, NEW, plm=str(moved)).score(USERS), expected, rtol=1e-4, atol=1e-5)
+    renamed = shutil.copytree(moved, tmp_path / "renamed")
+    np.testing.assert_allclose(open_run(run, NEW, plm=str(renamed)).score(USERS), expected, rtol=1e-4, atol=1e-5)
     other = write_tiny_encoder(tmp_path / "other", pooling="mean", seed=5)
     with pytest.raises(InputError, match=r"is the encoder other-\w{8}, but the features of .* are of tiny-encoder"):
         open_run(run, NEW, plm=str(other))

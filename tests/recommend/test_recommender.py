@@ -23,6 +23,7 @@ MODELS = [
     ("UniSRecBlair", {"train_stage": "transductive_ft"}),
     ("UniSRecBlair", {"feature_scale": "rms"}),
     ("SASRecText", {}),
+    ("LRURecText", {}),
     ("HSTU", {}),
     ("HSTUBlair", {}),
     ("HSTUBlair", {"fusion": "gate"}),
@@ -78,7 +79,7 @@ def test_an_unseen_users_history_scores_like_the_same_known_user(make_run, model
     np.testing.assert_allclose(loaded.score([stranger]), loaded.score("u3"), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("model", "keys"), [MODELS[0], MODELS[6], MODELS[9]], ids=["dot", "gate", "RecBole"])
+@pytest.mark.parametrize(("model", "keys"), [MODELS[0], MODELS[7], MODELS[10]], ids=["dot", "gate", "RecBole"])
 def test_chunks_change_nothing_and_stay_within_the_budget(make_run, monkeypatch, model, keys):
     users = list(SEQUENCES)
     whole = recbole_blair.load(make_run(model, **keys), device="cpu", show_progress=False).recommend(users, 5)
@@ -115,7 +116,7 @@ def test_items_beyond_the_latest_fifty_are_left_out_too(make_run):
     np.testing.assert_array_equal(loaded.score([first]), loaded.score([without]))  # the model sees fifty
 
 
-@pytest.mark.parametrize(("model", "keys"), [MODELS[0], MODELS[3], MODELS[4], MODELS[5]], ids=lambda x: str(x))
+@pytest.mark.parametrize(("model", "keys"), [MODELS[0], *MODELS[3:7]], ids=[NAMES[0], *NAMES[3:7]])
 def test_inner_products_of_vectors_are_the_scores(make_run, model, keys):
     loaded = recbole_blair.load(make_run(model, **keys), device="cpu", show_progress=False)
     users, items = loaded.encode(users=USERS), loaded.encode(items="all")
