@@ -26,6 +26,9 @@ QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+# On a machine with other work to do, Ray's helpers start slowly; its own limits (30 s, 60 s) would give them up.
+PATIENT = {"RAY_agent_register_timeout_ms": "600000", "RAY_worker_register_timeout_seconds": "600"}
+ATTEMPTS = 3  # to start Ray here: it gives up after 30 s, which nothing can change
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,44 @@ class Cluster:
         """One line for the screen."""
         where = "started here" if self.started_here else f"{self.nodes} node(s)"
         return f"Ray {where}: {self.cpus:g} CPUs, {self.gpus:g} GPUs"
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Which Ray is used: see `ray_cluster`."""
+
+    address: str | None = None
+    cpus: int | None = None
+    report_usage: bool = False
+
+    def open(self, **more):
+        """Enter the cluster; `more` are arguments of `ray_cluster`."""
+        return ray_cluster(self.address, self.cpus, report_usage=self.report_usage, **more)
+
+
+def node_resources():
+    """Return what each node that is alive has: dicts of `CPU`, `GPU`, `memory` (bytes) and what else Ray counts."""
+    return [node["Resources"] for node in import_ray().nodes() if node["Alive"]]
+
+
+def places(nodes, **each):
+    """Count the processes that fit, each on one node.
+
+    Args:
+        nodes (list of dict): of `node_resources`.
+        **each: what a process takes, as in CPU=2, GPU=1.
+
+    Returns:
+        int
+    """
+    wanted = {name: amount for name, amount in each.items() if amount}
+    return sum(int(min(node.get(name, 0) // amount for name, amount in wanted.items())) for node in nodes)
+
+
+def cpus_that_fit(nodes, processes):
+    """Return the most whole CPUs that each of `processes` can have, each on one node; 0 when not even one fits."""
+    most = int(max((node.get("CPU", 0) for node in nodes), default=0))
+    return next((cpus for cpus in range(most, 0, -1) if places(nodes, CPU=cpus) >= processes), 0)
 
 
 def local_cpus():
@@ -86,9 +127,10 @@ def ray_cluster(address=None, cpus=None, gpus=None, *, object_store_mb=OBJECT_ST
 
     Raises:
         InputError: Ray is not installed, or there is no cluster at the address.
+        Exception: Ray's own, when it does not start here in three attempts.
     """
     quiet = {**QUIET, "RAY_USAGE_STATS_ENABLED": str(int(report_usage))}
-    with environment({**quiet, **worker_environment(os.environ)}):
+    with environment({**quiet, **PATIENT, **worker_environment(os.environ)}):
         ray = import_ray()
         if ray.is_initialized():
             yield describe(ray, started_here=False)
@@ -116,15 +158,18 @@ def connect(ray, address, cpus, gpus, object_store_mb, temp_dir):
                 "with `ray start --head`, or leave ray_address empty to start one here"
             ) from error
         return
-    ray.init(
-        "local",
-        num_cpus=local_cpus() if cpus is None else cpus,
-        num_gpus=local_gpus() if gpus is None else gpus,
-        object_store_memory=object_store_mb << 20,
-        include_dashboard=False,
-        _temp_dir=temp_dir,
-        **common,
-    )
+    own = {
+        "num_cpus": local_cpus() if cpus is None else cpus, "num_gpus": local_gpus() if gpus is None else gpus,
+        "object_store_memory": object_store_mb << 20, "include_dashboard": False, "_temp_dir": temp_dir,
+    }  # fmt: skip
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            ray.init("local", **own, **common)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if "timed out during startup" not in str(error) or attempt == ATTEMPTS:
+                raise
 
 
 def describe(ray, started_here):
