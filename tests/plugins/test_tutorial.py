@@ -1,4 +1,4 @@
-"""docs/plugins.md as written: its commands run, its files are what it says, its package installs and keeps the contract."""
+"""docs/plugins.md as written: commands run, files are as it says, its package installs and keeps the contract."""
 
 import os
 import re
@@ -21,7 +21,8 @@ def blocks(language):
 
 
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
-SHOP = "from recbole_blair.plugins.lrurectext import LRURecText\n\n\nclass ShopRec(LRURecText):\n    '''The shop's own.'''\n"
+SHOP = "from recbole_blair.plugins.lrurectext import LRURecText\n\n\n"
+SHOP += "class ShopRec(LRURecText):\n    '''The shop's own.'''\n"
 
 
 @pytest.fixture(autouse=True)
