@@ -148,7 +148,7 @@ def ray_cluster(address=None, cpus=None, gpus=None, *, object_store_mb=OBJECT_ST
 
 def connect(ray, address, cpus, gpus, object_store_mb, temp_dir):
     """Call ray.init, which is not the same for a cluster that runs and for one to start."""
-    common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    common = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
     if address:
         try:
             ray.init(address, runtime_env={"env_vars": worker_environment({})}, **common)
@@ -202,12 +202,11 @@ def environment(values):
 
 @contextlib.contextmanager
 def quiet_logs():
-    """Ray's loggers say errors only, and Tune's nothing: a trial's error is in its own folder and in our lines."""
-    levels = {"ray": logging.ERROR, "ray.train": logging.ERROR, "ray.data": logging.ERROR, "ray.tune": logging.CRITICAL}
-    loggers = [logging.getLogger(name) for name in levels]
+    """Ray's loggers say nothing: what fails raises, and a trial's error is in its own folder and in our lines."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
     before = [logger.level for logger in loggers]
-    for logger, level in zip(loggers, levels.values()):
-        logger.setLevel(level)
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

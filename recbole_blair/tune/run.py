@@ -122,6 +122,10 @@ def resume_sweep(model, dataset, config_files, folder, options, keys):
             f"{known[clash[0]]!r}. Leave it out, or start a new sweep"
         )
     space = load_space(saved["space"], info, base)
+    if options.get("space") is not None:
+        asked_space = load_space(options["space"], info, base, fixed=saved["keys"]).plain()
+        if asked_space != space.plain():
+            raise InputError(f"--resume={folder} goes on with its own space; {options['space']} differs from it")
     return finish_plan(Sweep(Path(folder), info, saved["dataset"], saved["keys"], base, space, settings, []))
 
 
