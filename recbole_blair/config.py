@@ -122,7 +122,8 @@ def resolve_config(model_info, dataset, config_files=(), overrides=None, strict=
 
     Args:
         model_info (registry.ModelInfo): the model's name and its YAML file.
-        dataset (str): name as typed; `props/dataset/<dataset>.yaml` is read when it exists.
+        dataset (str): name as typed; `props/dataset/<dataset>.yaml` is read when it exists, and then
+            `props/dataset/<dataset>.<model>.yaml`.
         config_files (sequence of str): YAML files of the user.
         overrides (dict): command line or API values.
         strict (bool): False drops keys this model does not know (a baseline given another model's keys).
@@ -137,9 +138,10 @@ def resolve_config(model_info, dataset, config_files=(), overrides=None, strict=
     values = {**overall, **model_info.load_defaults()}
     defaults = dict(values)
     layers = []
-    dataset_file = props_dir() / "dataset" / f"{Path(dataset).name}.yaml"
-    if dataset_file.is_file():
-        layers.append((str(dataset_file.name), load_yaml(dataset_file)))
+    for name in (Path(dataset).name, f"{Path(dataset).name}.{model_info.name}"):
+        dataset_file = props_dir() / "dataset" / f"{name}.yaml"
+        if dataset_file.is_file():
+            layers.append((str(dataset_file.name), load_yaml(dataset_file)))
     layers += [(str(f), load_yaml(f)) for f in config_files]
     layers.append(("the command line", dict(overrides or {})))
     layers[:0] = protocol_layer([values, *(layer for _, layer in layers)])

@@ -203,3 +203,10 @@ def test_a_config_file_that_is_no_mapping_is_refused(tmp_path, text, words):
 def test_a_config_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"cannot read the configuration file .*nowhere\.yaml: No such file"):
         resolved(files=[tmp_path / "nowhere.yaml"])
+
+
+def test_a_dataset_may_have_keys_for_one_model():
+    sizes = {name: resolve_config(find_model(name), "sample")["train_batch_size"] for name in ("HSTU", "SASRecText")}
+    assert sizes == {"HSTU": 16, "SASRecText": 256}
+    given = resolve_config(find_model("HSTU"), "sample", overrides={"train_batch_size": 8})
+    assert given["train_batch_size"] == 8
