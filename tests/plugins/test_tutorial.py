@@ -11,6 +11,7 @@ import pytest
 
 from recbole_blair import registry
 from recbole_blair.cli.main import main
+from recbole_blair.new_model import KEYS, MODEL
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs/plugins.md").read_text(encoding="utf-8")
@@ -21,8 +22,6 @@ def blocks(language):
 
 
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
-SHOP = "from recbole_blair.plugins.lrurectext import LRURecText\n\n\n"
-SHOP += "class ShopRec(LRURecText):\n    '''The shop's own.'''\n"
 
 
 @pytest.fixture(autouse=True)
@@ -97,10 +96,10 @@ def test_new_model_refuses_what_would_clash(argv, tmp_path, monkeypatch, capsys)
 
 
 def write_package(folder):
-    """Write the package of the tutorial, its model a subclass of the worked one."""
+    """Write the package of the tutorial, its model the one that new-model writes."""
     names = blocks("text")[0].split()
-    keys = (ROOT / "props/model/LRURecText.yaml").read_text(encoding="utf-8")
-    contents = {".toml": blocks("toml")[0], ".yaml": keys, "__init__.py": "", "shoprec_model.py": SHOP}
+    model, keys = (template.format(name="ShopRec", lower="shoprec") for template in (MODEL, KEYS))
+    contents = {".toml": blocks("toml")[0], ".yaml": keys, "__init__.py": "", "shoprec_model.py": model}
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +118,7 @@ def test_a_package_that_is_built_and_installed_is_found_and_keeps_the_contract(t
     pytest_argv = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py")
     assert "6 passed" in run_python(*pytest_argv, cwd=tmp_path, path=[site])
     listed = run_python("-m", "recbole_blair", "models", "--source=package", cwd=tmp_path, path=[site])
-    assert re.search(r"ShopRec +package shoprec 1\.0 +The shop's own\.", listed)
+    assert re.search(r"ShopRec +package shoprec 1\.0 +Users are a layer over", listed)
 
 
 def test_a_package_that_takes_a_name_is_listed_and_the_model_keeps_it(tmp_path):
