@@ -118,4 +118,4 @@ def features_name(config, metrics):
         return metrics["encoder"]
     from recbole_blair.text.encoders import encoder_name
 
-    return encoder_name(config["plm"])
+    return encoder_name(config["plm"], config["plm_dimensions"])
