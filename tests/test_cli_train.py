@@ -99,7 +99,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, monkeypa
     argv = ["--model=SASRecText", "--dataset=tiny", f"--data_path={folder.parent}", "--plm=tfidf-svd"]
     assert main(["train", *argv, "--baselines=SASRec", "--seeds=1,2", "--dry_run"]) == 0
     shown = capsys.readouterr().out
-    assert "there, made by another tool" in shown
+    assert "there; used as it is" in shown
     assert re.search(r"tiny\.tfidf-svd\.feature: to be made with tfidf-svd: \d+ texts", shown)
     assert "4 run(s): SASRecText, SASRec x seeds [1, 2]" in shown
     assert not list((tmp_path / "cwd").iterdir()) and sorted(folder.rglob("*")) == before
