@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
@@ -27,6 +29,12 @@ LOUD = ("warning", "error", "assert")
 def find_chromium():
     """The browser's path: CHROMIUM, or the first of the usual names; None when there is none."""
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def skip_without_chromium():
+    """Skip the test where there is no browser."""
+    if find_chromium() is None:
+        pytest.skip("no Chromium is on the PATH (Debian: apt-get install chromium; or set CHROMIUM to a browser)")
 
 
 class Page:
@@ -114,7 +122,7 @@ class Page:
 
 
 @contextlib.contextmanager
-def browser_page(profile, timeout_s=180):
+def browser_page(profile, timeout_s=400):
     """Start Chromium and give one empty Page; the browser ends with the block.
 
     Args:

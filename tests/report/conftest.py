@@ -2,7 +2,7 @@
 
 import pytest
 from builds import random_sequences, write_build, write_features
-from chromium import browser_page, find_chromium
+from chromium import browser_page, skip_without_chromium
 from report_runs import SMALL, train
 
 SCRIPT = "</script><script>alert(1)</script>"  # a title that is no markup
@@ -31,7 +31,6 @@ def tiny_runs(tiny_data, tmp_path_factory):
 @pytest.fixture(scope="session")
 def chromium_page(tmp_path_factory):
     """One page of a headless Chromium."""
-    if find_chromium() is None:
-        pytest.skip("no Chromium is on the PATH (Debian: apt-get install chromium; or set CHROMIUM to a browser)")
+    skip_without_chromium()
     with browser_page(tmp_path_factory.mktemp("chromium")) as page:
         yield page
