@@ -143,6 +143,7 @@ def ray_cluster(address=None, cpus=None, gpus=None, *, object_store_mb=OBJECT_ST
         finally:
             ray.shutdown()
             if temp_dir:
+                end_processes_of(temp_dir)
                 shutil.rmtree(temp_dir, ignore_errors=True)
 
 
@@ -168,8 +169,19 @@ def connect(ray, address, cpus, gpus, object_store_mb, temp_dir):
             return
         except Exception as error:
             ray.shutdown()
+            end_processes_of(temp_dir)  # a start that failed leaves what it had begun
             if "timed out during startup" not in str(error) or attempt == ATTEMPTS:
                 raise
+
+
+def end_processes_of(temp_dir):
+    """Kill the processes of a Ray that was started here; each names its folder, which nobody else has."""
+    import psutil
+
+    for process in psutil.process_iter(["cmdline"]):
+        if any(f"{temp_dir}/session" in word for word in process.info["cmdline"] or ()):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
 
 def describe(ray, started_here):
