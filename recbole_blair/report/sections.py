@@ -125,8 +125,12 @@ def headline(panel, metric):
     found = next((p for p in pairs if {p["a"], p["b"]} == {first["label"], second["label"]}), None)
     if found is None:
         return text + "; the difference was not tested."
-    verdict = "a clear difference" if certain(found) else "no clear difference"
-    return text + f"; {verdict} (bootstrap p {p_text(found['p_value_bootstrap_holm'])}, corrected)."
+    verdict = "a clear difference over users" if certain(found) else "no clear difference over users"
+    text += f"; {verdict} (bootstrap p {p_text(found['p_value_bootstrap_holm'])}, corrected)"
+    over_seeds = max(group["deviation"][metric] or 0 for group in (first, second))
+    if over_seeds >= first["mean"][metric] - second["mean"][metric]:
+        text += f", but no larger than the deviation over seeds, {fraction(over_seeds)}: other seeds may turn it round"
+    return text + "."
 
 
 def model_table(panel, metric):

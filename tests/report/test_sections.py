@@ -29,7 +29,11 @@ def test_the_headline_says_who_is_first_and_how_surely():
     line = sections.headline(panel, "ndcg@10")
     assert line == (
         "<b>A</b> has the highest NDCG@10: 0.0200 ± 0.0010 over 2 seeds, +25.0 % over B; no clear difference "
-        "(bootstrap p 0.300, corrected)."
+        "over users (bootstrap p 0.300, corrected)."
+    )
+    shaky = {**panel, "groups": [group("A", 0.02, 0.005), group("B", 0.016)]}
+    assert "(bootstrap p 0.300, corrected), but no larger than the deviation over seeds, 0.0050" in sections.headline(
+        shaky, "ndcg@10"
     )
     untested = sections.headline({**panel, "comparisons": None}, "ndcg@10")
     assert untested.endswith("the difference was not tested.")
