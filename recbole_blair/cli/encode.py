@@ -1,9 +1,14 @@
 """`recbole-blair encode`: item texts of a build -> its feature file."""
 
+from recbole_blair.cli.options import add_ray_options, ray_options
 from recbole_blair.schema import DEFAULT_PLM, PROTOCOLS, TFIDF_SVD
 
 SUMMARY = "encode a build's item texts into its feature file; goes on where it was interrupted"
-EXAMPLE = f"recbole-blair encode --dataset=Games --plm={DEFAULT_PLM}"
+EXAMPLE = (
+    f"recbole-blair encode --dataset=Games --plm={DEFAULT_PLM}; over a cluster: "
+    f"recbole-blair encode --dataset=Games --plm={DEFAULT_PLM} --engine=ray --ray_address=auto"
+)
+CLUSTER_ONLY = ("workers", "cpus_per_worker", "shards")
 
 
 def configure(parser):
@@ -32,26 +37,36 @@ def configure(parser):
     parser.add_argument("--cache_dir", default=None, help="where hub downloads are kept; empty: the hub's cache")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--force", action="store_true", help="replace a whole feature file too")
+    add_ray_options(parser)
+    parser.add_argument("--workers", type=int, default=None, help="ray: processes; empty: one a GPU, or for some CPUs")
+    parser.add_argument("--cpus_per_worker", type=int, default=None, help="ray: empty: 4 at most, or 1 beside a GPU")
+    parser.add_argument("--shards", type=int, default=None, help="ray: parts of the work; empty: at most 32 a worker")
 
 
 def run(args):
     """Encode, and print the path of the feature file."""
-    from recbole_blair.text.encode import encode_build
-
-    path = encode_build(
-        _build_folder(args),
-        args.plm,
-        device=args.device,
-        precision=args.precision,
-        revision=args.revision,
-        pooling=args.pooling,
-        max_length=args.max_length,
-        batch_tokens=args.batch_tokens,
-        cache_dir=args.cache_dir,
-        progress=not args.quiet,
-        force=args.force,
+    options = {
+        "device": args.device,
+        "precision": args.precision,
+        "revision": args.revision,
+        "pooling": args.pooling,
+        "max_length": args.max_length,
+        "batch_tokens": args.batch_tokens,
+        "cache_dir": args.cache_dir,
+        "progress": not args.quiet,
+        "force": args.force,
         **api_options(args),
-    )
+    }
+    folder, ray = _build_folder(args), ray_options(args.engine, vars(args), CLUSTER_ONLY)
+    if ray is None:
+        from recbole_blair.text.encode import encode_build
+
+        path = encode_build(folder, args.plm, **options)
+    else:
+        from recbole_blair.cluster.encode import encode_build_over_cluster
+
+        parts = {"workers": args.workers, "cpus": args.cpus_per_worker, "shards": args.shards}
+        path = encode_build_over_cluster(folder, args.plm, ray, **parts, **options)
     print(path)
     return 0
 

@@ -1,5 +1,6 @@
 """`recbole-blair prepare`: raw reviews and metadata -> atomic files."""
 
+from recbole_blair.cli.options import RAY_ONLY, add_ray_options, ray_options
 from recbole_blair.schema import MAX_HISTORY, PROTOCOLS, TEST_START_MS, VALID_START_MS
 
 SUMMARY = "make the atomic files of datasets: download or generate what is missing, clean, split, write"
@@ -54,6 +55,7 @@ def configure(parser):
     add("--sample_items", type=int, help="items of the generated dataset")
     add("--dry_run", type=_boolean, nargs="?", const=True, default=False, help="print the plan and do nothing")
     add("--quiet", action="store_true", help="no progress bars")
+    add_ray_options(parser)
 
 
 def _boolean(text):
@@ -66,22 +68,40 @@ def _boolean(text):
 
 def run(args):
     """Make each dataset and print its statistics, in the columns of the paper's Table 3."""
-    from dataset_tools.build_stats import load_stats, table3_line
     from dataset_tools.domains import resolve_datasets
-    from dataset_tools.prepare import prepare
     from recbole_blair.errors import InputError
 
+    ray = ray_options(args.engine, vars(args))
     if args.source != "amazon":
+        if ray:
+            raise InputError(f"--engine=ray makes Amazon's domains, a task each; --source={args.source} is one dataset")
         return run_own(args)
     given = next((key for key in OWN_ONLY if getattr(args, key) is not None), None)
     if given:
         raise InputError(f"--{given} is for data of your own; add --source=csv (or jsonl, parquet, python)")
-    skipped = ("command", "dataset", "quiet", "source", "timestamp_unit", "encoding", *OWN_ONLY)
+    skipped = ("command", "dataset", "quiet", "source", "timestamp_unit", "encoding", "engine", *OWN_ONLY, *RAY_ONLY)
     options = {key: value for key, value in vars(args).items() if key not in skipped}
-    for name in resolve_datasets(args.dataset, args.raw_dir):
-        folder = prepare(name, progress=not args.quiet, **options)
-        if not args.dry_run:
-            print(table3_line(load_stats(folder)))
+    options["progress"] = not args.quiet
+    return run_amazon(resolve_datasets(args.dataset, args.raw_dir), options, ray)
+
+
+def run_amazon(names, options, ray):
+    """Make each dataset; with several, one that fails is named and the others are made."""
+    from dataset_tools.build_stats import load_stats, table3_line
+    from dataset_tools.prepare import build_settings, prepare
+    from recbole_blair.cluster import prepare as many
+
+    for name in names:
+        build_settings(name, **many.settings_of(options))  # wrong for all of them: said once, nothing started
+    if options["dry_run"]:
+        for name in names:
+            prepare(name, **options)
+    elif ray:
+        return many.report(many.prepare_over_cluster(names, options, ray), len(names))
+    elif len(names) > 1:
+        return many.report(many.prepare_each(names, options), len(names))
+    else:
+        print(table3_line(load_stats(prepare(names[0], **options))))
     return 0
 
 
@@ -93,7 +113,7 @@ def run_own(args):
 
     if args.interactions is None:
         raise InputError(f"--source={args.source} needs --interactions=FILE")
-    skipped = ("command", "quiet", *AMAZON_ONLY)
+    skipped = ("command", "quiet", "engine", *AMAZON_ONLY, *RAY_ONLY)
     options = {key: value for key, value in vars(args).items() if key not in skipped}
     folder = prepare_own(progress=not args.quiet, **options)
     if args.dry_run:

@@ -1,11 +1,16 @@
 """`recbole-blair pretrain`: a text encoder trained on pairs, ready-made or made from raw reviews."""
 
+from recbole_blair.cli.options import RAY_ONLY, ray_options
 from recbole_blair.errors import InputError, nearest
 
 SUMMARY = "train a text encoder on (review, item metadata) pairs; goes on where it was interrupted"
 EXAMPLE = "recbole-blair pretrain --pairs=pairs.jsonl.gz --plm=FacebookAI/roberta-base --output_dir=my-blair"
 PASS_THROUGH = True  # every key of props/pretrain/pretrain.yaml is a flag
-OPTIONS = ("help", "prepare_only", "print_config", "contamination", "config_files")
+OPTIONS = (
+    *("help", "prepare_only", "print_config", "contamination", "config_files"),
+    *("engine", "num_workers", *RAY_ONLY),
+)
+ENGINES = ("local", "ray")
 
 HELP = """usage: recbole-blair pretrain (--pairs=FILE | --dataset=A,B) [--key=value ...]
 
@@ -17,6 +22,9 @@ HELP = """usage: recbole-blair pretrain (--pairs=FILE | --dataset=A,B) [--key=va
   --contamination       make them, and report what of validation and test occurs in them, and stop
   --config_files=A,B    YAML files of keys; the command line outranks them
   --print_config        print every resolved key and stop
+  --engine=local|ray    ray: in --num_workers=N processes of a Ray cluster, one a GPU (docs/scaling.md)
+  --ray_address=ADDRESS auto or host:port of a cluster; empty: one is started here, with --ray_cpus=N CPUs
+  --report_usage        let Ray send its usage statistics
   --help                this
 
 An interrupted run goes on with the same command. Several GPUs:
@@ -36,6 +44,7 @@ def run(argv):
         return 0
     from recbole_blair.pretrain.settings import resolve_settings
 
+    ray, num_workers = cluster_options(options)
     settings = resolve_settings(overrides, options.get("config_files") or [])
     if options.get("print_config"):
         return print_config(settings)
@@ -50,10 +59,34 @@ def run(argv):
         return 0
     if settings.output_dir is None:
         settings["output_dir"] = default_folder(settings)
-    from recbole_blair.pretrain.run import pretrain
+    if ray:
+        from recbole_blair.cluster.pretrain import pretrain_over_cluster
 
-    print_results(settings.output_dir, pretrain(settings))
+        metrics = pretrain_over_cluster(settings, num_workers, ray)
+    else:
+        from recbole_blair.pretrain.run import pretrain
+
+        metrics = pretrain(settings)
+    print_results(settings.output_dir, metrics)
     return 0
+
+
+def cluster_options(options):
+    """Return (RayOptions or None, workers).
+
+    Raises:
+        InputError: an unknown engine, no number of workers, or one without engine=ray.
+    """
+    engine = options.get("engine", "local")
+    if engine not in ENGINES:
+        raise InputError(f"--engine={engine} is not one of {', '.join(ENGINES)}")
+    for key in ("num_workers", "ray_cpus"):
+        if key in options and (isinstance(options[key], bool) or not isinstance(options[key], int)):
+            raise InputError(f"--{key}={options[key]} is not a number")
+    ray = ray_options(engine, options, ("num_workers",))
+    if ray and "num_workers" not in options:
+        raise InputError("--engine=ray needs --num_workers=N: processes, one a GPU where there are GPUs")
+    return ray, options.get("num_workers")
 
 
 def parse(argv):

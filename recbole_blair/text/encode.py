@@ -28,6 +28,7 @@ def encode_build(
     cache_dir=None,
     progress=True,
     force=False,
+    load=None,
     **api,
 ):
     """Encode the `text` column of a build's `.item` file into `<build>.<encoder>.feature` and its header.
@@ -43,6 +44,8 @@ def encode_build(
         batch_tokens (int | None): token budget of a batch; None: by device.
         progress (bool): show a bar.
         force (bool): replace a whole file too. What an interrupted run of the same work left is used anyway.
+        load (callable | None): gives the encoder when it is needed; None: `encoders.load_encoder`. It takes the same
+            arguments; `cluster/encode.py` gives one whose work is done elsewhere.
         **api: of an API's model; see `encoders.load_encoder`.
 
     Returns:
@@ -66,7 +69,7 @@ def encode_build(
     if not force and features.features_are_whole(build_dir, name):
         _check_matches(path, plm, asked, about, precision)
         return path
-    encoder = load_encoder(
+    encoder = (load or load_encoder)(
         plm,
         device=device,
         precision=precision,

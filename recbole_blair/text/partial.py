@@ -56,7 +56,8 @@ class PartialFeatures:
         self.about = about
         self.n_chunks = n_chunks
         self.run = {"device": encoder.device_type, "batch_tokens": batch_tokens or encoder.batch_tokens}
-        self.libraries = encoder.libraries
+        found = encoder.libraries  # names, or, from processes elsewhere, names and versions
+        self.libraries = dict(found) if isinstance(found, dict) else {name: version(name) for name in found}
         self.done = set()
         self.handle = None
 
@@ -122,7 +123,7 @@ class PartialFeatures:
         """Versions the rows depend on."""
         return {
             "tool": f"recbole_blair {__version__}",
-            "libraries": {name: version(name) for name in self.libraries},
+            "libraries": self.libraries,
             **self.run,
         }
 

@@ -129,7 +129,18 @@ class TransformerEncoder:
             InputError: a text that gives no token, or a model that gives NaN or infinity.
         """
         budget = batch_tokens or self.batch_tokens
-        todo = [(i, rows) for i, rows in enumerate(self.plan(texts, budget)) if i not in done]
+        yield from self.encode_planned(
+            texts, [(i, rows) for i, rows in enumerate(self.plan(texts, budget)) if i not in done], budget
+        )
+
+    def encode_planned(self, texts, todo, budget):
+        """Encode given chunks; see `encode_chunks`.
+
+        Args:
+            texts (list[str] | dict[int, str]): row -> text, of the chunks' rows at least.
+            todo (list[(int, ndarray)]): chunk numbers and their rows.
+            budget (int): tokens a batch.
+        """
         with _Pipeline(self, texts, todo, budget) as results:
             for _ in todo:
                 number, rows, vectors = results.next()

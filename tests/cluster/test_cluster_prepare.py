@@ -1,0 +1,97 @@
+"""prepare of several domains: here or a Ray task each, equal to the byte; one that fails stops no other."""
+
+import json
+
+import pytest
+
+from recbole_blair.cli.main import main
+from recbole_blair.cluster.prepare import BESIDE_DUCKDB, parse_bytes, task_resources
+from recbole_blair.errors import InputError
+
+NAMES = ("sample-u60-i50", "sample-u70-i60")
+
+
+def arguments(folder, datasets, *more):
+    folders = [f"--data_path={folder / 'data'}", f"--raw_dir={folder / 'raw'}"]
+    return ["prepare", f"--dataset={','.join(datasets)}", *folders, "--memory_limit=500MB", "--quiet", *more]
+
+
+def build_bytes(folder):
+    """Return {name: bytes} of every file of every build; locks aside."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted((folder / "data").rglob("*"))
+        if path.is_file() and path.suffix != ".lock"
+    }
+
+
+def write_broken_domain(folder, name):
+    """Raw files of a domain whose every line is broken."""
+    for kind, file in (("review", name), ("meta", f"meta_{name}")):
+        place = folder / "raw" / "raw" / f"{kind}_categories" / f"{file}.jsonl"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("no json\n" * 10)
+
+
+def test_several_domains_of_which_one_fails(tmp_path, capsys):
+    write_broken_domain(tmp_path, "shop")
+    assert main(arguments(tmp_path, (NAMES[0], "shop", NAMES[1]))) == 2
+    shown = capsys.readouterr()
+    assert [line.split(":")[0] for line in shown.out.splitlines()] == list(NAMES)
+    assert shown.err.startswith("error: shop: ") and "1 of 3 datasets failed: shop" in shown.err
+    assert sorted(p.name for p in (tmp_path / "data").iterdir() if p.is_dir()) == sorted(NAMES)
+
+
+@pytest.mark.slow
+def test_a_task_a_domain_writes_the_same_bytes(tmp_path, capfd):
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert main(arguments(here, NAMES)) == 0
+    capfd.readouterr()
+    write_broken_domain(there, "shop")
+    assert main(arguments(there, (*NAMES, "shop"), "--engine=ray", "--ray_cpus=2", "--threads=1")) == 2
+    shown = capfd.readouterr()
+    assert build_bytes(there) == build_bytes(here)
+    assert {line.split(":")[0] for line in shown.out.splitlines()} == set(NAMES)
+    assert "error: shop: on node" in shown.err and "1 of 3 datasets failed: shop" in shown.err
+    stats = json.loads((there / "data" / NAMES[0] / f"{NAMES[0]}.stats.json").read_text())
+    assert stats["settings"]["sample_users"] == 60
+    before = {p: p.stat().st_mtime_ns for p in (there / "data").rglob("*.inter")}
+    assert main(arguments(there, NAMES)) == 0  # whole: left alone, whoever made them
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--max_history=0",), "max_history is 0, expected 1 or more"),
+        (("--ray_address=auto",), "--ray_address=auto belongs to --engine=ray"),
+        (("--engine=ray", "--source=csv"), "--engine=ray makes Amazon's domains"),
+    ],
+)
+def test_what_is_wrong_for_all_is_said_once(tmp_path, capsys, more, message):
+    assert main(arguments(tmp_path, NAMES, *more)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_tasks_fit_the_nodes():
+    nodes = [{"CPU": 8.0, "memory": 2.0 * (BESIDE_DUCKDB + 4e9)}, {"CPU": 2.0, "memory": 64e9}]
+    assert task_resources(nodes, {"threads": None, "memory_limit": "4GB"}) == (
+        {"CPU": 4, "memory": 4 * 10**9 + BESIDE_DUCKDB},
+        2,
+    )
+    with pytest.raises(InputError, match="--threads=9, but the largest node has 8 CPUs"):
+        task_resources(nodes, {"threads": 9, "memory_limit": "4GB"})
+    with pytest.raises(InputError, match="--memory_limit=1TB and 2 GiB beside it are more than a node has to give"):
+        task_resources(nodes, {"threads": 1, "memory_limit": "1TB"})
+
+
+@pytest.mark.parametrize(("text", "size"), [("4GB", 4 * 10**9), ("512MiB", 512 << 20), ("1.5 GB", 15 * 10**8)])
+def test_sizes_as_duckdb_reads_them(text, size):
+    assert parse_bytes(text) == size
+
+
+def test_a_size_that_is_none_is_refused():
+    with pytest.raises(InputError, match="--memory_limit=plenty is no size; write it as 2GB"):
+        parse_bytes("plenty")
