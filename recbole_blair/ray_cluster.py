@@ -126,8 +126,7 @@ def ray_cluster(address=None, cpus=None, gpus=None, *, object_store_mb=OBJECT_ST
         Cluster
 
     Raises:
-        InputError: Ray is not installed, or there is no cluster at the address.
-        Exception: Ray's own, when it does not start here in three attempts.
+        InputError: Ray is not installed, does not start here, or there is no cluster at the address.
     """
     quiet = {**QUIET, "RAY_USAGE_STATS_ENABLED": str(int(report_usage))}
     with environment({**quiet, **PATIENT, **worker_environment(os.environ)}):
@@ -170,8 +169,13 @@ def connect(ray, address, cpus, gpus, object_store_mb, temp_dir):
         except Exception as error:
             ray.shutdown()
             end_processes_of(temp_dir)  # a start that failed leaves what it had begun
-            if "timed out during startup" not in str(error) or attempt == ATTEMPTS:
+            if "timed out during startup" not in str(error):
                 raise
+            if attempt == ATTEMPTS:
+                raise InputError(
+                    f"Ray did not start here in {ATTEMPTS} attempts of half a minute: the machine is busy with other "
+                    "work; try again when it is less so, or name a cluster that runs by ray_address"
+                ) from error
 
 
 def end_processes_of(temp_dir):
