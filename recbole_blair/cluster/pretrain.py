@@ -13,16 +13,18 @@ import threading
 from pathlib import Path
 
 from recbole_blair.cluster.pool import first_line
+from recbole_blair.distributed import WAIT
 from recbole_blair.errors import InputError
 from recbole_blair.pretrain.run import METRICS, STATE_DIR, check_folder
 from recbole_blair.pretrain.settings import Settings
-from recbole_blair.ray_cluster import cpus_that_fit, node_resources, places
+from recbole_blair.ray_cluster import cpus_that_fit, environment, node_resources, places
 from recbole_blair.train.display import say
 
 MAX_FAILURES = 3  # times the processes are started again after one was lost
 RAY = ".ray"  # what Ray Train writes for itself, below <output_dir>/pretraining; deleted at the end
 PATHS = ("pairs", "output_dir", "pairs_path", "raw_dir")  # keys that may stand in another process's folder
 FOLLOW_S = 1.0
+PATIENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600"}  # of Ray's 60: busy machines import slowly
 
 
 def pretrain_over_cluster(settings, num_workers, ray_options):
@@ -46,7 +48,7 @@ def pretrain_over_cluster(settings, num_workers, ray_options):
     done = check_folder(folder, settings)
     if done is not None:
         return done
-    with ray_options.open() as cluster:
+    with environment(PATIENT), ray_options.open() as cluster:
         each = worker_resources(node_resources(), settings.device, num_workers)
         say(f"{cluster.describe()}; {num_workers} workers with {each['GPU']} GPU, {each['CPU']} CPUs each")
         with following(folder / STATE_DIR / "log.txt", settings.show_progress):
@@ -97,13 +99,14 @@ def run_workers(settings, num_workers, each, storage):
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     verdict = ray.remote(Verdict).options(num_cpus=0).remote()
     config = {"settings": dict(settings), "cwd": os.getcwd(), "cpus": each["CPU"], "verdict": verdict}
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=config,
+        torch_config=TorchConfig(timeout_s=int(WAIT.total_seconds())),
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=bool(each["GPU"]), resources_per_worker=each),
         run_config=RunConfig(
             name="pretraining", storage_path=str(storage), failure_config=FailureConfig(max_failures=MAX_FAILURES)
