@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: install demo test test-slow lint bench wheel clean
+.PHONY: install demo test test-slow test-heavy lint bench wheel clean
 
 install: $(STAMP)
 
@@ -33,7 +33,10 @@ test: install
 	$(PYTEST)
 
 test-slow: install
-	$(PYTEST) -m "slow and not gpu and not network and not bench"
+	$(PYTEST) -m "slow and not heavy and not gpu and not network and not bench"
+
+test-heavy: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -m "heavy and not gpu and not network and not bench"
 
 lint: install
 	$(BIN)/ruff check .

@@ -101,7 +101,9 @@ def test_a_broken_plugin_shows_its_error_only_when_asked_for(plugin_room, capsys
     for name in ("BrokenRec", "LackingRec", "EmptyRec"):
         (props / "model" / f"{name}.yaml").write_text("width: 8\n")
     assert find_model("SASRecText").load_class().__name__ == "SASRecText"
-    with pytest.raises(InputError, match=r"BrokenRec \(plugin.*SyntaxError: invalid syntax.*brokenrec\.py, line 1: class BrokenRec"):
+    with pytest.raises(
+        InputError, match=r"BrokenRec \(plugin.*SyntaxError: invalid syntax.*brokenrec\.py, line 1: class BrokenRec"
+    ):
         find_model("BrokenRec").load_class()
     with pytest.raises(InputError, match=r"LackingRec.*ModuleNotFoundError: No module named 'no_such_library'"):
         find_model("LackingRec").load_class()

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from recbole_blair.pretrain.data import tokenise
 from recbole_blair.distributed import gather_rows, rank, world_size
+from recbole_blair.pretrain.data import tokenise
 
 WHOLE_SCAN_ROWS, SCAN_ROWS = 1_000_000, 100_000  # pairs read whole for candidates; pairs read at a time
 SCORE_ROWS = 512  # contexts whose cosines with every item exist at a time

@@ -70,7 +70,7 @@ def results_table(results):
 
 
 def shown_metrics(metrics):
-    """The metrics a table has room for: hit where recall, its equal here, is not there; mrr@k says little beside mrr."""
+    """The metrics a table has room for: hit only without recall, its equal here; mrr@k says little beside mrr."""
     names = [n for n in metrics if not (n.startswith("mrr@") and "mrr" in metrics)]
     return [n for n in names if not (n.startswith("hit@") and n.replace("hit", "recall") in metrics)]
 

@@ -53,6 +53,7 @@ def wait_for(condition, limit_s=300):
         time.sleep(0.01)
 
 
+@pytest.mark.heavy
 def test_a_real_ray_gives_the_rows_of_one_process(build, whole, tiny_bert, capfd):
     assert main(arguments(build, tiny_bert, "--ray_cpus=2", "--shards=5")) == 0
     shown = capfd.readouterr()
@@ -64,7 +65,7 @@ def test_a_real_ray_gives_the_rows_of_one_process(build, whole, tiny_bert, capfd
     assert next(build.glob("*.feature")).stat().st_mtime_ns == stamp
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_killed_driver_loses_only_the_running_shards(build, whole, tiny_bert, capfd):
     command = [sys.executable, "-m", "recbole_blair", *arguments(build, tiny_bert, "--ray_cpus=2", "--shards=400")]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
@@ -87,7 +88,7 @@ def test_a_killed_driver_loses_only_the_running_shards(build, whole, tiny_bert, 
     assert_same_features(build, whole)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_removed_node_loses_nothing(build, whole, tiny_bert, capfd):
     from ray.cluster_utils import Cluster
 
@@ -128,7 +129,7 @@ def test_wrong_use_starts_nothing(build, tiny_bert, capsys, more, message):
     assert [p.name for p in build.iterdir()] == ["shop.item"]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_no_cluster_at_the_address_is_one_line(build, tiny_bert, capfd):
     assert main(arguments(build, tiny_bert, "--ray_address=127.0.0.1:1")) == 2
     error = capfd.readouterr().err

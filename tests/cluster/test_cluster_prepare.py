@@ -42,7 +42,7 @@ def test_several_domains_of_which_one_fails(tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / "data").iterdir() if p.is_dir()) == sorted(NAMES)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_task_a_domain_writes_the_same_bytes(tmp_path, capfd):
     here, there = tmp_path / "here", tmp_path / "there"
     assert main(arguments(here, NAMES)) == 0

@@ -46,7 +46,7 @@ def arguments(pairs, encoder, out, *more):
     return ["pretrain", f"--pairs={pairs}", f"--plm={encoder}", f"--output_dir={out}", *FAST, *more]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_two_workers_train_as_two_processes_of_torchrun(tmp_path, pairs_file, encoder, capfd):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
     root = Path(__file__).resolve().parents[2]
@@ -77,7 +77,7 @@ def test_two_workers_train_as_two_processes_of_torchrun(tmp_path, pairs_file, en
     assert "workers with" not in capfd.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_what_a_worker_refuses_is_one_line_and_is_not_tried_again(tmp_path, pairs_file, encoder, capfd):
     ray = ("--engine=ray", "--num_workers=1", "--ray_cpus=1", "--min_chars=5000", "--show_progress=False")
     assert main(arguments(pairs_file, encoder, tmp_path / "out", *ray)) == 2

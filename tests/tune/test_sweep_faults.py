@@ -29,7 +29,7 @@ from recbole_blair.quick_start import run
 from recbole_blair.tune import sweep_dir as files
 
 pytest.importorskip("ray", reason="the extra tune is not installed")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 ROOT = Path(__file__).resolve().parents[2]
 
 

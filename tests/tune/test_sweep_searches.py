@@ -12,7 +12,7 @@ from recbole_blair.config import load_yaml
 from recbole_blair.tune import sweep_dir as files
 
 pytest.importorskip("ray", reason="the extra tune is not installed")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 
 def test_optuna_learns_and_a_finished_sweep_grows(sweep_keys, tmp_path, capfd):
