@@ -120,8 +120,8 @@ def collect(ref, name, options):
         return Outcome(name, error=f"node {node} has recbole_blair {tool}, this machine {__version__}", fixable=True)
     folder = Path(options["data_path"]) / build_name_of(build_settings(name, **settings_of(options)))
     if load_stats(folder) is None:
-        error = f"node {node} wrote {folder}, which is not seen from here; put --data_path on storage all nodes share"
-        return Outcome(name, error=error, fixable=True)
+        unseen = f"node {node} wrote {folder}, which is not seen from here; put --data_path on storage all nodes share"
+        return Outcome(name, error=unseen, fixable=True)
     return outcome
 
 
