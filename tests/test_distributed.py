@@ -20,7 +20,7 @@ QUIET = {
         "adaptor_dropout_prob=0",
         "noisy_gating=False",
     ],
-    "HSTU": ["dropout_prob=0"],
+    "HSTU": ["dropout_prob=0", "softmax=full"],  # sampled negatives are each process's own draws
 }
 SMALL = [
     *("dataset=sample", "sample_users=60", "sample_items=50", "plm=tfidf-svd", "epochs=2", "seed=3"),

@@ -136,8 +136,11 @@ def test_an_encoding_that_was_killed_is_gone_on_with(folder):
 
 def test_a_build_of_another_tool_is_found_by_its_name(folder):
     assert foreign_build(settings(folder)) == folder == ensure_build(settings(folder))
-    (folder / "tiny.stats.json").write_text("{}")  # then it would be ours, and conversion looks after it
+    (folder / "tiny.stats.json").write_text('{"settings": {}}')  # then it is ours, and conversion looks after it
     assert foreign_build(settings(folder)) is None
+    (folder / "tiny.stats.json").write_text("{}")
+    with pytest.raises(InputError, match=r"tiny\.stats\.json is not the statistics of a build; delete it"):
+        foreign_build(settings(folder))
 
 
 def test_a_path_is_no_dataset_name(folder):
