@@ -1,0 +1,70 @@
+"""`recbole-blair reproduce`: a paper's table, or one of our own, by one command."""
+
+SUMMARY = "reproduce a table: run it, compare with the published values; or all of them small, on generated data"
+EXAMPLE = (
+    "recbole-blair reproduce blair-table4 --scale=smoke; recbole-blair reproduce blair-table4/unisrec-blair-base/games "
+    "--scale=full --raw_dir=raw"
+)
+
+
+def configure(parser):
+    """Add the options."""
+    add = parser.add_argument
+    add("id", nargs="?", help="a table, a row, or several by commas; all; see --list")
+    add("--scale", default="smoke", help="smoke: generated data, minutes for all rows; full: as published")
+    add("--list", action="store_true", help="print every row: data, model, published values, tolerance, cost")
+    add("--status", action="store_true", help="print which rows have results, and where")
+    add("--raw_dir", default="raw", help="full: raw files as published; steam/ in it holds Steam's")
+    add("--data_path", default="dataset", help="full: the builds and query sets")
+    add("--measuring", help="full: folder of the measuring data (slices-…); empty: the one that holds raw_dir")
+    add("--plm", help="full: the encoder of rows that name MiniLM, a folder")
+    add("--output_dir", default="runs/reproduce", help="results and run folders; the same one goes on")
+    add("--seeds", help="full: in place of a row's own, as in 2020,2021")
+    add("--device", default="auto", help="full: auto, cpu, cuda, cuda:N")
+    add("--threads", type=int, help="full: CPU threads; empty: PyTorch's own choice")
+    add("--quiet", action="store_true", help="no progress bars")
+
+
+def run(args):
+    """List, show the status, or reproduce and print each row's verdict; 1 when one is outside or fails."""
+    from recbole_blair.errors import InputError
+    from recbole_blair.reproduce import display
+    from recbole_blair.reproduce.tables import ALL, find_rows
+
+    if args.list or args.status:
+        rows = find_rows(args.id or ALL)
+        lines = display.list_lines(rows) if args.list else display.status_lines(rows, args.output_dir)
+        print("\n".join(lines))
+        return 0
+    if not args.id:
+        raise InputError(f"no id given; `recbole-blair reproduce --list` shows them; example: {EXAMPLE}")
+    from recbole_blair.reproduce.run import reproduce
+
+    results = reproduce(args.id, places(args), args.scale, lambda result: show(display.result_lines(result)))
+    failed = [result["id"] for result in results if not display.holds(result)]
+    print(f"{len(results) - len(failed)} of {len(results)} rows hold; results in {args.output_dir}/{args.scale}/results")
+    return 1 if failed else 0
+
+
+def show(lines):
+    """Print lines at once, so that a pipe shows them as they come."""
+    print("\n".join(lines), flush=True)
+
+
+def places(args):
+    """Return where things are.
+
+    Raises:
+        InputError: seeds that are no numbers.
+    """
+    from recbole_blair.errors import InputError
+    from recbole_blair.reproduce.steps import Places
+
+    try:
+        seeds = [int(part) for part in args.seeds.split(",")] if args.seeds else None
+    except ValueError:
+        raise InputError(f"--seeds={args.seeds} must be whole numbers by commas, as in --seeds=2020,2021") from None
+    train = {"device": args.device, **({"threads": args.threads} if args.threads else {})}
+    return Places(
+        args.raw_dir, args.data_path, args.output_dir, args.plm, args.measuring, seeds, not args.quiet, train
+    )

@@ -1,0 +1,179 @@
+"""What a smoke row asserts: each check measures one thing on the generated data and says whether it holds.
+
+A check takes the context of a row and its tolerance, and returns a `Check`. The measured numbers come from the files
+the commands left, read again in another way than the commands write them.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from recbole_blair.reproduce import naive
+
+
+class Check(NamedTuple):
+    """One assertion: what was found, what was needed, in words."""
+
+    name: str
+    ok: bool
+    says: str
+
+
+class Context:
+    """What a smoke row leaves for its checks.
+
+    Args:
+        world (World), settings (dict): of the smoke run.
+        planner (SmokePlanner): knows the steps.
+        names (list of str), results (list of dict): the row's steps and what they gave, in order.
+    """
+
+    def __init__(self, world, settings, planner, names, results):
+        self.world, self.settings, self.results = world, settings, results
+        self.steps = [planner.steps[name] for name in names]
+        self.step, self.result = self.steps[-1], results[-1]
+        self.metrics, self.run = self.result["metrics"], Path(self.result["runs"][-1])
+
+    @property
+    def build(self):
+        """The folder of the build the last step made or trained on."""
+        if self.step.command == "prepare":
+            return self.run
+        config = json.loads((self.run / "metrics.json").read_text(encoding="utf-8"))
+        return self.world.data_path / config["dataset"]
+
+    def naive_rows(self):
+        """The rows of that build as a plain reading of the raw files gives them."""
+        keys, own = self.step.keys, self.step.keys["dataset"] == "steam"
+        metadata = {m["parent_asin"] for m in self.world.records("meta")}
+        reviews = self.world.records("review")
+        events = naive.steam_events(self.world.steam()[0]) if own else naive.amazon_events(reviews)
+        protocol = keys.get("protocol", "timestamp")
+        return naive.naive_rows(events, metadata, protocol, self.settings["instants"], self.settings["max_history"])
+
+
+def at_least(name, found, needed, what):
+    """Return the Check of a number that must not be smaller."""
+    return Check(name, bool(found >= needed), f"{what} {found:.4g}, needed at least {needed:.4g}")
+
+
+def at_most(name, found, allowed, what):
+    """Return the Check of a number that must not be larger."""
+    return Check(name, bool(found <= allowed), f"{what} {found:.4g}, allowed at most {allowed:.4g}")
+
+
+def split(context, tolerance):
+    """Every row of every part is the one that a plain reading gives: none lost, doubled, moved or leaked."""
+    wrong = 0
+    for part, wanted in context.naive_rows().items():
+        found = naive.file_rows(context.build, part)
+        wrong += sum((wanted - found).values()) + sum((found - wanted).values())
+    return at_most("split", wrong, tolerance["rows"], "rows that differ from a plain reading")
+
+
+def statistics(context, tolerance):
+    """Table 3's columns equal those counted plainly."""
+    metadata = {m["parent_asin"]: m for m in context.world.records("meta")}
+    wanted = naive.naive_table3(context.naive_rows(), metadata)
+    worst = max(abs(context.metrics[key] - value) / max(1, abs(value)) for key, value in wanted.items())
+    return at_most("statistics", worst, tolerance["relative"], "largest relative difference to a plain count")
+
+
+def counts(context, tolerance):
+    """Table 1's columns equal those counted plainly."""
+    wanted = naive.naive_counts(context.world.records("review"), context.world.records("meta"))
+    wrong = [key for key, value in wanted.items() if context.metrics[key] != value]
+    return at_most("counts", len(wrong), tolerance["difference"], f"columns that differ {wrong or ''}".strip())
+
+
+def pair_counts(context, tolerance):
+    """As many pairs as the rules leave: before the first instant, both sides longer than the limit."""
+    metadata = {m["parent_asin"]: m for m in context.world.records("meta")}
+    limit, kept = context.step.keys["min_chars"], set()
+    for review in context.world.records("review"):
+        meta = metadata.get(review["parent_asin"])
+        if meta is None or review["timestamp"] >= context.settings["instants"][0]:
+            continue
+        sides = naive.clean(f"{review['title']} {review['text']}"), naive.naive_text({**meta, "categories": []})
+        if min(map(len, sides)) > limit:
+            kept.add((review["user_id"], review["parent_asin"], review["timestamp"]))
+    found = abs(context.metrics["pairs"] - len(kept))
+    return at_most("pair_counts", found, tolerance["difference"], f"difference to {len(kept)} pairs counted plainly:")
+
+
+def loss_falls(context, tolerance):
+    """The training loss of the last epoch is below that of the first."""
+    from recbole_blair.report.curves import load_curves
+
+    loss = [value for _, value in load_curves(context.run, "ndcg@10")["loss"]]
+    share = (loss[0] - loss[-1]) / abs(loss[0])
+    return at_least("loss_falls", share, tolerance["share"], f"loss {loss[0]:.3f} to {loss[-1]:.3f}: share")
+
+
+def pretraining_falls(context, tolerance):
+    """The pretraining loss at the end is below that at the start."""
+    lines = (context.run / "pretraining" / "log.txt").read_text(encoding="utf-8").splitlines()
+    loss = [value["loss"] for value in map(json.loads, lines) if "loss" in value]
+    ends = np.mean(loss[:2]), np.mean(loss[-2:])
+    return at_least(
+        "pretraining_falls", 1 - ends[1] / ends[0], tolerance["share"], f"loss {ends[0]:.3f} to {ends[1]:.3f}: share"
+    )
+
+
+def retrieval_rises(context, tolerance):
+    """Held-out pairs find their items better after the pretraining than before."""
+    ratio = context.metrics["ndcg@10"] / context.metrics["before ndcg@10"]
+    return at_least("retrieval_rises", ratio, tolerance["factor"], "NDCG@10 after over before")
+
+
+def untrained_beats_chance(context, tolerance):
+    """The random encoder already finds items by their words."""
+    chance = chance_ndcg(int(context.metrics["candidates"]), 10)
+    ratio = context.metrics["before ndcg@10"] / chance
+    return at_least("untrained_beats_chance", ratio, tolerance["factor"], "NDCG@10 before, over chance")
+
+
+def chance_ndcg(items, k):
+    """Return the expected NDCG@k of a random order with one right item."""
+    ranks = np.arange(1, min(k, items) + 1)
+    return float((1 / np.log2(ranks + 1)).sum() / items)
+
+
+def search_beats_chance(context, tolerance, name="search_beats_chance", metrics=None):
+    """Queries find their items better than a random order does."""
+    metrics = context.metrics if metrics is None else metrics
+    ratio = metrics["ndcg@100 All"] / chance_ndcg(metrics["items"], 100)
+    return at_least(name, ratio, tolerance["factor"], "NDCG@100 over chance")
+
+
+def textbook_beats_chance(context, tolerance):
+    """BM25 itself, the step before the released variant, beats chance."""
+    return search_beats_chance(context, tolerance, "textbook_beats_chance", context.results[-2]["metrics"])
+
+
+def released_below(context, tolerance):
+    """The released scoring is worse than BM25."""
+    ratio = context.metrics["ndcg@100 All"] / context.results[-2]["metrics"]["ndcg@100 All"]
+    return at_most("released_below", ratio, tolerance["factor"], "NDCG@100 of the released scoring over BM25's")
+
+
+def search_counts(context, tolerance):
+    """Queries and items are those of the files: ESCI's by its filters, the pool's distinct lines."""
+    import pandas as pd
+
+    folder = Path(context.step.keys["dataset"])
+    examples = folder / "shopping_queries_dataset_examples.parquet"
+    if examples.is_file():
+        t = pd.read_parquet(examples)
+        known = json.loads((folder / "asin2category.json").read_text(encoding="utf-8"))
+        kept = (t.split == "test") & (t.product_locale == "us") & (t.small_version == 1) & (t.esci_label == "E")
+        wanted = int((kept & t.product_id.isin(list(known))).sum())
+        metadata = {m["parent_asin"] for m in context.world.records("meta")}
+        bounds = len(set(t.product_id[kept]) & metadata), len(metadata)
+    else:
+        wanted = len(pd.read_csv(folder / "test.csv"))
+        bounds = (sum(1 for _ in naive.read_lines(folder / "item_pool.jsonl")),) * 2
+    wrong = abs(context.metrics["queries"] - wanted) + (not bounds[0] <= context.metrics["items"] <= bounds[1])
+    return at_most("search_counts", wrong, tolerance["difference"], "difference to a plain count")

@@ -1,0 +1,222 @@
+"""The project's commands called from Python, each with a result of one shape: `metrics` flat, `runs` its folders.
+
+Training and pretraining go on by themselves in their run folders. Search, statistics and pairs leave a `step.json` with
+their keys and result, and are not run again.
+"""
+
+import functools
+import json
+import statistics
+import time
+from pathlib import Path
+
+from recbole_blair.errors import InputError
+from recbole_blair.schema import DOMAINS, SPLITS, UNKNOWN_DOMAIN
+from recbole_blair.train.checkpoint import write_text
+
+STEP_FILE = "step.json"
+
+
+def kept(function):
+    """Keep a command's result in its folder; what is there for the same keys is read back."""
+
+    @functools.wraps(function)
+    def run(keys, places, folder):
+        path, shown = folder / STEP_FILE, json.loads(json.dumps(keys, default=str))
+        if path.is_file():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["keys"] == shown:
+                return found["result"]
+        started = time.perf_counter()
+        result = function(keys, places, folder)
+        found = {"keys": shown, "seconds": round(time.perf_counter() - started, 3), "result": result}
+        write_text(path, json.dumps(found, indent=1) + "\n")
+        return result
+
+    return run
+
+
+def where(places):
+    """Return the keys that say where the data are."""
+    return {"data_path": str(places.data_path), "raw_dir": str(places.raw_dir)}
+
+
+def run_prepare(keys, places, folder):
+    """Prepare a data set; Table 3, rows, users and the rows of each part."""
+    from dataset_tools.build_stats import load_stats
+
+    if "source" in keys:
+        from dataset_tools.own_data import prepare_own
+
+        build = prepare_own(data_path=places.data_path, progress=places.progress, **keys)
+    else:
+        from dataset_tools.prepare import prepare
+
+        build = prepare(progress=places.progress, **where(places), **keys)
+    stats = load_stats(build)
+    splits = {split: stats["splits"][split]["rows"] for split in SPLITS}
+    return {
+        "metrics": {**stats["table3"], "rows": stats["rows"], "users": stats["users"], **splits},
+        "runs": [str(build)],
+    }
+
+
+@kept
+def run_stats(keys, places, folder):
+    """Count raw files: Table 1."""
+    from dataset_tools.domains import resolve_datasets
+    from dataset_tools.statistics import statistics as count
+
+    names = resolve_datasets(keys["dataset"], places.raw_dir)
+    found = count(places.raw_dir, names, table3=False, data_path=places.data_path, progress=places.progress)
+    total = found["total"] or found["domains"][0]
+    return {"metrics": table1(total, names), "runs": [str(folder)]}
+
+
+def table1(counts, names):
+    """Return Table 1's columns from the counts over all domains."""
+    months = {
+        key: time.strftime("%Y-%m", time.gmtime(counts[ms] / 1000)) if counts[ms] is not None else None
+        for key, ms in (("first_month", "first_ms"), ("last_month", "last_ms"))
+    }
+    columns = ("reviews", "users", "items", "items_with_metadata")
+    named = [name for name in names if name != UNKNOWN_DOMAIN]
+    return {**{key: counts[key] for key in columns}, "categories": len(named), **months}
+
+
+@kept
+def run_pairs(keys, places, folder):
+    """Make pretraining pairs and count them."""
+    from dataset_tools.pairs import make_pair_files
+
+    options = {k: v for k, v in keys.items() if k != "dataset"}
+    made = make_pair_files(keys["dataset"], places.raw_dir, folder / "pairs", progress=places.progress, **options)
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(made.glob("*.json"))]
+    return {"metrics": {"pairs": sum(one["pairs"] for one in reports if "domain" in one)}, "runs": [str(made)]}
+
+
+@kept
+def run_pools(keys, places, folder):
+    """Draw the candidate pool of a query set that is published without one, into the set's own folder."""
+    from recbole_blair.search import datasets, readers
+
+    target = Path(keys["dataset"])
+    if keys["dataset"] in datasets.PUBLISHED and not target.is_dir():
+        target = Path(places.data_path) / keys["dataset"]
+        try:
+            datasets.find_files(keys["dataset"], places.data_path)
+        except InputError:
+            if not (target / readers.QUERY_FILE).is_file():  # not even the queries could be had
+                raise
+    pool = next((target / name for name in readers.POOL_FILES if (target / name).is_file()), None)
+    if pool is None:
+        pool = draw_pool(target, keys, places)
+    return {"metrics": {}, "runs": [str(pool)]}
+
+
+def draw_pool(target, keys, places):
+    """Draw candidates for each row of `test.csv`, which is written first where only the examples are there."""
+    from dataset_tools.pools import build_pool, read_item_ids
+    from recbole_blair.search import datasets, esci, readers
+
+    queries = target / readers.QUERY_FILE
+    if not queries.is_file():
+        examples = esci.load_examples(target / esci.EXAMPLES_FILE)
+        mapping = readers.load_asin2category(target / datasets.CATEGORY_FILE, set(examples["product_id"]))
+        esci.write_queries(esci.published_rows(examples, mapping, target / esci.EXAMPLES_FILE), queries)
+    wanted = read_item_ids(queries)
+    domains = [keys["domain"]] if "domain" in keys else list(DOMAINS)
+    if "domain" not in keys:
+        fetch_metadata(places, domains)
+    categories = readers.load_asin2category(target / datasets.CATEGORY_FILE, set(wanted))
+    output = target / readers.POOL_FILES[1]
+    options = {"n_candidates": keys["candidates"]} if "candidates" in keys else {}
+    build_pool(wanted, places.raw_dir, output, domains, categories, progress=places.progress, **options)
+    return output
+
+
+def fetch_metadata(places, domains):
+    """Download the metadata of every domain that has none yet; the reviews are not needed."""
+    from dataset_tools.domains import find_raw_file, raw_relative, raw_root
+    from dataset_tools.download import download_file
+
+    for name in domains:
+        if find_raw_file(places.raw_dir, "meta", name) is None:
+            relative = raw_relative("meta", name)
+            path = raw_root(places.raw_dir) / relative
+            download_file(path, f"raw/{relative}", "main", places.progress, f"{path}[.gz]")
+
+
+def run_train(keys, places, folder):
+    """Train and evaluate a model with each seed; the means over the seeds are measured."""
+    from recbole_blair.quick_start import run_many
+
+    keys = {**keys, **(places.train or {})}
+    model, dataset = keys.pop("model"), keys.pop("dataset")
+    seeds = keys.pop("seeds", None) or [2020]
+    seeded = {"seeds": seeds} if len(seeds) > 1 else {"seed": seeds[0]}
+    if dataset == "sample":
+        seeded["baselines"] = None  # props/dataset/sample.yaml names some
+        seeded["seeds"] = seeds
+    options = {**where(places), "show_progress": places.progress, **keys, **seeded}
+    results = run_many(model, dataset, output_dir=str(folder), **options)
+    names = results[0]["test"]
+    metrics = {name: statistics.fmean(one["test"][name] for one in results) for name in names}
+    spread = {name: statistics.stdev([one["test"][name] for one in results]) for name in names} if results[1:] else {}
+    return {
+        "metrics": {**metrics, "items": results[0]["n_items"]},
+        "deviation": spread,
+        "runs": [one["output_dir"] for one in results],
+    }
+
+
+def run_pretrain(keys, places, folder):
+    """Pretrain an encoder; retrieval before and after."""
+    from recbole_blair.cli.pretrain import make_pairs
+    from recbole_blair.pretrain.run import pretrain
+    from recbole_blair.pretrain.settings import resolve_settings
+
+    given = {**keys, "raw_dir": str(places.raw_dir), "output_dir": str(folder), "show_progress": places.progress}
+    if "dataset" in keys:
+        given["pairs_path"] = str(folder.with_name(f"{folder.name}-pairs"))
+    settings = resolve_settings(given)
+    if settings.dataset is not None:
+        settings["pairs"] = str(make_pairs(settings))
+    found = pretrain(settings)
+    before = {f"before {name}": value for name, value in found["before"].items()}
+    counts = {"queries": found["queries"], "candidates": found["candidates"]}
+    return {"metrics": {**found["after"], **before, **counts}, "runs": [str(folder)]}
+
+
+@kept
+def run_search(keys, places, folder):
+    """Score a retriever on a query set, over all queries and in each domain."""
+    from recbole_blair.search.evaluate import evaluate
+    from recbole_blair.search.metrics import MEAN_DOMAINS, MEAN_QUERIES
+
+    keys = dict(keys)
+    bm25 = {"variant": keys.pop("bm25_variant", "lucene")}
+    encoding = {"device": (places.train or {}).get("device", "auto"), "precision": keys.pop("precision", "auto")}
+    options = {"n_boot": keys.pop("bootstrap", 1000), "bm25": bm25, "encoding": encoding, "progress": places.progress}
+    report = evaluate(
+        keys.pop("dataset"), keys.pop("retriever"), folder, data_path=places.data_path, **options, **keys
+    )
+    short = {MEAN_QUERIES: "All", MEAN_DOMAINS: "domains"}
+    metrics = {
+        f"{name} {short.get(line['domain'], line['domain'])}": value
+        for line in report["table"]
+        for name, value in line.items()
+        if name not in ("domain", "queries")
+    }
+    return {"metrics": {**metrics, "queries": report["queries"], "items": report["items"]}, "runs": [str(folder)]}
+
+
+RUN = {
+    "prepare": run_prepare,
+    "stats": run_stats,
+    "pairs": run_pairs,
+    "pools": run_pools,
+    "train": run_train,
+    "pretrain": run_pretrain,
+    "search": run_search,
+}

@@ -1,0 +1,148 @@
+"""The plain way to read raw files: lists and dicts, written from the rules of the papers, not from the converter.
+
+What smoke rows compare the project's files with. Nothing here is imported from dataset_tools.
+"""
+
+import ast
+import datetime
+import gzip
+import html
+import json
+import re
+from collections import Counter
+
+SPLITS = ("train", "valid", "test")
+CORE = 5
+
+
+def read_lines(path):
+    """Yield the records of a file of JSON lines, plain or gzip."""
+    opener = gzip.open if str(path).endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8") as file:
+        for line in file:
+            if line.strip():
+                yield json.loads(line)
+
+
+def amazon_events(reviews):
+    """Return (user, item, time in ms) of raw reviews, in file order."""
+    return [(r["user_id"], r["parent_asin"], r["timestamp"]) for r in reviews]
+
+
+def steam_events(path):
+    """Return (user, item, time in ms) of Steam's reviews, in file order."""
+    events = []
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for line in file:
+            row = ast.literal_eval(line)
+            day = datetime.datetime.fromisoformat(row["date"]).replace(tzinfo=datetime.timezone.utc)
+            events.append((row["username"], row["product_id"], int(day.timestamp() * 1000)))
+    return events
+
+
+def first_of_each(events):
+    """Return {(user, item): (time, line)}: a user's earliest event with an item."""
+    first: dict = {}
+    for line, (user, item, time) in enumerate(events):
+        first[user, item] = min(first.get((user, item), (time, line)), (time, line))
+    return first
+
+
+def keep_core(first, items):
+    """Keep the iterated 5-core, then items with metadata, then those with five by counts taken once, then users."""
+    while True:
+        users, things = Counter(u for u, _ in first), Counter(i for _, i in first)
+        kept = {p: t for p, t in first.items() if users[p[0]] >= CORE and things[p[1]] >= CORE}
+        if len(kept) == len(first):
+            break
+        first = kept
+    first = {p: t for p, t in first.items() if p[1] in items}
+    users, things = Counter(u for u, _ in first), Counter(i for _, i in first)
+    first = {p: t for p, t in first.items() if users[p[0]] >= CORE and things[p[1]] >= CORE}
+    users = Counter(u for u, _ in first)
+    return {p: t for p, t in first.items() if users[p[0]] >= CORE}
+
+
+def naive_rows(events, items, protocol, instants, max_history):
+    """Return {split: Counter of rows}, a row being (user, history, item, time of each, time).
+
+    Args:
+        events (list): (user, item, time in ms), in file order.
+        items (set): items with metadata.
+        protocol (str): timestamp or last_out.
+        instants (pair of int): first of valid and of test, for timestamp.
+        max_history (int): latest items kept.
+    """
+    first = first_of_each(events)
+    if protocol == "last_out":
+        first = keep_core(first, items)
+    users: dict = {}
+    for (user, item), (time, line) in first.items():
+        if item in items:
+            users.setdefault(user, []).append((time, line, item))
+    rows: dict = {split: Counter() for split in SPLITS}
+    for user, mine in users.items():
+        mine.sort()
+        for n in range(1, len(mine)):
+            time, _, item = mine[n]
+            past = mine[max(0, n - max_history) : n]
+            left = len(mine) - n
+            if protocol == "last_out":
+                split = {1: "test", 2: "valid"}.get(left, "train")
+            else:
+                split = SPLITS[(time >= instants[0]) + (time >= instants[1])]
+            rows[split][user, tuple(e[2] for e in past), item, tuple(e[0] for e in past), time] += 1
+    return rows
+
+
+def file_rows(build, split):
+    """Return the rows of one `.inter` file as a Counter of the same tuples."""
+    rows: Counter = Counter()
+    with open(build / f"{build.name}.{split}.inter", encoding="utf-8") as file:
+        next(file)
+        for line in file:
+            user, history, item, times, time = line.rstrip("\n").split("\t")
+            rows[user, tuple(history.split()), item, tuple(map(int, times.split())), int(time)] += 1
+    return rows
+
+
+def naive_table3(rows, metadata):
+    """Return Table 3's columns of `naive_rows`, and rows and users."""
+    every = [row for split in SPLITS for row in rows[split].elements()]
+    items = {row[2] for row in every} | {item for row in every for item in row[1]}
+    chars = [len(naive_text(metadata[item])) for item in items]
+    return {
+        "items": len(items),
+        "inters": len(every) + sum(len(row[1]) == 1 for row in every),
+        "avg_history_length": sum(len(row[1]) for row in every) / len(every),
+        "avg_item_chars": sum(chars) / len(chars),
+        "rows": len(every),
+        "users": len({row[0] for row in every}),
+        **{split: sum(rows[split].values()) for split in SPLITS},
+    }
+
+
+def naive_text(meta):
+    """Return an item's text as recommenders read it: a field's parts joined by commas, each field a sentence."""
+    fields = [[meta["title"]], meta["features"], meta["categories"], meta["description"]]
+    cleaned = [", ".join(part for part in map(clean, field) if part) for field in fields]
+    return " ".join(field if field[-1] in ".!?…。！？" else f"{field}." for field in cleaned if field)
+
+
+def clean(text):
+    """Return a text without tags and entities, its white space single."""
+    return " ".join(re.sub(r"<[^>]*>", " ", html.unescape(text)).split())
+
+
+def naive_counts(reviews, metadata):
+    """Return Table 1's columns of raw records."""
+    described, items = {m["parent_asin"] for m in metadata}, {r["parent_asin"] for r in reviews}
+    months = sorted(datetime.datetime.fromtimestamp(r["timestamp"] / 1000, datetime.timezone.utc) for r in reviews)
+    return {
+        "reviews": len(reviews),
+        "users": len({r["user_id"] for r in reviews}),
+        "items": len(items),
+        "items_with_metadata": len(items & described),
+        "first_month": f"{months[0]:%Y-%m}",
+        "last_month": f"{months[-1]:%Y-%m}",
+    }

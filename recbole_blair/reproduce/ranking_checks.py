@@ -1,0 +1,169 @@
+"""Checks of trained recommenders: every row is scored by the model's own full sort and counted plainly.
+
+The share of items that a row ranks below its target is one half for a random order, whatever the number of items. Among
+items that training never saw, which a model of ids cannot tell apart, only the right texts of the right items lift it.
+"""
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+
+from recbole_blair.reproduce.checks import at_least, at_most
+
+TRAIN_ROWS = 400  # scored of the training rows, spread evenly
+
+
+class Scored(NamedTuple):
+    """Rows of one part with the scores of all items."""
+
+    row: np.ndarray  # (R,) row numbers
+    scores: np.ndarray  # (R, N) item 0 is padding
+    target: np.ndarray  # (R,)
+    history: list  # of the items of each row
+
+
+class Opened:
+    """A finished run, opened once for all its checks."""
+
+    def __init__(self, run):
+        from recbole_blair.quick_start import load_run
+
+        self.run = run
+        self.config, self.model, self.dataset = load_run(run)
+        rows = self.dataset.rows["train"]
+        trained = [np.asarray(self.dataset.seq_items[np.asarray(rows.target)])]
+        for target, length in zip(np.asarray(rows.target), np.asarray(rows.length)):
+            trained.append(np.asarray(self.dataset.seq_items[target - length : target]))
+        self.counts = np.bincount(trained[0], minlength=self.dataset.n_items)  # train targets an item
+        self.seen = np.zeros(self.dataset.n_items, bool)
+        self.seen[np.concatenate(trained)] = True
+        self._scored: dict[str, Scored] = {}
+
+    def scored(self, split):
+        """Return the rows of one part, scored."""
+        if split not in self._scored:
+            self._scored[split] = self._score(split)
+        return self._scored[split]
+
+    def _score(self, split):
+        import torch
+
+        from recbole_blair.data.loader import RowLoader
+        from recbole_blair.schema import ITEM_ID, ITEM_SEQ
+
+        width = self.config["MAX_ITEM_LIST_LENGTH"]
+        loader = RowLoader(self.dataset, split, 256, max_length=width, trim=False, bucket=False)
+        wanted = np.arange(len(loader.rows))
+        if split == "train" and len(wanted) > TRAIN_ROWS:
+            wanted = wanted[np.linspace(0, len(wanted) - 1, TRAIN_ROWS).astype(int)]
+        scores, target, history = [], [], []
+        for start in range(0, len(wanted), 256):
+            batch = loader.build(wanted[start : start + 256])
+            with torch.inference_mode():
+                found = self.model.full_sort_predict(batch.to(self.config["device"]))
+            scores.append(found.view(len(batch), -1).float().cpu().numpy())
+            target.append(batch[ITEM_ID].cpu().numpy())
+            history += [row[row > 0] for row in batch[ITEM_SEQ].cpu().numpy()]
+        return Scored(wanted, np.concatenate(scores), np.concatenate(target), history)
+
+
+def open_run(context):
+    """Return the run of a row's last step, opened; kept with the step's result."""
+    if "opened" not in context.result:
+        context.result["opened"] = Opened(context.run)
+    return context.result["opened"]
+
+
+def below(scored, items, rows=None):
+    """Return, for each row, the share of `items` (N,) bool ranked below its target; equal scores count half."""
+    chosen = range(len(scored.target)) if rows is None else rows
+    shares = []
+    for n in chosen:
+        mask = items.copy()
+        mask[[0, scored.target[n]]] = False
+        own, others = scored.scores[n, scored.target[n]], scored.scores[n, mask]
+        shares.append(((others < own).sum() + 0.5 * (others == own).sum()) / max(1, mask.sum()))
+    return np.array(shares)
+
+
+def by_popularity(opened, scored):
+    """Return the same rows scored by the number of train targets."""
+    return scored._replace(scores=np.tile(opened.counts.astype(np.float64), (len(scored.target), 1)))
+
+
+def learns(context, tolerance):
+    """Train targets are ranked above the middle: the model has taken up what it was shown."""
+    opened = open_run(context)
+    found = below(opened.scored("train"), np.ones(opened.dataset.n_items, bool)).mean()
+    return at_least("learns", found, 0.5 + tolerance["margin"], "share of items below a train target:")
+
+
+def beats_popularity(context, tolerance):
+    """Test targets are ranked higher than popularity ranks them."""
+    opened = open_run(context)
+    scored, every = opened.scored("test"), np.ones(opened.dataset.n_items, bool)
+    found, plain = below(scored, every).mean(), below(by_popularity(opened, scored), every).mean()
+    needed = plain + tolerance["margin"]
+    return at_least("beats_popularity", found, needed, f"share below a test target (popularity {plain:.3f}):")
+
+
+def cold_text(context, tolerance, name="cold_text"):
+    """Among items unseen in training, the unseen targets of validation and test are ranked above the middle."""
+    opened, shares = open_run(context), []
+    for split in ("valid", "test"):
+        scored = opened.scored(split)
+        shares.append(below(scored, ~opened.seen, np.flatnonzero(~opened.seen[scored.target])))
+    found = np.concatenate(shares)
+    needed = 0.5 + tolerance["margin"]
+    return at_least(name, found.mean() if len(found) else 0.0, needed, f"share of unseen items below {len(found)} unseen:")
+
+
+def text_used(context, tolerance):
+    """As `cold_text`, for a model that adds ids to the text."""
+    return cold_text(context, tolerance, "text_used")
+
+
+def ranks(context, tolerance):
+    """Saved ranks and metrics are those of the model's own scores, ranked one row at a time among all items."""
+    import pandas as pd
+
+    opened = open_run(context)
+    scored = opened.scored("test")
+    saved = pd.read_parquet(context.run / "ranks.parquet")["rank"].to_numpy()
+    found = np.array([plain_rank(scored, n, opened.config["mask_history"]) for n in range(len(scored.target))])
+    wrong = float(np.abs(saved - found).max())
+    metrics = json.loads((context.run / "metrics.json").read_text(encoding="utf-8"))["test"]
+    for metric, value in metrics.items():
+        wrong = max(wrong, abs(plain_metric(metric, found) - value))
+    return at_most("ranks", wrong, tolerance["difference"], "largest difference of a rank or metric")
+
+
+def plain_rank(scored, n, mask_history):
+    """Return the rank of one row's target; equal scores share the middle rank."""
+    scores, target = scored.scores[n].astype(np.float64), scored.target[n]
+    own = scores[target]
+    if mask_history:
+        scores[scored.history[n]] = -np.inf
+        scores[target] = own
+    scores = scores[1:]
+    return (scores > own).sum() + ((scores == own).sum() + 1) / 2
+
+
+def plain_metric(name, rank):
+    """Return a metric of ranks with one right item a row."""
+    kind, _, k = name.partition("@")
+    hit = rank <= (float(k) if k else np.inf)
+    gain = {"ndcg": 1 / np.log2(rank + 1), "mrr": 1 / rank}.get(kind, np.ones(len(rank)))
+    return float((gain * hit).mean())
+
+
+def popularity(context, tolerance):
+    """The ranks are those of counting the train targets."""
+    import pandas as pd
+
+    opened = open_run(context)
+    scored = by_popularity(opened, opened.scored("test"))
+    saved = pd.read_parquet(context.run / "ranks.parquet")["rank"].to_numpy()
+    found = np.array([plain_rank(scored, n, opened.config["mask_history"]) for n in range(len(scored.target))])
+    return at_most("popularity", float(np.abs(saved - found).max()), tolerance["difference"], "largest difference")

@@ -1,0 +1,73 @@
+"""The small scale: the same rows, with generated data, stand-ins for encoders and small budgets."""
+
+from pathlib import Path
+
+from recbole_blair.reproduce.steps import Places, Planner, Step
+from recbole_blair.reproduce.tables import load_smoke
+from recbole_blair.schema import DEFAULT_PLM
+
+STEAM = "steam"
+TRAINED = "trained"
+
+
+class SmokePlanner(Planner):
+    """Turns rows into steps on a generated world.
+
+    Args:
+        world (World): see `recbole_blair.reproduce.world`.
+        settings (dict): props/reproduce/smoke.yaml.
+    """
+
+    def __init__(self, world, settings=None):
+        super().__init__(Places(raw_dir=str(world.raw_dir), data_path=str(world.data_path), progress=False))
+        self.world = world
+        self.settings = load_smoke() if settings is None else settings
+
+    def encoder(self, name, names):
+        """Return the stand-in of an encoder."""
+        entry = self.encoders.get(name, {})
+        if "pretrain" in entry:
+            return super().encoder(name, names)
+        kind = entry.get("smoke")
+        if kind == TRAINED:
+            made = self.add(self.pretraining({"dataset": "all", "objective": "contrastive+mlm", "plm": self.random()}))
+            names.extend([made] if made not in names else [])
+            return f"step:{made}"
+        return self.random() if kind == "random" else kind
+
+    def random(self):
+        """Return the folder of the encoder of random weights."""
+        return str(self.world.encoder())
+
+    def pretraining(self, keys):
+        """Return the small pretraining: the row's objective on generated pairs."""
+        keys = {k: v for k, v in keys.items() if k != "pairs"}
+        return Step("pretrain", {**keys, "dataset": self.world.domain, **self.settings["pretrain"]})
+
+    def adapt(self, step, row):
+        """Put generated data and small budgets in place of a step's own."""
+        command, keys = step.command, dict(step.keys)
+        if command == "pools" and not keys.pop("wanted", False):
+            return None
+        if command == "pretrain":
+            return self.pretraining(keys)
+        if command == "train":
+            budget = {**self.settings["train"]["all"], **self.settings["train"].get(keys["model"], {})}
+            keys = {**keys, **budget}
+        if command == "prepare" and "source" in keys:
+            return Step(command, {**keys, "interactions": self.world.steam()[0], "items": self.world.steam()[1]})
+        keys["dataset"] = self.dataset(command, keys["dataset"])
+        if command == "pools":
+            keys |= {"domain": self.world.domain, "candidates": self.settings["candidates"]}
+        if command == "pairs":
+            keys["share"] = self.settings["pretrain"]["sample_share"]
+        if command == "search":
+            keys |= {"precision": "fp32"}
+            keys.pop("plm", None) if keys.get("plm") == DEFAULT_PLM else None
+        return Step(command, keys)
+
+    def dataset(self, command, name):
+        """Return the generated data set that stands for `name`."""
+        if command in ("search", "pools"):
+            return str(self.world.queries("esci" if "esci" in Path(name).name else "c4"))
+        return STEAM if name == STEAM else self.world.domain

@@ -1,0 +1,206 @@
+"""What --scale=smoke runs on: generated reviews, the same as Steam's files and as query sets, and a random encoder."""
+
+import functools
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+
+from recbole_blair.reproduce.naive import read_lines
+
+SEARCH_DOMAINS = ("Video_Games", "Baby_Products", "Office_Products", "Sports_and_Outdoors", "All_Beauty")
+SEED = 2020
+WORDS_A_QUERY = 6
+
+
+class World:
+    """The generated files of one smoke run, each made when it is first asked for.
+
+    Args:
+        folder (path): gets raw/, dataset/, steam/, esci/, c4/ and encoder/.
+        settings (dict): props/reproduce/smoke.yaml.
+    """
+
+    def __init__(self, folder, settings):
+        self.folder, self.settings = Path(folder), settings
+        self.raw_dir, self.data_path = self.folder / "raw", self.folder / "dataset"
+        users, items = settings["world"]["users"], settings["world"]["items"]
+        self.domain = f"sample-u{users}-i{items}"
+
+    @functools.cached_property
+    def raw(self):
+        """The paths of the raw reviews and metadata."""
+        from dataset_tools.domains import raw_root
+        from dataset_tools.sample import write_sample
+
+        sizes = self.settings["world"]
+        return write_sample(raw_root(self.raw_dir), self.domain, sizes["users"], sizes["items"], progress=False)
+
+    @functools.cache  # noqa: B019  one world a run
+    def records(self, kind):
+        """Return the raw records, `review` or `meta`."""
+        return list(read_lines(self.raw[kind == "meta"]))
+
+    @functools.cache  # noqa: B019
+    def steam(self):
+        """Return the paths of reviews and games as Steam's are published: Python literals, dates without time."""
+        folder = self.folder / "steam"
+        reviews, games = folder / "steam_reviews.json.gz", folder / "steam_games.json.gz"
+        rows = sorted(self.records("review"), key=lambda r: r["timestamp"])
+        day = "datetime64[D]"
+        _write_literals(
+            reviews,
+            [
+                {
+                    "username": r["user_id"],
+                    "product_id": r["parent_asin"],
+                    "date": str(np.datetime64(r["timestamp"], "ms").astype(day)),
+                    "text": r["text"],
+                }
+                for r in rows
+            ],
+        )
+        _write_literals(
+            games,
+            [
+                {
+                    "id": m["parent_asin"],
+                    "app_name": m["title"],
+                    "tags": m["features"],
+                    "specs": m["description"],
+                    "developer": m["store"],
+                    "genres": m["categories"],
+                    "publisher": m["store"],
+                    "price": m["price"],
+                }
+                for m in self.records("meta")
+            ],
+        )
+        return str(reviews), str(games)
+
+    @functools.cache  # noqa: B019
+    def queries(self, kind):
+        """Return the folder of a generated query set in the published format: `c4` or `esci`."""
+        folder = self.folder / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        meta = {m["parent_asin"]: m for m in self.records("meta")}
+        category = {item: SEARCH_DOMAINS[n % len(SEARCH_DOMAINS)] for n, item in enumerate(meta)}
+        wanted = {}
+        for review in self.records("review"):  # one query an item, the words of its first review
+            if review["parent_asin"] in meta and len(wanted) < self.settings["queries"]:
+                wanted.setdefault(review["parent_asin"], f"{review['title']} {review['text']}")
+        write = _write_c4 if kind == "c4" else _write_esci
+        write(folder, meta, category, wanted)
+        return folder
+
+    @functools.cache  # noqa: B019
+    def encoder(self):
+        """Return the folder of a tiny BERT of random weights, with the tokenizer of the generated texts."""
+        return write_encoder(self.folder / "encoder", self.records("meta"), self.settings["encoder"])
+
+
+def _write_literals(path, rows):
+    """Write one Python literal a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(f"{row!r}\n" for row in rows)
+
+
+def search_text(meta):
+    """Return an item's text: title and description."""
+    return " ".join([meta["title"], *meta["features"], *meta["description"]])
+
+
+def _write_c4(folder, meta, category, wanted):
+    """Write test.csv and item_pool.jsonl as Amazon-C4's."""
+    import pandas as pd
+
+    rows = [(n, query, item) for n, (item, query) in enumerate(wanted.items())]
+    pd.DataFrame(rows, columns=["qid", "query", "item_id"]).to_csv(folder / "test.csv", index=False)
+    lines = [{"item_id": i, "category": category[i], "metadata": search_text(m)} for i, m in meta.items()]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "item_pool.jsonl").write_text(text, encoding="utf-8")
+
+
+def _write_esci(folder, meta, category, wanted):
+    """Write examples and categories as ESCI's; some rows are not for the test, not from the US, or not Exact."""
+    import pandas as pd
+
+    rng = np.random.default_rng(SEED)
+    items, rows = list(meta), []
+    for number, (item, text) in enumerate(wanted.items()):
+        words = [word.strip(".,!") for word in search_text(meta[item]).split() if len(word) > 4]
+        chosen = rng.choice(len(words), min(WORDS_A_QUERY, len(words)), replace=False)
+        query = " ".join(words[n].lower() for n in chosen) or text
+        rows.append((query, number, item, "us", "E", 1, "test"))
+        other = items[int(rng.integers(len(items)))]
+        rows.append((query, number, other, "us", "ISC"[number % 3], 1, "test"))
+    first = items[0]
+    rows += [("red lamp", 9000, first, "es", "E", 1, "test"), ("lamp", 9001, first, "us", "E", 1, "train")]
+    rows += [("lamp", 9002, first, "us", "E", 0, "test"), ("ghost", 9003, "B000000000", "us", "E", 1, "test")]
+    columns = ["query", "query_id", "product_id", "product_locale", "esci_label", "small_version", "split"]
+    examples = pd.DataFrame(rows, columns=columns).rename_axis("example_id").reset_index()
+    examples["large_version"] = 1
+    examples.to_parquet(folder / "shopping_queries_dataset_examples.parquet")
+    (folder / "asin2category.json").write_text(json.dumps(category), encoding="utf-8")
+
+
+def spread_states(body, tokenizer, texts, positions):
+    """Change the last layer norm so that the texts' pooled states have mean 0 and deviation 1.
+
+    Random weights give every text nearly the same state; few epochs would not find the difference.
+    """
+    import torch
+
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=positions, return_tensors="pt")
+    mask = batch["attention_mask"][..., None]
+    with torch.inference_mode():
+        states = body(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        pooled = (states * mask).sum(1) / mask.sum(1)  # (B, D)
+        norm = body.encoder.layer[-1].output.LayerNorm
+        scale = 1 / (pooled - pooled.mean(0)).std()
+        norm.weight.mul_(scale)
+        norm.bias.sub_(pooled.mean(0)).mul_(scale)
+
+
+def write_encoder(folder, records, shape):
+    """Write a BERT of random weights with a masked-language head, pooled by the mean.
+
+    Args:
+        folder (Path)
+        records (list of dict): metadata; the tokenizer is trained on their texts.
+        shape (dict): keys of the BERT's configuration, `vocab_size` and `positions`.
+
+    Returns:
+        Path: the folder.
+    """
+    import torch
+    from transformers import AutoModelForMaskedLM, BertConfig
+
+    from recbole_blair.pretrain.load import save_tokenizer, train_tokenizer
+
+    shape = dict(shape)
+    positions = shape.pop("positions")
+    tokenizer = train_tokenizer([search_text(m) for m in records], shape.pop("vocab_size"), positions)
+    save_tokenizer(tokenizer, folder)
+    torch.manual_seed(SEED)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=positions,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+        **shape,
+    )
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    spread_states(model.bert, tokenizer, [search_text(m) for m in records], positions)
+    model.save_pretrained(folder)
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    pooling = {"word_embedding_dimension": shape["hidden_size"], "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
+    return folder
