@@ -95,11 +95,12 @@ def rows_of_weights(model):
         yield name, weight.shape[0] if weight.ndim else 0
 
 
-def encode_new_items(run, texts, plm=None, progress=True):
+def encode_new_items(run, ids, texts, plm=None, progress=True):
     """Encode texts with the encoder, pooling, length and precision of the run's features, at their scale.
 
     Args:
         run (OpenRun)
+        ids (list of str): M ids, for errors.
         texts (list of str): M texts.
         plm (str | None): where the encoder is now; None: where the run had it.
 
@@ -107,8 +108,9 @@ def encode_new_items(run, texts, plm=None, progress=True):
         ndarray: (M, D) float32.
 
     Raises:
-        InputError: the encoder has gone, or is another than that of the features.
+        InputError: the encoder has gone, is another than that of the features, or refuses a text (an API's).
     """
+    from recbole_blair.text.api_client import RowError
     from recbole_blair.text.features import load_features, read_items
 
     features, header = load_features(run.dataset.build_dir, run.encoder)
@@ -119,7 +121,10 @@ def encode_new_items(run, texts, plm=None, progress=True):
     else:
         encoder = load_same_encoder(run, header, plm)
         check_encoder(encoder, features, catalogue, plm)
-        vectors = encoder.encode(texts, progress=progress)
+        try:
+            vectors = encoder.encode(texts, progress=progress)
+        except RowError as error:
+            raise InputError(f"new item {ids[error.row]}: {error}") from None
     if run.config["feature_scale"] == "rms":
         vectors = vectors / np.sqrt(np.mean(np.square(features), dtype=np.float64)).astype(np.float32)
     return vectors

@@ -72,7 +72,7 @@ class Recommender:
         """
         check_takes_items(self.run)
         ids, titles, texts = load_new_items(new_items, self.codes, self.config["ascii_text"])
-        append_items(self.model, encode_new_items(self.run, texts, plm, self.show_progress))
+        append_items(self.model, encode_new_items(self.run, ids, texts, plm, self.show_progress))
         self.item_ids, self.titles = self.item_ids + ids, self.titles + titles
         self._codes = self._tables = None
         return ids

@@ -10,8 +10,11 @@ import torch.nn.functional as F
 
 import recbole_blair
 from recbole_blair.errors import InputError
+from recbole_blair.text.encode import encode_build
 
+from builds import random_sequences, write_build  # isort: skip
 from recommend_runs import item_words, save_run, write_text_build  # isort: skip
+from embedding_server import WIDTH, EmbeddingServer, refused  # isort: skip
 from tiny_encoders import write_tiny_encoder  # isort: skip
 
 USERS = ["u3", "u0", "u17"]
@@ -172,3 +175,21 @@ def test_an_encoder_that_encodes_the_catalogue_otherwise_is_refused(tmp_path, pl
     np.random.default_rng(0).standard_normal(file.stat().st_size // 4).astype(np.float32).tofile(file)
     with pytest.raises(InputError, match="encodes items of the catalogue otherwise than the run's feature file"):
         open_run(run, NEW)
+
+
+def test_a_text_that_an_api_refuses_is_named_by_its_item(tmp_path, monkeypatch):
+    def behave(number, request):
+        return refused(400, "unsafe") if any(text.startswith("Small kettle") for text in request["input"]) else None
+
+    monkeypatch.setenv("OPENAI_API_KEY", "k-test")
+    with EmbeddingServer(behave) as server:
+        keys = {"plm": "openai:shop-embedder", "plm_dimensions": WIDTH, "plm_base_url": server.url}
+        sequences, texts = random_sequences(n_users=30, n_items=40), {f"i{n:03d}": f"thing {n}" for n in range(40)}
+        build = write_build(tmp_path / "data", sequences, "tiny", texts=texts)
+        encode_build(
+            build, keys["plm"], device="cpu", precision="fp32", progress=False, dimensions=WIDTH, base_url=server.url
+        )
+        run = save_run(tmp_path / "run", "SASRecText", build, **keys)
+        assert open_run(run, [NEW[0], NEW[2]]).score(USERS).shape == (3, 42)
+        with pytest.raises(InputError, match=r"new item N2: .* refuses it for shop-embedder: unsafe"):
+            open_run(run, NEW)
