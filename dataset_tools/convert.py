@@ -129,13 +129,16 @@ def clean_reviews(duck, rules=cleaning.REVIEW_RULES):
     by_rule = dict(duck.run("SELECT rule, count(*) FROM review GROUP BY rule"))
     counts = {rule.name: by_rule.get(number, 0) for number, rule in enumerate(rules, 1)}
     duck.run(
-        """CREATE TABLE lost AS SELECT user_id, item_id, count(*) AS n FROM review
-        WHERE rule = 0 AND item_id NOT IN (SELECT item_id FROM item) GROUP BY user_id, item_id"""
+        """CREATE TABLE linked AS SELECT user_id, item, ts, review.rowid AS tie,
+            CASE WHEN item IS NULL THEN review.item_id END AS lost_id
+        FROM review LEFT JOIN item USING (item_id) WHERE rule = 0""",
+        "items of the reviews",
     )
     duck.run(
-        """CREATE VIEW event AS SELECT user_id, item, ts, review.rowid AS tie
-        FROM review JOIN item USING (item_id) WHERE rule = 0"""
+        """CREATE TABLE lost AS SELECT user_id, lost_id AS item_id, count(*) AS n FROM linked
+        WHERE lost_id IS NOT NULL GROUP BY user_id, lost_id"""
     )
+    duck.run("CREATE VIEW event AS SELECT user_id, item, ts, tie FROM linked WHERE item IS NOT NULL")
     make_persons(duck)
     user, item = cleaning.unusable_id_sql("user_id"), cleaning.unusable_id_sql("item_id")
     counts["unusable_ids"] = drop(duck, "person", user) + drop(duck, "lost", f"{user} OR {item}")
@@ -190,18 +193,19 @@ def resolve_instants(duck, valid_start_ms, test_start_ms):
 
 
 def item_chunks(duck, order):
-    """Yield chunks of JSON arrays `[item_id, *META_FIELDS]` of the items `order` (n,), in that order."""
+    """Yield an ItemBatch of each chunk of the items `order` (n,), in that order."""
     import pyarrow as pa
+
+    from dataset_tools.plain_items import plain_item_sql, to_item_batch
 
     ranks = pa.table({"item": pa.array(order.astype(np.int32)), "position": pa.array(np.arange(len(order)))})
     duck.con.register("ranks", ranks)
-    fields = ", ".join(f"meta.{field}" for field in META_FIELDS)
-    sql = (
-        f"SELECT json_array(item.item_id, {fields})::VARCHAR FROM ranks JOIN item USING (item) "
-        "JOIN meta ON meta.rowid = item.line ORDER BY position"
+    source = (
+        f"(SELECT item.item_id, position, {', '.join(META_FIELDS)} FROM ranks JOIN item USING (item) "
+        "JOIN meta ON meta.rowid = item.line)"
     )
-    for batch in duck.batches(sql, ITEMS_PER_BATCH):
-        yield batch.column(0).to_pylist()
+    for batch in duck.batches(plain_item_sql(source, META_FIELDS), ITEMS_PER_BATCH):
+        yield to_item_batch(batch)
     duck.con.unregister("ranks")
 
 

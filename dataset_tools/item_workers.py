@@ -109,7 +109,7 @@ def work(ascii_only):
             records = _read(sys.stdin.buffer).decode()
         except EOFError:
             return
-        chunk = format_items(records.split("\n"), ascii_only)
+        chunk = format_items(records.split("\n") if records else [], ascii_only)
         _write(sys.stdout.buffer, [*chunk[:3], json.dumps(chunk[3:]).encode()])
 
 

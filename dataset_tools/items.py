@@ -1,18 +1,20 @@
 """Raw metadata in, the `.item` file out: one line an item, hashes and lengths gathered on the way."""
 
+import collections
 import contextlib
 import hashlib
-import itertools
 import json
 import math
 from typing import NamedTuple
 
+from dataset_tools.plain_items import RECIPE
 from recbole_blair.schema import ITEM_COLUMNS
 from recbole_blair.text.item_text import RECIPES, atomic_text, clean_list, join_fields
 
 META_FIELDS = ("title", "features", "categories", "description", "store", "price")
 TEXT_FIELDS = META_FIELDS[:-1]
-RECIPE = "recommendation"
+TEXT_COLUMN = 2  # of a line
+RECORDS_BEFORE_WORKERS = 20_000  # fewer are formatted sooner than processes have started
 
 
 class Chunk(NamedTuple):
@@ -146,11 +148,11 @@ def format_items(records, ascii_only):
     return Chunk("\n".join(lines).encode(), "\n".join(ids).encode(), "\n".join(texts).encode(), lengths, bad)
 
 
-def write_items(chunks, file, ascii_only, table3_items, bar, workers=1):
+def write_items(batches, file, ascii_only, table3_items, bar, workers=1):
     """Write the `.item` file.
 
     Args:
-        chunks (iterable of lists of str): JSON arrays `[item_id, *META_FIELDS]`, in the order of the file.
+        batches (iterable of ItemBatch): in the order of the file.
         file: open for writing bytes.
         ascii_only (bool): see `recbole_blair.text.item_text.clean_text`.
         table3_items (int): leading items that occur in a row, over which the mean text length is taken.
@@ -162,22 +164,47 @@ def write_items(chunks, file, ascii_only, table3_items, bar, workers=1):
     """
     counts = ItemCounts()
     file.write(("\t".join(ITEM_COLUMNS) + "\n").encode())
-    with contextlib.closing(format_chunks(chunks, ascii_only, workers)) as formatted:  # a failure ends the workers
+    held: collections.deque = collections.deque()  # batches whose records are being formatted
+
+    def records():
+        for batch in batches:
+            held.append(batch)
+            yield batch.records
+
+    with contextlib.closing(format_chunks(records(), ascii_only, workers)) as formatted:  # a failure ends the workers
         for chunk in formatted:
+            chunk = merge(held.popleft(), chunk)
             file.write(chunk.lines)
             counts.add(chunk, table3_items)
             bar.update(len(chunk.lengths))
     return counts
 
 
-def format_chunks(chunks, ascii_only, workers):
-    """Yield the `Chunk` of each list of records, in order; the first is formatted here, small catalogues wholly."""
-    chunks = iter(chunks)
-    for records in itertools.islice(chunks, None if workers < 2 else 1):
-        yield format_items(records, ascii_only)
-    held = list(itertools.islice(chunks, 1))
-    if held:
-        from dataset_tools.item_workers import ItemWorkers
+def merge(batch, chunk):
+    """Put the formatted records of an ItemBatch in their places; returns the Chunk of the whole batch."""
+    lines = list(batch.lines)
+    texts = [None if line is None else line.split(b"\t", 3)[TEXT_COLUMN] for line in lines]
+    lengths = [0 if text is None else len(text) for text in texts]  # ASCII where DuckDB formatted it
+    if chunk.lengths:
+        places = (place for place, line in enumerate(batch.lines) if line is None)
+        ready = zip(places, chunk.lines.split(b"\n"), chunk.texts.split(b"\n"), chunk.lengths)
+        for place, line, text, length in ready:
+            lines[place], texts[place], lengths[place] = line, text, length
+    lines.append(b"")
+    return Chunk(b"\n".join(lines), b"\n".join(batch.ids), b"\n".join(texts), lengths, chunk.bad_prices)
 
-        with ItemWorkers(workers, ascii_only) as pool:
-            yield from pool.map(itertools.chain(held, chunks))
+
+def format_chunks(chunks, ascii_only, workers):
+    """Yield the `Chunk` of each list of records, in order; the first `RECORDS_BEFORE_WORKERS` are formatted here."""
+    chunks, formatted = iter(chunks), 0
+    for records in chunks:
+        yield format_items(records, ascii_only)
+        formatted += len(records)
+        if workers > 1 and formatted >= RECORDS_BEFORE_WORKERS:
+            break
+    else:
+        return
+    from dataset_tools.item_workers import ItemWorkers
+
+    with ItemWorkers(workers, ascii_only) as pool:
+        yield from pool.map(chunks)

@@ -5,12 +5,16 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataset_tools.convert import clean_metadata, item_chunks, load_metadata
+from dataset_tools.duck import Duck
 from dataset_tools.item_workers import ItemWorkers
 from dataset_tools.items import META_FIELDS, format_item, format_items, is_plain, write_items
+from dataset_tools.plain_items import ItemBatch
 
 PIECES = ["a", " ", "&", "& ", "&amp;", "&lt", "<b>", "< ", "\x7f", "\x00", "é", '"', "\t", ".", "​", "Tea & Pots"]
 STRINGS = st.lists(st.sampled_from(PIECES), max_size=4).map("".join)
@@ -38,6 +42,48 @@ def test_what_is_plain(text, plain):
     assert is_plain(json.dumps(["B1", text, [], [], [], None, None], ensure_ascii=False)) is plain
 
 
+SHAPES = [  # title, features, categories, description, store, price
+    ["A lamp", ["bright", "red!"], ["Home & Kitchen", "Lamps"], ["It shines."], "Shop", 3.5],
+    [" edges ", [" a", "b "], [" c d "], [" e "], " s ", 0.0],
+    ["x", [], [], [], None, None],
+    [None, None, None, None, None, None],
+    ["", [""], ["a", ""], ["", "b"], "", ""],
+    [" ", [" "], ["a", " "], [",", ", ", ","], "s", 12],
+    ["x", "one string", "c", "d", ["s"], "$3.50"],
+    ["x", ["a", None, "b"], ["a", 1], [["n"], "b"], 5, True],
+    ["x", ["a", ["n"], "b"], [{"k": "v"}], [None], {"k": "v"}, [1]],
+    ['q"q', ["a\\"], ["é"], ["<b>"], "AT&T", 1e22],
+    ["ends in &", ["&amp;"], ["a  b"], ["tab\t"], "\x7f", 0.00001],
+    ["null", ["null"], ["[]"], ["]"], "{", 12345678901.5],
+    ["end?", ["a."], ["b"], ["c!"], "s", -1.5],
+]
+
+
+@pytest.mark.parametrize("spaced", [False, True])
+def test_duckdb_formats_as_python(tmp_path, spaced):
+    records = [*SHAPES, *([part, [part + "a", "b" + part], [part], [part, "x"], part, 2.25] for part in PIECES)]
+    path, folder = tmp_path / "meta.jsonl", tmp_path / "duck"
+    folder.mkdir()
+    separators = (" , ", " : ") if spaced else (",", ":")
+    lines = [
+        json.dumps({"parent_asin": f"B{i}", **dict(zip(META_FIELDS, values))}, separators=separators)
+        for i, values in enumerate(records)
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with Duck(folder, "1GB", 1, False) as duck:
+        load_metadata(duck, path)
+        clean_metadata(duck)
+        (batch,) = item_chunks(duck, np.arange(len(records)))
+    expected = [format_item(f"B{i}", values, False)[0].encode() for i, values in enumerate(records)]
+    found = [line if line is not None else right for line, right in zip(batch.lines, expected)]
+    assert found == expected
+    assert [line is None for line in batch.lines[:5]] == [False, False, False, False, True]
+    assert len(batch.records) == batch.lines.count(None) < len(records)
+    assert format_items(batch.records, False).lines.splitlines() == [
+        right for line, right in zip(batch.lines, expected) if line is None
+    ]
+
+
 class Bar:
     n = 0
 
@@ -53,14 +99,26 @@ def chunks(n=5, size=40):
         ]
 
 
+def batches():
+    for number, records in enumerate(chunks()):
+        ids = [json.loads(record)[0].encode() for record in records]
+        if number == 2:  # DuckDB formatted every one of these
+            lines = format_items(records, False).lines.split(b"\n")[:-1]
+            yield ItemBatch(ids, lines, [])
+        else:  # and each of these but the first
+            lines = format_items(records[:1], False).lines.split(b"\n")[:1] + [None] * (len(records) - 1)
+            yield ItemBatch(ids, lines, records[1:])
+
+
 def written(workers, ascii_only=False):
     file, bar = io.BytesIO(), Bar()
-    counts = write_items(chunks(), file, ascii_only, 90, bar, workers)
+    counts = write_items(batches(), file, ascii_only, 90, bar, workers)
     return file.getvalue(), counts.hashes(), counts.items, counts.characters, counts.bad_prices, bar.n
 
 
-def test_workers_write_the_same_bytes():
+def test_workers_write_the_same_bytes(monkeypatch):
     alone = written(1)
+    monkeypatch.setattr("dataset_tools.items.RECORDS_BEFORE_WORKERS", 50)
     assert alone[0].decode().splitlines()[1:3] == [
         "B0\tThing 0\tThing 0. f.\t\t\t0.0",
         "B1\tThing 1 ''x''\tThing 1 ''x''. f.\t\t\t1.0",
