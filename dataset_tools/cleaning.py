@@ -83,7 +83,7 @@ def rule_number_sql():
 def unusable_id_sql(column):
     """Return SQL that is true when the id in `column` cannot be written to an atomic file.
 
-    An id that percent-encoding leaves as it is holds letters, digits, `-`, `_`, `.`, `~`: sooner told than by the pattern.
+    An id that percent-encoding leaves as it is holds letters, digits and `-_.~` alone: sooner told than by a pattern.
     """
     words = ", ".join("'" + word.replace("'", "''") + "'" for word in UNUSABLE_ID_WORDS)
     odd = f"strlen(url_encode({column})) <> strlen({column})"
