@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,13 @@ QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 # On a machine with other work to do, Ray's helpers start slowly; its own limits (30 s, 60 s) would give them up.
-PATIENT = {"RAY_agent_register_timeout_ms": "600000", "RAY_worker_register_timeout_seconds": "600"}
+# Its workers would run at niceness 15, behind everything else that the machine does: a sweep beside a run would starve.
+PATIENT = {
+    "RAY_agent_register_timeout_ms": "600000",
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_worker_niceness": "0",
+}
+PROBE_S = 10.0  # for a cluster's port to answer; Ray itself would try for many minutes
 ATTEMPTS = 3  # to start Ray here: it gives up after 30 s, which nothing can change
 
 
@@ -151,6 +158,7 @@ def connect(ray, address, cpus, gpus, object_store_mb, temp_dir):
     common = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
     if address:
         try:
+            probe(address)
             ray.init(address, runtime_env={"env_vars": worker_environment({})}, **common)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             raise InputError(
@@ -176,6 +184,17 @@ def connect(ray, address, cpus, gpus, object_store_mb, temp_dir):
                     f"Ray did not start here in {ATTEMPTS} attempts of half a minute: the machine is busy with other "
                     "work; try again when it is less so, or name a cluster that runs by ray_address"
                 ) from error
+
+
+def probe(address):
+    """Knock at the port of `host:port` or `ray://host:port`; other addresses are left to Ray.
+
+    Raises:
+        OSError: nobody is there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), PROBE_S).close()
 
 
 def end_processes_of(temp_dir):

@@ -162,7 +162,8 @@ def check_metric(metric):
         parse_metric(metric)
     except InputError as error:
         raise InputError(
-            f"metric={metric} is not computed: {error} A sweep goes by {', '.join(f'{m}@<k>' for m in METRICS)} or mrr"
+            f"metric={metric} is not computed: {str(error).rstrip('.')}. A sweep goes by "
+            f"{', '.join(f'{m}@<k>' for m in METRICS)} or mrr"
         ) from error
 
 
@@ -192,7 +193,7 @@ def resources_per_trial(sweep, cpus, gpus):
         wanted = 1.0 if gpus and device != "cpu" else 0.0
     if wanted > gpus:
         raise InputError(
-            f"gpus_per_trial={wanted:g}, but GPUs there: {gpus:g}; lower it (a fraction shares a GPU), or 0 for the CPU"
+            f"gpus_per_trial={wanted:g}, but there are {gpus:g} GPUs; lower it (a fraction shares a GPU), or 0 for the CPU"
         )
     if device == "cuda" and not wanted:
         raise InputError("device=cuda needs gpus_per_trial above 0, and GPUs")

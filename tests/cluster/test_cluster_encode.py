@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from local_ray import local_cluster, real_ray
 
 from recbole_blair.cli.main import main
 from recbole_blair.cluster.encode import Shards, worker_resources
@@ -53,7 +54,7 @@ def wait_for(condition, limit_s=300):
         time.sleep(0.01)
 
 
-@pytest.mark.heavy
+@real_ray
 def test_a_real_ray_gives_the_rows_of_one_process(build, whole, tiny_bert, capfd):
     assert main(arguments(build, tiny_bert, "--ray_cpus=2", "--shards=5")) == 0
     shown = capfd.readouterr()
@@ -65,7 +66,7 @@ def test_a_real_ray_gives_the_rows_of_one_process(build, whole, tiny_bert, capfd
     assert next(build.glob("*.feature")).stat().st_mtime_ns == stamp
 
 
-@pytest.mark.heavy
+@real_ray
 def test_a_killed_driver_loses_only_the_running_shards(build, whole, tiny_bert, capfd):
     command = [sys.executable, "-m", "recbole_blair", *arguments(build, tiny_bert, "--ray_cpus=2", "--shards=400")]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
@@ -84,29 +85,22 @@ def test_a_killed_driver_loses_only_the_running_shards(build, whole, tiny_bert, 
         "--device=cpu",
     ]
     assert main(local) == 0
-    assert "going on after" in capfd.readouterr().err
+    assert "going on after" in "".join(capfd.readouterr())
     assert_same_features(build, whole)
 
 
-@pytest.mark.heavy
+@real_ray
 def test_a_removed_node_loses_nothing(build, whole, tiny_bert, capfd):
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    try:
-        node = cluster.add_node(num_cpus=1)
-        cluster.wait_for_nodes()
+    with local_cluster(1, 1) as (cluster, nodes):
         status = []
         more = (f"--ray_address={cluster.address}", "--shards=400")
         thread = threading.Thread(target=lambda: status.append(main(arguments(build, tiny_bert, *more))))
         thread.start()
         wait_for(lambda: chunks_done(build) >= 3 or status)
         assert not status, "it was over before the node could be removed"
-        cluster.remove_node(node, allow_graceful=False)
+        cluster.remove_node(nodes[1], allow_graceful=False)
         thread.join(timeout=300)
         assert status == [0]
-    finally:
-        cluster.shutdown()
     assert "2 node(s)" in (shown := capfd.readouterr().err)
     assert shown.count("a worker was lost") == 1
     assert_same_features(build, whole)
@@ -129,7 +123,6 @@ def test_wrong_use_starts_nothing(build, tiny_bert, capsys, more, message):
     assert [p.name for p in build.iterdir()] == ["shop.item"]
 
 
-@pytest.mark.heavy
 def test_no_cluster_at_the_address_is_one_line(build, tiny_bert, capfd):
     assert main(arguments(build, tiny_bert, "--ray_address=127.0.0.1:1")) == 2
     error = capfd.readouterr().err

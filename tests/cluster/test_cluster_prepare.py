@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from local_ray import real_ray
 
 from recbole_blair.cli.main import main
 from recbole_blair.cluster.prepare import BESIDE_DUCKDB, parse_bytes, task_resources
@@ -42,7 +43,7 @@ def test_several_domains_of_which_one_fails(tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / "data").iterdir() if p.is_dir()) == sorted(NAMES)
 
 
-@pytest.mark.heavy
+@real_ray
 def test_a_task_a_domain_writes_the_same_bytes(tmp_path, capfd):
     here, there = tmp_path / "here", tmp_path / "there"
     assert main(arguments(here, NAMES)) == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from local_ray import real_ray, two_cpus
 from safetensors.torch import load_file
 
 from recbole_blair.cli.main import main
@@ -42,12 +43,19 @@ def encoder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def ray_here():
+    """One Ray for the tests of this module."""
+    with two_cpus():
+        yield
+
+
 def arguments(pairs, encoder, out, *more):
     return ["pretrain", f"--pairs={pairs}", f"--plm={encoder}", f"--output_dir={out}", *FAST, *more]
 
 
-@pytest.mark.heavy
-def test_two_workers_train_as_two_processes_of_torchrun(tmp_path, pairs_file, encoder, capfd):
+@real_ray
+def test_two_workers_train_as_two_processes_of_torchrun(ray_here, tmp_path, pairs_file, encoder, capfd):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
@@ -77,8 +85,8 @@ def test_two_workers_train_as_two_processes_of_torchrun(tmp_path, pairs_file, en
     assert "workers with" not in capfd.readouterr().err
 
 
-@pytest.mark.heavy
-def test_what_a_worker_refuses_is_one_line_and_is_not_tried_again(tmp_path, pairs_file, encoder, capfd):
+@real_ray
+def test_what_a_worker_refuses_is_one_line_and_is_not_tried_again(ray_here, tmp_path, pairs_file, encoder, capfd):
     ray = ("--engine=ray", "--num_workers=1", "--ray_cpus=1", "--min_chars=5000", "--show_progress=False")
     assert main(arguments(pairs_file, encoder, tmp_path / "out", *ray)) == 2
     error = capfd.readouterr().err

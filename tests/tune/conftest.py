@@ -2,6 +2,7 @@
 
 import pytest
 from builds import random_sequences, write_build, write_features
+from local_ray import two_cpus
 
 SPACE = """
 learning_rate: {loguniform: [1.0e-5, 1.0e-2], points: 2}
@@ -31,3 +32,10 @@ def sweep_keys(tune_data):
         "data_path": tune_data, "plm": "someone/test-encoder", "device": "cpu", "precision": "fp32", "epochs": 9,
         "train_batch_size": 64, "stopping_step": 50, "inner_size": 32, "adaptor_hidden_sizes": [24],
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ray_here():
+    """One Ray for the sweeps of a module, which would otherwise start one each."""
+    with two_cpus():
+        yield

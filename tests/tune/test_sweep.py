@@ -13,7 +13,7 @@ from recbole_blair.tune import sweep_dir as files
 pytest.importorskip("ray", reason="the extra tune is not installed")
 
 
-@pytest.mark.heavy
+@pytest.mark.xdist_group("ray")
 def test_asha_stops_bad_trials_and_the_best_is_evaluated(sweep_keys, space_file, tmp_path, capfd):
     """One sweep of eight trials, looked at from all sides: starting Ray takes longest."""
     import pyarrow.parquet as pq

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from local_ray import REAL_RAY
 from safetensors.torch import load_file
 from sweeps import (
-    MODEL,
     assert_none_left,
     descendants,
     epochs_of,
-    flags,
     points,
     statuses,
     tune_argv,
@@ -29,8 +27,9 @@ from recbole_blair.quick_start import run
 from recbole_blair.tune import sweep_dir as files
 
 pytest.importorskip("ray", reason="the extra tune is not installed")
-pytestmark = pytest.mark.heavy
+pytestmark = [*REAL_RAY, pytest.mark.usefixtures("ray_here")]
 ROOT = Path(__file__).resolve().parents[2]
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # they look for their Ray for a minute before they give up
 
 
 def progress(folder, number):
@@ -58,7 +57,7 @@ def test_a_killed_trial_comes_back_from_its_checkpoint(sweep_keys, space_file, t
 
     killer = threading.Thread(target=kill)
     killer.start()
-    assert main(tune_argv(folder, keys, space=space_file, num_samples=2, scheduler="none")) == 0
+    assert main(tune_argv(folder, keys, space=space_file, num_samples=2, scheduler="none", max_concurrent=1)) == 0
     killer.join()
     pids = [line["pid"] for line in progress(folder, 0)]
     assert len(set(pids)) == 2 and pids[0] != pids[-1]
@@ -91,7 +90,7 @@ def test_a_killed_driver_goes_on_with_the_same_trials(sweep_keys, space_file, tm
     finally:
         driver.kill()
         driver.wait()
-    assert_none_left(below)
+    assert_none_left([p for p in below if p.name() not in AGENTS])  # nobody writes into the folder any more
     planned, before = points(folder), {n: progress(folder, n) for n in range(8)}
     assert len(planned) == 8 and not (folder / "best.json").exists()
 
@@ -111,33 +110,37 @@ def test_a_killed_driver_goes_on_with_the_same_trials(sweep_keys, space_file, tm
     finished = [n for n in going if statuses(folder)[n] == "finished"]
     if finished:
         assert_as_unbroken(folder, finished[0], keys, tmp_path)
+    assert_none_left(below, 180)
 
 
 def test_a_trial_that_cannot_work_is_reported_and_the_sweep_goes_on(sweep_keys, tmp_path, capfd):
     """A learning rate that ends in an infinite loss, and a width that does not divide by the heads."""
     folder, space = tmp_path / "sweep", tmp_path / "space.yaml"
-    space.write_text("learning_rate: {choice: [0.001, 1.0e+30]}\nhidden_size: {choice: [16, 17]}\n")
-    argv = tune_argv(folder, {**sweep_keys, "epochs": 3}, space=space, search="grid", scheduler="none")
+    space.write_text(
+        "learning_rate: {choice: [0.001, 1.0e+30]}\nhidden_size: {choice: [16, 17], when: {learning_rate: 0.001}}\n"
+    )
+    keys = {**sweep_keys, "epochs": 2, "max_concurrent": 1}
+    argv = tune_argv(folder, keys, space=space, search="grid", scheduler="none")
     assert main(argv) == 0
     found = {t.number: (t.point, t.status, t.error) for t in files.load_trials(folder)}
-    assert [s for _, s, _ in found.values()] == ["finished", "failed", "failed", "failed"]
-    errors = {(p["learning_rate"], p["hidden_size"]): e for p, _, e in found.values()}
-    assert "n_heads" in errors[0.001, 17] and "the loss became" in errors[1e30, 16]
+    assert [s for _, s, _ in found.values()] == ["finished", "failed", "failed"]
+    errors = {(p["learning_rate"], p.get("hidden_size")): e for p, _, e in found.values()}
+    assert "n_heads" in errors[0.001, 17] and "the loss became" in errors[1e30, None]
     shown = capfd.readouterr()
-    assert shown.err.count("and goes on from there") == 3  # once each
-    assert "trial 1 failed:" in shown.err and "1 finished, 3 failed" in shown.out
+    assert shown.err.count("and goes on from there") == 2  # once each
+    assert "trial 1 failed:" in shown.err and "1 finished, 2 failed" in shown.out
     assert json.loads((folder / "best.json").read_text())["trial"] == 0
 
     only = tmp_path / "only.yaml"
     only.write_text("hidden_size: {choice: [17]}\n")
-    argv = tune_argv(tmp_path / "none", {**sweep_keys, "epochs": 3}, space=only, search="grid", max_failures=0)
+    argv = tune_argv(tmp_path / "none", keys, space=only, search="grid", max_failures=0)
     assert main(argv) == 1
     assert not (tmp_path / "none" / "best.yaml").exists() and "1 failed" in capfd.readouterr().out
 
 
 def test_the_time_is_over_and_a_resumed_sweep_has_as_much_again(sweep_keys, space_file, tmp_path, capfd):
     folder, keys = tmp_path / "sweep", {**sweep_keys, "epochs": 400, "stopping_step": 1000}
-    argv = tune_argv(folder, keys, space=space_file, num_samples=3, scheduler="none", time_budget_s=45)
+    argv = tune_argv(folder, keys, space=space_file, num_samples=3, scheduler="none", time_budget_s=30)
     assert main(argv) == 0
     first = {n: len(progress(folder, n)) for n in range(3)}
     assert set(statuses(folder).values()) <= {"unfinished", "planned"} and max(first.values()) >= 1
@@ -148,30 +151,3 @@ def test_the_time_is_over_and_a_resumed_sweep_has_as_much_again(sweep_keys, spac
     assert all(later[n] >= first[n] for n in range(3)) and sum(later.values()) > sum(first.values())
     for number in range(3):
         assert epochs_of(folder, number) == list(range(1, later[number] + 1))
-
-
-def test_a_cluster_that_runs_is_used_and_left_running(sweep_keys, space_file, tmp_path, capfd):
-    ray = shutil.which("ray", path=str(Path(sys.executable).parent))
-    port = 20000 + os.getpid() % 10000
-    command = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--num-gpus=0", "--include-dashboard=false",
-               "--object-store-memory=150000000", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0",
-               "--block"]  # fmt: skip
-    head = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        address = f"127.0.0.1:{port}"
-        check = [ray, "status", f"--address={address}"]
-        wait_for(lambda: subprocess.run(check, capture_output=True).returncode == 0, 240, "the cluster")
-        argv = ["tune", *MODEL, *flags({**sweep_keys, "epochs": 2, "space": space_file, "num_samples": 2})]
-        argv += [f"--output_dir={tmp_path / 'sweep'}", f"--ray_address={address}"]
-        assert main([*argv, "--cpus_per_trial=3"]) == 2
-        assert "cpus_per_trial=3, but there are 2 CPUs" in capfd.readouterr().err
-        assert main(argv) == 0
-        assert "best: trial" in capfd.readouterr().out
-        assert subprocess.run(check, capture_output=True).returncode == 0  # still there
-    finally:
-        below = descendants()
-        head.terminate()
-        head.wait(60)
-    assert_none_left(below)
-    assert main([*argv, f"--output_dir={tmp_path / 'sweep'}"]) == 2
-    assert f"no Ray cluster answers at ray_address={address}" in capfd.readouterr().err

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from local_ray import REAL_RAY
 from safetensors.torch import load_file
 from sweeps import epochs_of, flags, points, statuses, tune_argv
 
@@ -12,7 +13,7 @@ from recbole_blair.config import load_yaml
 from recbole_blair.tune import sweep_dir as files
 
 pytest.importorskip("ray", reason="the extra tune is not installed")
-pytestmark = pytest.mark.heavy
+pytestmark = [*REAL_RAY, pytest.mark.usefixtures("ray_here")]
 
 
 def test_optuna_learns_and_a_finished_sweep_grows(sweep_keys, tmp_path, capfd):
@@ -23,7 +24,8 @@ def test_optuna_learns_and_a_finished_sweep_grows(sweep_keys, tmp_path, capfd):
         "n_negatives: {choice: [8, 16], when: {softmax: sampled}}\nadaptor_hidden_sizes: {choice: [[24], [32, 24]]}\n"
     )
     keys = {k: v for k, v in sweep_keys.items() if k != "adaptor_hidden_sizes"} | {"epochs": 3}
-    argv = tune_argv(folder, keys, space=space, search="optuna", num_samples=5, grace_period=1, defaults_first=True)
+    argv = tune_argv(folder, keys, space=space, search="optuna", num_samples=5, grace_period=1, defaults_first=True,
+                     max_concurrent=1)  # fmt: skip
     assert main(argv) == 0
     first = points(folder)
     assert len(first) == 5 and first[0] == {}
@@ -44,7 +46,7 @@ def test_optuna_learns_and_a_finished_sweep_grows(sweep_keys, tmp_path, capfd):
 def test_pbt_goes_on_from_better_trials_with_other_rates(sweep_keys, tmp_path):
     folder, space = tmp_path / "sweep", tmp_path / "space.yaml"
     space.write_text("learning_rate: {loguniform: [1.0e-6, 1.0e-2]}\nhidden_size: {choice: [16, 32]}\n")
-    keys = {**sweep_keys, "epochs": 8}
+    keys = {**sweep_keys, "epochs": 6}
     argv = tune_argv(folder, keys, space=space, scheduler="pbt", perturbation_interval=2, num_samples=4, seed=1)
     assert main(argv) == 0
     trials = files.load_trials(folder)
@@ -58,15 +60,15 @@ def test_pbt_goes_on_from_better_trials_with_other_rates(sweep_keys, tmp_path):
         assert donor.number != trial.number
         config = load_yaml(files.trial_dir(folder, trial.number) / "config.yaml")
         assert config["learning_rate"] == line["point"]["learning_rate"] == trial.point["learning_rate"]
-        assert [x["epoch"] for x in lines[at + 1 :]] == list(range(line["epoch"] + 1, 9))
+        assert [x["epoch"] for x in lines[at + 1 :]] == list(range(line["epoch"] + 1, 7))
         state = torch.load(
-            files.trial_dir(folder, trial.number) / "checkpoint" / "epoch-0008" / "state.pt", weights_only=True
+            files.trial_dir(folder, trial.number) / "checkpoint" / "epoch-0006" / "state.pt", weights_only=True
         )
         assert state["optimiser"]["param_groups"][0]["lr"] == config["learning_rate"]  # not the donor's
         weights = load_file(files.trial_dir(folder, trial.number) / "checkpoint" / "best.safetensors")
         assert config["hidden_size"] in {w.shape[0] for w in weights.values()}
     alone = [t for t in trials if not t.adopted]
-    assert all(epochs_of(folder, t.number) == list(range(1, 9)) for t in alone)
+    assert all(epochs_of(folder, t.number) == list(range(1, 7)) for t in alone)
     best = json.loads((folder / "best.json").read_text())
     assert set(best["test"]) >= {"ndcg@10", "mrr"}
 
@@ -76,7 +78,12 @@ def test_recboles_own_models_by_another_metric(sweep_keys, tmp_path):
     folder = tmp_path / "sweep"
     own = ("inner_size", "adaptor_hidden_sizes")
     keys = {k: v for k, v in sweep_keys.items() if k not in own}
-    argv = ["tune", "--model=GRU4Rec", "--dataset=tiny", *flags({**keys, "epochs": 2, "num_samples": 2})]
+    argv = [
+        "tune",
+        "--model=GRU4Rec",
+        "--dataset=tiny",
+        *flags({**keys, "epochs": 2, "num_samples": 2, "max_concurrent": 1}),
+    ]
     argv += [f"--output_dir={folder}", "--ray_cpus=2", "--metric=mrr@7", "--topk=5", "--metrics=recall"]
     assert main(argv) == 0
     best = json.loads((folder / "best.json").read_text())

@@ -20,9 +20,9 @@ def argv(sweep_keys, space_file, tmp_path):
     ("more", "words"),
     [
         (["--metric=auc"], "metric=auc is not computed: unknown metric 'auc'"),
-        (["--metric=ndcg"], "metric=ndcg is not computed: metric 'ndcg' needs a k above 0"),
+        (["--metric=ndcg"], "metric=ndcg is not computed: metric 'ndcg' needs a k above 0, as in ndcg@10. A sweep"),
         (["--metric=ndcg@10", "--valid_metric=mrr"], "metric=ndcg@10 and valid_metric=mrr differ"),
-        (["--gpus_per_trial=100"], "gpus_per_trial=100, but GPUs there: "),
+        (["--gpus_per_trial=100"], "gpus_per_trial=100, but there are "),
         (["--gpus_per_trial=1.5"], "gpus_per_trial=1.5: a trial takes a part of one GPU"),
         (["--cpus_per_trial=3"], "cpus_per_trial=3, but there are 2 CPUs"),
         (["--scheduler=hyperband"], "scheduler='hyperband' is not one of asha, pbt, none"),
@@ -59,8 +59,8 @@ def test_a_key_of_the_space_that_the_model_does_not_read(argv, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("options", "device", "there", "words"),
     [
-        ({"gpus_per_trial": 2.0}, "auto", (8, 1), "gpus_per_trial=2, but GPUs there: 1"),
-        ({"gpus_per_trial": 0.5}, "auto", (8, 0), "gpus_per_trial=0.5, but GPUs there: 0"),
+        ({"gpus_per_trial": 2.0}, "auto", (8, 1), "gpus_per_trial=2, but there are 1 GPUs"),
+        ({"gpus_per_trial": 0.5}, "auto", (8, 0), "gpus_per_trial=0.5, but there are 0 GPUs"),
         ({"gpus_per_trial": 0.0}, "cuda", (8, 1), "device=cuda needs gpus_per_trial above 0"),
         ({}, "cuda", (8, 0), "device=cuda needs gpus_per_trial above 0"),
     ],

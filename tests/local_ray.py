@@ -1,0 +1,42 @@
+"""A real Ray for tests: one of two CPUs in this process, or a cluster of nodes on this machine."""
+
+import contextlib
+
+import pytest
+
+from recbole_blair.ray_cluster import PATIENT, QUIET, environment, ray_cluster
+
+STORE_BYTES = 80 << 20  # the least that Ray takes is 75 MiB
+REAL_RAY = [pytest.mark.slow, pytest.mark.xdist_group("ray")]  # one at a time, where pytest-xdist groups tests
+
+
+def real_ray(test):
+    """Mark a test that starts Ray."""
+    for mark in REAL_RAY:
+        test = mark(test)
+    return test
+
+
+@contextlib.contextmanager
+def two_cpus():
+    """Start Ray once for several tests: a command that would start its own uses the connection there is."""
+    with ray_cluster(None, 2, 0, object_store_mb=STORE_BYTES >> 20) as cluster:
+        yield cluster
+
+
+@contextlib.contextmanager
+def local_cluster(*cpus):
+    """A cluster that runs, of one node a number of CPUs; this process is not connected to it.
+
+    Yields:
+        (ray.cluster_utils.Cluster, list): the cluster and its nodes, the head first.
+    """
+    from ray.cluster_utils import Cluster
+
+    with environment({**QUIET, **PATIENT}):
+        cluster = Cluster()
+        try:
+            nodes = [cluster.add_node(num_cpus=n, num_gpus=0, object_store_memory=STORE_BYTES) for n in cpus]
+            yield cluster, nodes
+        finally:
+            cluster.shutdown()
