@@ -42,7 +42,9 @@ def run(args):
 
     results = reproduce(args.id, places(args), args.scale, lambda result: show(display.result_lines(result)))
     failed = [result["id"] for result in results if not display.holds(result)]
-    print(f"{len(results) - len(failed)} of {len(results)} rows hold; results in {args.output_dir}/{args.scale}/results")
+    print(
+        f"{len(results) - len(failed)} of {len(results)} rows hold; results in {args.output_dir}/{args.scale}/results"
+    )
     return 1 if failed else 0
 
 
@@ -65,6 +67,4 @@ def places(args):
     except ValueError:
         raise InputError(f"--seeds={args.seeds} must be whole numbers by commas, as in --seeds=2020,2021") from None
     train = {"device": args.device, **({"threads": args.threads} if args.threads else {})}
-    return Places(
-        args.raw_dir, args.data_path, args.output_dir, args.plm, args.measuring, seeds, not args.quiet, train
-    )
+    return Places(args.raw_dir, args.data_path, args.output_dir, args.plm, args.measuring, seeds, not args.quiet, train)

@@ -198,9 +198,7 @@ def run_search(keys, places, folder):
     bm25 = {"variant": keys.pop("bm25_variant", "lucene")}
     encoding = {"device": (places.train or {}).get("device", "auto"), "precision": keys.pop("precision", "auto")}
     options = {"n_boot": keys.pop("bootstrap", 1000), "bm25": bm25, "encoding": encoding, "progress": places.progress}
-    report = evaluate(
-        keys.pop("dataset"), keys.pop("retriever"), folder, data_path=places.data_path, **options, **keys
-    )
+    report = evaluate(keys.pop("dataset"), keys.pop("retriever"), folder, data_path=places.data_path, **options, **keys)
     short = {MEAN_QUERIES: "All", MEAN_DOMAINS: "domains"}
     metrics = {
         f"{name} {short.get(line['domain'], line['domain'])}": value

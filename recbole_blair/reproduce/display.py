@@ -23,11 +23,14 @@ def list_lines(rows):
         who = " · ".join(part for part in (row.model, row.encoder) if part and part != "none")
         values = ", ".join(f"{metric} {number(value)}" for metric, value in row.published.items())
         allowed = f"± {row.tolerance['relative']:.3g} x value" if row.tolerance["relative"] else "±"
-        allowed += f" or {row.tolerance['absolute']:g}" if row.tolerance["relative"] else f" {row.tolerance['absolute']:g}"
+        allowed += (
+            f" or {row.tolerance['absolute']:g}" if row.tolerance["relative"] else f" {row.tolerance['absolute']:g}"
+        )
         run = " ".join(command for command, _ in row.commands)
         seeds = f" · seeds {','.join(map(str, row.seeds))}" if row.seeds else ""
         yield f"  {row.id}"
-        yield f"    data {row.data['dataset']}{' · ' + who if who else ''}{seeds} · {run} · about {row.cost['hours']:g} h"
+        who = f" · {who}" if who else ""
+        yield f"    data {row.data['dataset']}{who}{seeds} · {run} · about {row.cost['hours']:g} h"
         yield f"    {values} ({allowed}: {row.tolerance['why']})"
         for metric, why in row.reasons.items():
             yield f"    {metric}: not comparable, {why}"

@@ -116,7 +116,9 @@ def cold_text(context, tolerance, name="cold_text"):
         shares.append(below(scored, ~opened.seen, np.flatnonzero(~opened.seen[scored.target])))
     found = np.concatenate(shares)
     needed = 0.5 + tolerance["margin"]
-    return at_least(name, found.mean() if len(found) else 0.0, needed, f"share of unseen items below {len(found)} unseen:")
+    return at_least(
+        name, found.mean() if len(found) else 0.0, needed, f"share of unseen items below {len(found)} unseen:"
+    )
 
 
 def text_used(context, tolerance):

@@ -33,7 +33,7 @@ class SmokePlanner(Planner):
             made = self.add(self.pretraining({"dataset": "all", "objective": "contrastive+mlm", "plm": self.random()}))
             names.extend([made] if made not in names else [])
             return f"step:{made}"
-        return self.random() if kind == "random" else kind
+        return kind
 
     def random(self):
         """Return the folder of the encoder of random weights."""
@@ -42,7 +42,8 @@ class SmokePlanner(Planner):
     def pretraining(self, keys):
         """Return the small pretraining: the row's objective on generated pairs."""
         keys = {k: v for k, v in keys.items() if k != "pairs"}
-        return Step("pretrain", {**keys, "dataset": self.world.domain, **self.settings["pretrain"]})
+        own = self.settings["pretrain_mlm"] if keys["objective"] == "mlm" else {}
+        return Step("pretrain", {**keys, "dataset": self.world.domain, **self.settings["pretrain"], **own})
 
     def adapt(self, step, row):
         """Put generated data and small budgets in place of a step's own."""

@@ -124,7 +124,9 @@ class Planner:
             return None
         entry = self.encoders[name]
         if "pretrain" in entry:
-            keys = {k: self.fill_value(v, self.places.scope(), None) for k, v in entry["pretrain"].items() if k != "plm"}
+            keys = {
+                k: self.fill_value(v, self.places.scope(), None) for k, v in entry["pretrain"].items() if k != "plm"
+            }
             keys["plm"] = self.encoder(entry["pretrain"]["plm"][1:-1], names)
             made = self.add(self.pretraining(keys))
             if made not in names:

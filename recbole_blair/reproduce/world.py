@@ -147,12 +147,14 @@ def _write_esci(folder, meta, category, wanted):
 
 
 def spread_states(body, tokenizer, texts, positions):
-    """Change the last layer norm so that the texts' pooled states have mean 0 and deviation 1.
+    """Drop the positions and change the last layer norm so that the pooled states have mean 0 and deviation 1.
 
-    Random weights give every text nearly the same state; few epochs would not find the difference.
+    Random weights give every text nearly the same state, which tells its length better than its words; few epochs would
+    not find the difference.
     """
     import torch
 
+    body.embeddings.position_embeddings.weight.data.zero_()
     batch = tokenizer(texts, padding=True, truncation=True, max_length=positions, return_tensors="pt")
     mask = batch["attention_mask"][..., None]
     with torch.inference_mode():
