@@ -74,7 +74,8 @@ def random_raw(seed, users=range(20), items=range(15)):
              categories=rng.choice([None, [], ["A b", "c"]]), description=rng.choice([[texts(rng)], texts(rng), None]))
         for n in items if rng.random() < 0.7
     ]  # fmt: skip
-    return reviews, metadata + metadata[:2]  # items with a second line
+    again = [{**record, "title": "a second line of an item, longer than its first one"} for record in metadata[:2]]
+    return reviews, metadata + again
 
 
 @pytest.mark.parametrize("seed", range(3))
