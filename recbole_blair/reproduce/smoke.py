@@ -61,7 +61,7 @@ class SmokePlanner(Planner):
         if command == "pools":
             keys |= {"domain": self.world.domain, "candidates": self.settings["candidates"]}
         if command == "pairs":
-            keys["share"] = self.settings["pretrain"]["sample_share"]
+            keys["share"] = 1.0  # so that they can be counted plainly
         if command == "search":
             keys |= {"precision": "fp32"}
             keys.pop("plm", None) if keys.get("plm") == DEFAULT_PLM else None
