@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: install demo test test-slow test-heavy lint bench wheel clean
+.PHONY: install demo test test-slow test-heavy coverage lint bench wheel clean
 
 install: $(STAMP)
 
@@ -37,6 +37,9 @@ test-slow: install
 
 test-heavy: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -m "heavy and not gpu and not network and not bench"
+
+coverage: install
+	$(PYTEST) --cov=recbole_blair --cov=dataset_tools --cov-report=term:skip-covered
 
 lint: install
 	$(BIN)/ruff check .

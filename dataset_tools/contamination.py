@@ -16,10 +16,9 @@ from dataset_tools.domains import resolve_datasets
 from dataset_tools.duck import Duck, quote
 from dataset_tools.pairs import raw_paths, scan, write_json
 from recbole_blair.errors import InputError
-from recbole_blair.schema import TEST_START_MS, VALID_START_MS
+from recbole_blair.schema import MATCHED_REVIEWS, TEST_START_MS, VALID_START_MS
 
 REPORT = "contamination.json"
-MATCHED_REVIEWS = "contaminated_reviews.jsonl"  # pairs whose text is near an evaluation review's: for --exclude_reviews
 EVALUATION_ITEMS = "evaluation_items.txt"  # for --exclude_items
 MIN_JACCARD = 0.8
 BANDS, BAND_ROWS = 8, 3  # 1 - (1 - 0.8**3)**8 = 0.997 of the pairs of texts at the threshold are found

@@ -39,6 +39,8 @@ ITEM_COLUMNS = (
 ITEM_SUFFIX = ".item"
 FEATURE_SUFFIX = ".feature"
 FEATURE_HEADER_SUFFIX = ".feature.json"
+# Pairs whose text is near an evaluation review's, for --exclude_reviews; lies in the folder of the pairs and is none.
+MATCHED_REVIEWS = "contaminated_reviews.jsonl"
 STATS_SUFFIX = ".stats.json"
 CACHE_DIR = ".cache"
 

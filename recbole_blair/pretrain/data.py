@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from recbole_blair.errors import InputError, nearest
-from recbole_blair.schema import VALID_START_MS
+from recbole_blair.schema import MATCHED_REVIEWS, VALID_START_MS
 
 FIELDS = ("context", "metadata", "item_id", "timestamp")
 MIN_CHARS = 30  # both sides must have more: the released code's rule
@@ -43,7 +43,8 @@ def pair_files(path):
             raise InputError(
                 f"--pairs={path} is not finished: the command that makes its pairs was stopped; run it again"
             )
-        files = sorted(p for p in path.iterdir() if p.is_file() and p.name.endswith(_SUFFIXES))
+        pairs = (p for p in path.iterdir() if p.is_file() and p.name.endswith(_SUFFIXES))
+        files = sorted(p for p in pairs if p.name != MATCHED_REVIEWS)  # the contamination report's, beside the pairs
     else:
         raise InputError(f"--pairs={path}: no such file or folder; expected JSONL, JSONL.gz or Parquet")
     if not files or not files[0].name.endswith(_SUFFIXES):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from recbole_blair.errors import InputError
-from recbole_blair.pretrain.data import EpochOrder, PairCollator, RowDataset, load_pair_tables, text_key
-from recbole_blair.schema import VALID_START_MS
+from recbole_blair.pretrain.data import EpochOrder, PairCollator, RowDataset, load_pair_tables, pair_files, text_key
+from recbole_blair.schema import MATCHED_REVIEWS, VALID_START_MS
 from tests.pretrain.conftest import pair_rows
 
 LONG = "x" * 31
@@ -37,6 +37,14 @@ def test_filter_and_time_split(tmp_path):
     assert tables.train["item_id"][:] == ["early", "untimed"]
     assert tables.held_out["item_id"][:] == ["first"]
     assert tables.counts == {"read": 5, "too_short": 2, "without_time": 1, "train": 2, "held_out": 1}
+
+
+def test_the_contamination_report_in_the_folder_is_no_pairs(tmp_path):
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    pairs = write(folder / "pairs.jsonl", [row()])
+    (folder / MATCHED_REVIEWS).write_text('{"user_id": "u", "item_id": "A", "timestamp": 1}\n')
+    assert pair_files(folder) == [pairs]
 
 
 def test_share_is_a_function_of_the_pair_and_the_seed(tmp_path):
