@@ -104,6 +104,6 @@ class Softmax(nn.Module):
             target, negatives, expected,
         )  # fmt: skip
 
-    def full(self, users, vectors, target):
-        """Full loss; `vectors` (N - 1, H) are those of items 1 and up."""
-        return full_softmax_loss(users, vectors, target - 1)
+    def full(self, users, vectors, target, bound=None):
+        """Full loss; `vectors` (N - 1, H) are those of items 1 and up; `bound` as of `full_softmax_loss`."""
+        return full_softmax_loss(users, vectors, target - 1, bound=bound)

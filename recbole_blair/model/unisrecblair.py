@@ -76,7 +76,7 @@ class UniSRecBlair(DotProductRecommender):
         users = (F.normalize(state.float(), dim=1) / self.temperature).to(self.compute_dtype)
         vectors = NormalisedRows.apply(vectors, self.compute_dtype)
         if items is None:
-            return self.softmax.full(users, vectors, target)
+            return self.softmax.full(users, vectors, target, bound=1.0 / self.temperature)  # cosines
         return self.softmax.sampled(users, items, vectors, target, negatives)
 
     def pretrain_loss(self, interaction):

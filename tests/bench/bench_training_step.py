@@ -205,7 +205,7 @@ def main():
     assert loss_gap < 1e-5 and grad_gap < 1e-4, (loss_gap, grad_gap)
     flags = ("--scale", args.scale, "--device", args.device)
     naive = measure.run_side(__file__, "--side=naive", "--repeats=1", *flags)
-    for precision in ("fp32", "bf16"):
+    for precision in measure.precisions(args.device):
         ours = measure.run_side(__file__, f"--side={precision}", f"--repeats={args.repeats}", *flags)
         measure.emit(
             f"unisrec_step_{precision}_{args.scale}", ours_s=ours["s"], reference_s=naive["s"],

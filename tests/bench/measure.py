@@ -55,6 +55,21 @@ def emit(case, **fields):
     return line
 
 
+def precisions(device):
+    """The precisions that are measured: bf16 only where the chip multiplies it, which is said otherwise.
+
+    Without such units a bfloat16 product takes some two hundred times as long as one in float32.
+    """
+    import torch
+
+    from recbole_blair.device import has_fast_bf16
+
+    if has_fast_bf16(torch.device(device)):
+        return ("fp32", "bf16")
+    emit("bf16", left_out="this chip has no bfloat16 units")
+    return ("fp32",)
+
+
 def run_side(script, *args):
     """Run one side of a bench in a process of its own, so that its peak memory is its own; returns its JSON line."""
     done = subprocess.run(
