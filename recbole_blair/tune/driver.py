@@ -1,6 +1,7 @@
 """The part that talks to Ray Tune: trials in, statuses out."""
 
 import re
+from pathlib import Path
 
 from ray import tune
 from ray.tune import Callback
@@ -118,9 +119,12 @@ class Journal(Callback):
 
 
 def error_of(trial):
-    """One line on what went wrong in one of Ray's trials."""
-    found = trial.get_error()
-    text = str(found or "").strip()
+    """One line on what went wrong in one of Ray's trials.
+
+    Ray writes it on this machine and copies it into the sweep's folder later, which is where its `get_error` looks.
+    """
+    written = Path(trial.error_file) if trial.error_file else None
+    text = written.read_text(encoding="utf-8", errors="replace").strip() if written and written.is_file() else ""
     lines = [match.group(0) for match in ERROR_LINE.finditer(text)]
     if lines:
         return " ".join(lines[-1].split())[:300]

@@ -193,7 +193,8 @@ def resources_per_trial(sweep, cpus, gpus):
         wanted = 1.0 if gpus and device != "cpu" else 0.0
     if wanted > gpus:
         raise InputError(
-            f"gpus_per_trial={wanted:g}, but there are {gpus:g} GPUs; lower it (a fraction shares a GPU), or 0 for the CPU"
+            f"gpus_per_trial={wanted:g}, but there are {gpus:g} GPUs; lower it (a fraction shares a GPU), or 0 for "
+            "the CPU"
         )
     if device == "cuda" and not wanted:
         raise InputError("device=cuda needs gpus_per_trial above 0, and GPUs")

@@ -52,13 +52,15 @@ def assert_none_left(processes, limit_s=60):
     """Wait until the processes are gone."""
     import psutil
 
-    def gone():
-        return all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes)
+    end = time.monotonic() + limit_s
+    while left := [named for process in processes if (named := name_if_alive(process, psutil))]:
+        assert time.monotonic() < end, f"still there after {limit_s} s: {left}"
+        time.sleep(0.1)
 
-    def done():
-        try:
-            return gone()
-        except psutil.NoSuchProcess:
-            return False
 
-    wait_for(done, limit_s, "the end of Ray's processes")
+def name_if_alive(process, psutil):
+    """The command line of a process that has not ended, or nothing."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE and " ".join(process.cmdline())[:80]
+    except psutil.NoSuchProcess:
+        return None

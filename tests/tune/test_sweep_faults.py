@@ -139,15 +139,19 @@ def test_a_trial_that_cannot_work_is_reported_and_the_sweep_goes_on(sweep_keys, 
 
 
 def test_the_time_is_over_and_a_resumed_sweep_has_as_much_again(sweep_keys, space_file, tmp_path, capfd):
-    folder, keys = tmp_path / "sweep", {**sweep_keys, "epochs": 400, "stopping_step": 1000}
-    argv = tune_argv(folder, keys, space=space_file, num_samples=3, scheduler="none", time_budget_s=30)
-    assert main(argv) == 0
-    first = {n: len(progress(folder, n)) for n in range(3)}
+    folder, keys = tmp_path / "sweep", {**sweep_keys, "epochs": 3000, "stopping_step": 9000, "max_concurrent": 1}
+    seconds = 10
+    argv = tune_argv(folder, keys, space=space_file, num_samples=2, scheduler="none", time_budget_s=seconds)
+    while main(argv):  # over before the first epoch on a machine this slow: nothing to show, and 1
+        assert set(statuses(folder).values()) == {"planned"} and seconds < 600
+        seconds *= 2
+        argv = ["tune", f"--resume={folder}", f"--time_budget_s={seconds}"]
+    first = {n: len(progress(folder, n)) for n in range(2)}
     assert set(statuses(folder).values()) <= {"unfinished", "planned"} and max(first.values()) >= 1
     assert f"they go on with --resume={folder}" in capfd.readouterr().out.replace("\n", "")
     assert (folder / "best.yaml").is_file()
     assert main(["tune", f"--resume={folder}"]) == 0
-    later = {n: len(progress(folder, n)) for n in range(3)}
-    assert all(later[n] >= first[n] for n in range(3)) and sum(later.values()) > sum(first.values())
-    for number in range(3):
+    later = {n: len(progress(folder, n)) for n in range(2)}
+    assert all(later[n] >= first[n] for n in range(2)) and sum(later.values()) > sum(first.values())
+    for number in range(2):
         assert epochs_of(folder, number) == list(range(1, later[number] + 1))
