@@ -1,10 +1,12 @@
 """Losses: tensors in, scalar out."""
 
+import threading
+
 import torch
 import torch.nn.functional as F
 
 SOFTMAX_CHUNK = 1024  # rows whose logits over all items exist at a time
-ITEM_BLOCK = 2048  # items whose logits are worked on at a time on the CPU, so that they stay in the cache
+ITEM_BLOCK = 4096  # items whose logits are worked on at a time on the CPU, so that they stay in the cache
 LARGEST_BOUND = 40.0  # sums of exp(40) and of exp(-40) are normal float32 values
 
 
@@ -71,7 +73,7 @@ class BoundedSoftmaxLoss(torch.autograd.Function):
     def forward(ctx, users, items, target):
         wide = torch.promote_types(users.dtype, torch.float32)
         n_users, n_items = len(users), len(items)
-        exps = users.new_empty(n_users * n_items)  # block after block, each (B, items of the block)
+        exps = kept_buffer(n_users * n_items, users.dtype)  # block after block, each (B, items of the block)
         total, mixed = users.new_zeros((n_users, 1), dtype=wide), torch.zeros(users.shape, dtype=wide)
         for start in range(0, n_items, ITEM_BLOCK):
             part = items[start : start + ITEM_BLOCK]
@@ -101,6 +103,22 @@ class BoundedSoftmaxLoss(torch.autograd.Function):
         if grad.item() == 1.0:  # the usual case: two passes over memory less
             return grad_users, grad_items, None
         return (grad * grad_users).to(grad_users.dtype), (grad * grad_items).to(grad_items.dtype), None
+
+
+_KEPT = threading.local()  # `flat`: dtype to buffer
+
+
+def kept_buffer(size, dtype):
+    """A flat CPU buffer that the next call gets again: fresh pages cost as much as a pass over memory.
+
+    What it holds is lost at the next call of any length, so nothing of it may be kept for a backward pass.
+    """
+    flat = _KEPT.__dict__.setdefault("flat", {})
+    if dtype not in flat or len(flat[dtype]) < size:
+        flat.pop(dtype, None)  # its memory is free before more is asked for
+        with torch.inference_mode(False):
+            flat[dtype] = torch.empty(size, dtype=dtype)
+    return flat[dtype][:size]
 
 
 def block_of(flat, rows, start, width):

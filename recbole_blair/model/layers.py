@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_blair.losses import add_product
+
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 DROPOUT_LEVELS = 256  # an 8-bit draw decides each element on the CPU
 DROPOUT_CHUNK = 1 << 21  # elements masked at a time, so that the mask stays in the cache
@@ -263,7 +265,7 @@ class ExpertMixture(torch.autograd.Function):
         for span in row_chunks(len(x), ExpertMixture.CHUNK):
             rows = span.stop - span.start
             torch.mul(share[span, :, None], grad[span, None], out=spread[:rows].view(rows, n_experts, hidden))
-            grad_weight += spread[:rows].T @ x[span]
+            add_product(grad_weight, spread[:rows].T, x[span])
             grad_shift -= share[span].T @ grad[span]
             experts = outputs[span].view(rows, n_experts, hidden)
             grad_gates[span] = torch.bmm(experts, grad[span, :, None]).squeeze(2) - grad[span] @ shift.T
@@ -286,7 +288,10 @@ class NormalisedRows(torch.autograd.Function):
         for span in row_chunks(len(x), NormalisedRows.CHUNK):
             row = x[span].to(wide)
             torch.reciprocal(row.norm(dim=1, keepdim=True).clamp_(min=NormalisedRows.LEAST_NORM), out=inverse[span])
-            unit[span] = row * inverse[span]
+            if dtype == wide:
+                torch.mul(row, inverse[span], out=unit[span])
+            else:
+                unit[span] = row * inverse[span]
         ctx.save_for_backward(unit, inverse)
         ctx.input_dtype = x.dtype
         return unit
