@@ -69,7 +69,7 @@ def build_scheduler(sweep):
     if settings["scheduler"] == "asha":
         return schedulers.asha(settings, sweep.base["epochs"], sweep.metric, sweep.trials)
     if settings["scheduler"] == "pbt":
-        return schedulers.pbt(settings, sweep.space)
+        return schedulers.pbt(settings, sweep.base["epochs"], sweep.space)
     from ray.tune.schedulers import FIFOScheduler
 
     return FIFOScheduler()

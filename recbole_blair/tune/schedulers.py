@@ -94,9 +94,24 @@ def ranges_to_perturb(space):
     return ranges
 
 
-def pbt(settings, space):
-    """Return Ray's population based training (arXiv:1711.09846) over the ranges of a space."""
-    from ray.tune.schedulers import PopulationBasedTraining
+def pbt(settings, epochs, space):
+    """Return Ray's population based training (arXiv:1711.09846) over the ranges of a space.
+
+    Args:
+        settings (dict): options of the sweep.
+        epochs (int): of a whole trial; after the last one nothing is copied, since nothing would train it.
+        space (Space)
+    """
+    from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
+
+    class Pbt(PopulationBasedTraining):
+        """Leaves a trial as it is when its epochs are over."""
+
+        def on_trial_result(self, tune_controller, trial, result):
+            """Ray asks whether a trial goes on, and as what."""
+            if result["epoch"] >= epochs:
+                return TrialScheduler.CONTINUE
+            return super().on_trial_result(tune_controller, trial, result)
 
     ranges = ranges_to_perturb(space)
     rng = random.Random(settings["search_seed"])
@@ -106,7 +121,7 @@ def pbt(settings, space):
         config["trial"]["point"] = perturb(config["trial"]["point"], ranges, rng)
         return config
 
-    return PopulationBasedTraining(
+    return Pbt(
         time_attr="epoch",
         metric="current",
         mode="max",
