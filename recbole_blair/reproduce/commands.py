@@ -4,9 +4,11 @@ Training and pretraining go on by themselves in their run folders. Search, stati
 their keys and result, and are not run again.
 """
 
+import contextlib
 import functools
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -182,7 +184,8 @@ def run_pretrain(keys, places, folder):
     settings = resolve_settings(given)
     if settings.dataset is not None:
         settings["pairs"] = str(make_pairs(settings))
-    found = pretrain(settings)
+    with contextlib.redirect_stdout(sys.stderr):  # transformers prints its log lines where no bar is drawn
+        found = pretrain(settings)
     before = {f"before {name}": value for name, value in found["before"].items()}
     counts = {"queries": found["queries"], "candidates": found["candidates"]}
     return {"metrics": {**found["after"], **before, **counts}, "runs": [str(folder)]}

@@ -11,6 +11,7 @@ import numpy as np
 
 from recbole_blair.reproduce.checks import at_least, at_most
 
+FEATURE_ITEMS = 24  # encoded afresh
 TRAIN_ROWS = 400  # scored of the training rows, spread evenly
 
 
@@ -124,6 +125,32 @@ def cold_text(context, tolerance, name="cold_text"):
 def text_used(context, tolerance):
     """As `cold_text`, for a model that adds ids to the text."""
     return cold_text(context, tolerance, "text_used")
+
+
+def features(context, tolerance):
+    """The features a model was given for an item are those of that item's own text, encoded afresh."""
+    from recbole_blair.text.encoders import load_encoder
+    from recbole_blair.text.transformer import TransformerEncoder
+
+    opened = open_run(context)
+    dataset, config = opened.dataset, opened.config
+    texts = item_texts(context.build)
+    encoder = load_encoder(config["plm"], device="cpu", precision="fp32")
+    items = np.arange(1, dataset.n_items)  # a lexical encoder is fitted on all texts
+    if isinstance(encoder, TransformerEncoder):
+        items = np.linspace(1, dataset.n_items - 1, FEATURE_ITEMS).astype(int)
+    wanted = np.asarray(encoder.encode([texts[dataset.item_tokens[i - 1].as_py()] for i in items], progress=False))
+    wrong = np.abs(opened.model.text_features.float().numpy()[items - 1] - wanted).max() / np.sqrt(
+        np.mean(np.square(wanted))
+    )
+    return at_most("features", float(wrong), tolerance["relative"], "largest relative difference to a fresh encoding")
+
+
+def item_texts(build):
+    """Return {item id: text} of a build's `.item` file."""
+    with open(build / f"{build.name}.item", encoding="utf-8") as file:
+        next(file)
+        return {line.split("\t", 1)[0]: line.split("\t")[2] for line in file}
 
 
 def ranks(context, tolerance):

@@ -77,7 +77,7 @@ def test_permuted_features_fail_the_rows_of_text_alone(monkeypatch, tmp_path):
     monkeypatch.setattr(BlairDataset, "set_text_features", permuted)
     found, failed = verdicts(tmp_path, TEXT, TEXT_HSTU, IDS, STATISTICS, BM25)
     assert found == {TEXT: FAIL, TEXT_HSTU: FAIL, IDS: PASS, STATISTICS: PASS, BM25: PASS}
-    assert "cold_text" in failed[TEXT] and failed[TEXT_HSTU] == {"text_used"}
+    assert "cold_text" in failed[TEXT] and failed[TEXT_HSTU] == {"features"}
 
 
 @pytest.mark.slow
