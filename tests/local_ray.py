@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from recbole_blair.ray_cluster import PATIENT, QUIET, environment, ray_cluster
+from recbole_blair.ray_cluster import ATTEMPTS, PATIENT, QUIET, environment, ray_cluster
 
 STORE_BYTES = 80 << 20  # the least that Ray takes is 75 MiB
 REAL_RAY = [pytest.mark.slow, pytest.mark.xdist_group("ray")]  # one at a time, where pytest-xdist groups tests
@@ -31,12 +31,24 @@ def local_cluster(*cpus):
     Yields:
         (ray.cluster_utils.Cluster, list): the cluster and its nodes, the head first.
     """
-    from ray.cluster_utils import Cluster
-
     with environment({**QUIET, **PATIENT}):
-        cluster = Cluster()
+        cluster, nodes = start_nodes(cpus)
         try:
-            nodes = [cluster.add_node(num_cpus=n, num_gpus=0, object_store_memory=STORE_BYTES) for n in cpus]
             yield cluster, nodes
         finally:
             cluster.shutdown()
+
+
+def start_nodes(cpus):
+    """Start a cluster's nodes, again if Ray gave one up: it waits 30 s for a node, which a busy machine may exceed."""
+    from ray.cluster_utils import Cluster
+
+    for attempt in range(1, ATTEMPTS + 1):
+        cluster = Cluster()
+        try:
+            return cluster, [cluster.add_node(num_cpus=n, num_gpus=0, object_store_memory=STORE_BYTES) for n in cpus]
+        except Exception as error:
+            cluster.shutdown()
+            if "timed out during startup" not in str(error) or attempt == ATTEMPTS:
+                raise
+    raise AssertionError("unreachable")

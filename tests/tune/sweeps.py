@@ -41,11 +41,11 @@ def wait_for(condition, limit_s, what):
     return found
 
 
-def descendants():
-    """Return the processes below this one."""
+def descendants(pid=None):
+    """Return the processes below one, by default this one."""
     import psutil
 
-    return [p for p in psutil.Process().children(recursive=True) if p.is_running() and p.status() != "zombie"]
+    return [p for p in psutil.Process(pid).children(recursive=True) if p.is_running() and p.status() != "zombie"]
 
 
 def assert_none_left(processes, limit_s=60):

@@ -85,7 +85,7 @@ def test_a_killed_driver_goes_on_with_the_same_trials(sweep_keys, space_file, tm
 
     try:
         ended, going = wait_for(some_over_and_some_going, 1200, "a trial that is over and one that is not")
-        below = [p for p in descendants() if p.pid != driver.pid]
+        below = descendants(driver.pid)  # this process has a Ray of its own
         assert len(below) > 4  # Ray's own and the trials'
     finally:
         driver.kill()
@@ -150,8 +150,11 @@ def test_the_time_is_over_and_a_resumed_sweep_has_as_much_again(sweep_keys, spac
     assert set(statuses(folder).values()) <= {"unfinished", "planned"} and max(first.values()) >= 1
     assert f"they go on with --resume={folder}" in capfd.readouterr().out.replace("\n", "")
     assert (folder / "best.yaml").is_file()
-    assert main(["tune", f"--resume={folder}"]) == 0
-    later = {n: len(progress(folder, n)) for n in range(2)}
-    assert all(later[n] >= first[n] for n in range(2)) and sum(later.values()) > sum(first.values())
+    later = first
+    while sum(later.values()) == sum(first.values()):
+        assert seconds < 600
+        assert main(["tune", f"--resume={folder}", f"--time_budget_s={seconds}"]) == 0
+        later, seconds = {n: len(progress(folder, n)) for n in range(2)}, seconds * 2
+    assert all(later[n] >= first[n] for n in range(2))
     for number in range(2):
         assert epochs_of(folder, number) == list(range(1, later[number] + 1))
