@@ -7,6 +7,7 @@ process's peak, interpreter and libraries included; `cpu` its seconds of process
 machine that has other work to do they say more than seconds on the clock. Cases:
 
 - `conversion/scan`: everything (metadata, item texts, files on disk) over one scan of the four fields of the reviews
+- `conversion/scan_all`: over one scan of all fields of the reviews, types as DuckDB finds them
 - `conversion/plain`: over the line-by-line converter in Python
 - `growth`: the time at all the reviews over the time at a quarter of them (4.0 is linear)
 """
@@ -42,7 +43,7 @@ def parse_args():
         "--plain_reviews", type=int, default=1_000_000, help="beyond it the plain converter is left out"
     )
     parser.add_argument("--folder", help="work here and keep the raw files; empty: a temporary folder")
-    parser.add_argument("--child", choices=("convert", "scan", "plain"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("convert", "scan", "scan_all", "plain"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.scale == "games":
         args.reviews = GAMES_REVIEWS
@@ -86,6 +87,15 @@ def scan(args, reviews, metadata):
     ).fetchall()
 
 
+def scan_all(args, reviews, metadata):
+    import duckdb
+
+    con = duckdb.connect(config={"threads": args.threads, "memory_limit": args.memory_limit})
+    source = f"read_json('{reviews}', format='newline_delimited', ignore_errors=true)"
+    fields = [row[0] for row in con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
+    con.execute(f"SELECT {', '.join(f'count({field})' for field in fields)} FROM {source}").fetchall()
+
+
 def plain(args, reviews, metadata):
     from naive_convert import naive_convert
 
@@ -103,7 +113,7 @@ def run_child(args):
     import pyarrow.compute  # noqa: F401
 
     begin, cpu = time.perf_counter(), cpu_seconds()
-    {"convert": convert, "scan": scan, "plain": plain}[args.child](args, reviews, metadata)
+    {"convert": convert, "scan": scan, "scan_all": scan_all, "plain": plain}[args.child](args, reviews, metadata)
     seconds = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "cpu": cpu_seconds() - cpu, "peak_mb": round(peak)}))
@@ -189,8 +199,9 @@ def main():
         with_plain = args.reviews <= args.plain_reviews
         if with_plain:
             reference = measure_plain(args)
-        ours, scanned = measure(args, ["convert", "scan"], args.repeats)
+        ours, scanned, scanned_all = measure(args, ["convert", "scan", "scan_all"], args.repeats)
         report(args, "conversion/scan", ours, scanned, identical_to_plain=with_plain or None, **sizes)
+        report(args, "conversion/scan_all", ours, scanned_all, **sizes)
         if with_plain:
             report(args, "conversion/plain", ours, reference, **sizes)
         quarter = argparse.Namespace(**{**vars(args), "reviews": args.reviews // 4, "items": max(200, args.items // 4)})
