@@ -58,7 +58,7 @@ def emit(case, **fields):
 def precisions(device):
     """The precisions that are measured: bf16 only where the chip multiplies it, which is said otherwise.
 
-    Without such units a bfloat16 product takes some two hundred times as long as one in float32.
+    Without such units a bfloat16 product takes some eighty times as long as one in float32.
     """
     import torch
 
