@@ -1,6 +1,7 @@
 """Which device and which precision: `auto` resolved, wishes that cannot be met refused."""
 
 import contextlib
+import warnings
 
 from recbole_blair.errors import InputError
 
@@ -37,9 +38,16 @@ def has_fast_bf16(device):
 
 
 def resolve_precision(name, device):
-    """Return `bf16` or `fp32`; auto is bf16 where the chip has it."""
+    """Return `bf16` or `fp32`; auto is bf16 where the chip has it. Warns of bf16 on a CPU that has no units for it."""
+    fast = has_fast_bf16(device)
     if name == "auto":
-        return "bf16" if has_fast_bf16(device) else "fp32"
+        return "bf16" if fast else "fp32"
+    if name == "bf16" and device.type == "cpu" and not fast:
+        warnings.warn(
+            "precision=bf16, but this processor has neither AVX512-BF16 nor AMX: bf16 products can take many times as "
+            "long as float32 ones here; precision=auto takes fp32",
+            stacklevel=2,
+        )
     return name
 
 
