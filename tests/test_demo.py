@@ -39,6 +39,7 @@ def train(sample, model, name, dataset):
     return train_one(info, config, datasets)["test"]
 
 
+@pytest.mark.slow
 def test_text_is_ahead_and_permuted_text_is_not(sample):
     _, _, true = sample
     from recbole_blair.data.dataset import BlairDataset

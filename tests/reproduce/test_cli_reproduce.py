@@ -44,7 +44,7 @@ def test_bad_input_is_one_line(capsys, argv, message):
 
 
 def test_without_raw_files_and_network_it_says_which_are_missing(capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # the variable is read once, at import
     places = [f"--{name}={tmp_path / name}" for name in ("raw_dir", "data_path", "output_dir")]
     status, _, err = said(capsys, "blair-table3/dataset/beauty", "--scale=full", "--quiet", *places)
     assert status == 2
