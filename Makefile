@@ -6,8 +6,9 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 EXTRAS ?= test,pretrain,search,api,tune
 SCALE ?= small
-# A worker a core, each with one thread: threads of many workers would only wait for each other.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+# A worker a core, each with one thread: threads of many workers would only wait for each other. Tests that start a Ray
+# share a worker (loadgroup).
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

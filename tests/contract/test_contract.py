@@ -38,7 +38,7 @@ def test_contract(name, check):
     check(Case(name))
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", OTHERS)
 def test_contract_of_recboles_other_models(name, check):

@@ -11,7 +11,7 @@ import pytest
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recommend.md"
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_the_guide_runs_as_written(tmp_path, monkeypatch):
     fences = re.findall(r"```(\w*)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     files = {"json": [text for kind, text in fences if kind == "json"]}

@@ -128,7 +128,7 @@ def check_electronics(page, runs, output):
     assert page.evaluate(TOO_WIDE) == []
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real slices of ../shared/data are absent")
 def test_three_models_and_three_seeds_on_electronics(tmp_path):
     """The whole way on real reviews: convert, encode, nine runs, the page."""
