@@ -1,6 +1,7 @@
 """A real Ray for tests: one of two CPUs in this process, or a cluster of nodes on this machine."""
 
 import contextlib
+import itertools
 
 import pytest
 
@@ -15,6 +16,11 @@ def real_ray(test):
     for mark in REAL_RAY:
         test = mark(test)
     return test
+
+
+def nodes_of_ray(test):
+    """Mark a test that starts nodes: Ray gives each 30 s, which nothing can change, and a busy machine needs longer."""
+    return pytest.mark.heavy(pytest.mark.xdist_group("ray")(test))
 
 
 @contextlib.contextmanager
@@ -43,12 +49,12 @@ def start_nodes(cpus):
     """Start a cluster's nodes, again if Ray gave one up: it waits 30 s for a node, which a busy machine may exceed."""
     from ray.cluster_utils import Cluster
 
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in itertools.count(1):
         cluster = Cluster()
         try:
-            return cluster, [cluster.add_node(num_cpus=n, num_gpus=0, object_store_memory=STORE_BYTES) for n in cpus]
+            own = {"num_gpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+            return cluster, [cluster.add_node(num_cpus=n, **own) for n in cpus]
         except Exception as error:
             cluster.shutdown()
             if "timed out during startup" not in str(error) or attempt == ATTEMPTS:
                 raise
-    raise AssertionError("unreachable")

@@ -1,5 +1,6 @@
 """encode --engine=ray: the rows and the header of one process, whatever is lost on the way."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from local_ray import local_cluster, real_ray
+from local_ray import local_cluster, nodes_of_ray, real_ray
 
 from recbole_blair.cli.main import main
 from recbole_blair.cluster.encode import Shards, worker_resources
@@ -44,6 +45,16 @@ def chunks_done(build):
         except ValueError:
             continue
     return 0
+
+
+def working(node):
+    """The processes of one of the cluster's nodes that encode a shard; Ray writes what they do into their title."""
+    import psutil
+
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [p for p in raylet.children() if "EncodeWorker.encode" in " ".join(p.cmdline())]
+    return []
 
 
 def wait_for(condition, limit_s=300):
@@ -89,16 +100,23 @@ def test_a_killed_driver_loses_only_the_running_shards(build, whole, tiny_bert, 
     assert_same_features(build, whole)
 
 
-@real_ray
+@nodes_of_ray
 def test_a_removed_node_loses_nothing(build, whole, tiny_bert, capfd):
     with local_cluster(1, 1) as (cluster, nodes):
         status = []
         more = (f"--ray_address={cluster.address}", "--shards=400")
         thread = threading.Thread(target=lambda: status.append(main(arguments(build, tiny_bert, *more))))
         thread.start()
-        wait_for(lambda: chunks_done(build) >= 3 or status)
-        assert not status, "it was over before the node could be removed"
+        # the first worker is held until the other one, which loads later, is in the middle of a shard
+        held = []
+        for node in nodes:
+            wait_for(lambda node=node: working(node) or status)
+            held += working(node)
+            held[-1].suspend()
+        assert not status and len(held) == 2
         cluster.remove_node(nodes[1], allow_graceful=False)
+        held[1].kill()
+        held[0].resume()
         thread.join(timeout=300)
         assert status == [0]
     assert "2 node(s)" in (shown := capfd.readouterr().err)

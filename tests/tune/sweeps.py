@@ -45,7 +45,7 @@ def descendants(pid=None):
     """Return the processes below one, by default this one."""
     import psutil
 
-    return [p for p in psutil.Process(pid).children(recursive=True) if p.is_running() and p.status() != "zombie"]
+    return [p for p in psutil.Process(pid).children(recursive=True) if name_if_alive(p, psutil)]
 
 
 def assert_none_left(processes, limit_s=60):
