@@ -79,7 +79,8 @@ def prepare_own(
         columns (str): `user_id=…,item_id=…,timestamp=…`; numbers from 1 for a CSV without header.
         item_columns (str): `item_id=…,title=…` and any of features, categories, description, store, price. Fields that
             are not named take the column of their own name, where there is one.
-        timestamp_unit (str): ms, s, or iso (`2018-07-07 22:09:11`, with or without T, zone or time; UTC without zone).
+        timestamp_unit (str): ms, s, iso (`2018-07-07 22:09:11`, with or without T, zone or time), or a strptime
+            format such as `%d.%m.%Y %H:%M`; UTC without zone.
         list_separator (str | None): splits the text of categories and features, as in `Action|Comedy`.
         delimiter, encoding (str): of CSV files.
         valid_start_ms, test_start_ms (int | None): instants; None takes 8:1:1 over all interactions.
@@ -136,7 +137,7 @@ def own_settings(
         ("source", source, SOURCES), ("protocol", protocol, PROTOCOLS), ("catalogue", catalogue, CATALOGUES),
         ("timestamp_unit", timestamp_unit, TIME_UNITS), ("encoding", encoding, tuple(ENCODINGS)),
     ):  # fmt: skip
-        if value not in known:
+        if value not in known and not (key == "timestamp_unit" and "%" in value):
             raise InputError(f"unknown {key} {value!r}; known: {', '.join(known)}.{nearest(value, known)}")
     if int(max_history) < 1:
         raise InputError(f"max_history is {max_history}, expected 1 or more; 50 is the papers' value")

@@ -76,8 +76,17 @@ def open_own(path, source, used, delimiter=None, encoding="utf-8"):
         if name not in file.columns:
             raise InputError(
                 f"{path} has no column {name!r}.{nearest(name, file.columns)} It has: {', '.join(file.columns)}"
+                f"{other_delimiter(file)}"
             )
     return file
+
+
+def other_delimiter(file):
+    """A hint where a CSV's header looks like one column because another character separates it."""
+    if file.kind != "csv" or len(file.columns) > 1:
+        return ""
+    mark = next((mark for mark in (";", "\t", "|", ",") if mark in file.columns[0]), None)
+    return f"; the columns seem to be separated otherwise: add --delimiter={mark!r}" if mark else ""
 
 
 def open_text(file):

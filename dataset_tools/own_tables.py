@@ -7,6 +7,7 @@ from recbole_blair.errors import InputError
 from recbole_blair.schema import ITEM_ID, TIMESTAMP, USER_ID
 
 TIME_UNITS = ("ms", "s", "iso")
+EXAMPLE_FORMAT = "--timestamp_unit='%d.%m.%Y %H:%M'"
 INTERACTION_FIELDS = (USER_ID, ITEM_ID, TIMESTAMP)
 LISTS = ("categories", "features")  # fields whose text `list_separator` splits
 ESCAPED_ID = r'[\s\x00-\x1f\x7f"%]'  # ids with these are percent-encoded: an atomic file cannot hold them
@@ -29,7 +30,10 @@ def id_sql(text):
 
 
 def time_sql(text, unit):
-    """Return SQL of a time in Unix milliseconds, NULL where it does not parse."""
+    """Return SQL of a time in Unix milliseconds, NULL where it does not parse; a unit with % is a strptime format."""
+    if "%" in unit:
+        form = unit.replace("'", "''")
+        return f"epoch_ms(try_strptime({text}, '{form}')::TIMESTAMPTZ)"
     if unit == "iso":
         return f"epoch_ms(try_cast({text} AS TIMESTAMPTZ))"  # plain TIMESTAMP drops an offset without a word
     factor = 1000 if unit == "s" else 1
@@ -68,7 +72,7 @@ def load_interactions(duck, file, mapping, unit):
     )
     rejected = check_broken(duck, scan, "review", "rule = 1")
     duck.run(f"INSERT INTO review SELECT NULL, NULL, NULL, 1 FROM range({rejected})")
-    check_unit(duck, file.path, unit)
+    check_unit(duck, file, mapping[TIMESTAMP][0], unit)
     encoded = "count(DISTINCT {0}) FILTER (contains({0}, '%') AND rule = 0)"
     users, items = duck.run(f"SELECT {encoded.format('user_id')}, {encoded.format('item_id')} FROM review")[0]
     return {"users": users, "items": items}
@@ -138,11 +142,11 @@ def check_broken(duck, scan, table, condition):
     return rejected
 
 
-def check_unit(duck, path, unit):
+def check_unit(duck, file, column, unit):
     """Refuse times that are mostly of another unit than the one named.
 
     Raises:
-        InputError: names the unit found and the one to pass.
+        InputError: names the unit, the first time of the file, and what to pass.
     """
     wrong = dict(duck.run("SELECT rule, count(*) FROM review WHERE rule IN (3, 4, 5) GROUP BY rule"))
     lines = duck.value("SELECT count(*) FROM review")
@@ -152,5 +156,24 @@ def check_unit(duck, path, unit):
                 3: "do not parse", 4: "are before 1973: smaller than the unit says", 5: "are after 2286: larger than "
                 "the unit says; milliseconds are the finest",
             }[rule]  # fmt: skip
-            others = " or ".join(f"--timestamp_unit={other}" for other in TIME_UNITS if other != unit)
-            raise InputError(f"{path}: {found:,} of {lines:,} times {what} (timestamp_unit={unit}); try {others}")
+            first = first_value(duck, file, column)
+            raise InputError(
+                f"{file.path}: {found:,} of {lines:,} times {what} (timestamp_unit={unit}); the first is {first!r}; "
+                f"try {' or '.join(other_units(unit, first))}"
+            )
+
+
+def first_value(duck, file, column):
+    """The first text of a column, of any kind of file."""
+    scan = Scan(duck, file, [column])
+    value = duck.run(f"SELECT {scan.text_sql(column)} FROM {scan.sql()} LIMIT 1")[0][0]
+    scan.finish(0, None)
+    return value
+
+
+def other_units(unit, value):
+    """What to pass for a time like `value`, which `unit` does not read."""
+    number = value is not None and value.strip().lstrip("-").replace(".", "", 1).isdigit()
+    units = [other for other in TIME_UNITS if other != unit and (other == "iso") != number]
+    options = [f"--timestamp_unit={other}" for other in units]
+    return options if number else [*options, f"a format of its own, such as {EXAMPLE_FORMAT}"]

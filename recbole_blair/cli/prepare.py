@@ -23,10 +23,9 @@ def configure(parser):
     )
     add(
         "--source",
-        default="amazon",
         choices=("amazon", "csv", "jsonl", "parquet", "python"),
-        help="amazon, or data of "
-        "your own: the files' extensions decide, this names the format where they do not; python: Python literals",
+        help="amazon, or with --interactions the format of files whose extensions do not tell (csv); python: Python "
+        "literals",
     )
     add("--interactions", help="own data: CSV, JSON lines or Parquet, one event a row; .gz for the text ones")
     add("--items", help="own data: the items' texts, one item a row; empty: for models of ids alone")
@@ -36,7 +35,7 @@ def configure(parser):
         help="own data: item_id=…,title=… and features, categories, description, store, price; "
         "several columns for one: features=tags+specs",
     )
-    add("--timestamp_unit", default="ms", choices=("ms", "s", "iso"), help="own data: unit of the times")
+    add("--timestamp_unit", default="ms", help="own data: ms, s, iso, or a format such as %%d.%%m.%%Y %%H:%%M")
     add("--list_separator", help="own data: splits categories and features, as | does in Action|Comedy")
     add("--delimiter", help="own data: of CSV; empty: by extension (a comma, a tab for .tsv, :: for .dat)")
     add("--encoding", default="utf-8", choices=("utf-8", "utf-16", "latin-1"), help="own data: of CSV")
@@ -72,13 +71,14 @@ def run(args):
     from recbole_blair.errors import InputError
 
     ray = ray_options(args.engine, vars(args))
+    given = next((key for key in OWN_ONLY if getattr(args, key) is not None), None)
+    args.source = args.source or ("csv" if given else "amazon")
     if args.source != "amazon":
         if ray:
             raise InputError(f"--engine=ray makes Amazon's domains, a task each; --source={args.source} is one dataset")
         return run_own(args)
-    given = next((key for key in OWN_ONLY if getattr(args, key) is not None), None)
     if given:
-        raise InputError(f"--{given} is for data of your own; add --source=csv (or jsonl, parquet, python)")
+        raise InputError(f"--{given} is for data of your own; leave out --source=amazon")
     skipped = ("command", "dataset", "quiet", "source", "timestamp_unit", "encoding", "engine", *OWN_ONLY, *RAY_ONLY)
     options = {key: value for key, value in vars(args).items() if key not in skipped}
     options["progress"] = not args.quiet
@@ -112,7 +112,7 @@ def run_own(args):
     from recbole_blair.errors import InputError
 
     if args.interactions is None:
-        raise InputError(f"--source={args.source} needs --interactions=FILE")
+        raise InputError("data of your own needs --interactions=FILE")
     skipped = ("command", "quiet", "engine", *AMAZON_ONLY, *RAY_ONLY)
     options = {key: value for key, value in vars(args).items() if key not in skipped}
     folder = prepare_own(progress=not args.quiet, **options)

@@ -156,6 +156,8 @@ def other_formats(folder, lines):
     own_raw.write(folder / "seconds.csv", ["u,i,t", *(f"{u},{i},{t / 1000}" for u, i, t in cells)])
     zone = [f"{u},{i},{own_raw.iso(t // 1000 + 7200, '%Y-%m-%dT%H:%M:%S')}+02:00" for u, i, t in cells]
     own_raw.write(folder / "zone.csv", ["u,i,t", *zone])
+    local = [f"{u},{i},{own_raw.iso(t // 1000, '%d.%m.%Y um %H:%M:%S Uhr')}" for u, i, t in cells]
+    own_raw.write(folder / "local.csv", ["u,i,t", *local])
     columns = {name: [row[n] for row in cells] for n, name in enumerate("uit")}
     pq.write_table(pa.table(columns), folder / "log.parquet")
     stamps = pa.array(columns["t"], pa.timestamp("ms"))
@@ -163,6 +165,7 @@ def other_formats(folder, lines):
     return {
         "log.csv.gz": {}, "log.tsv": {}, "semi.csv": {"delimiter": ";"}, "log.jsonl.gz": {}, "log.parquet": {},
         "literal.json": {"source": "python"}, "seconds.csv": {"timestamp_unit": "s"},
+        "local.csv": {"timestamp_unit": "%d.%m.%Y um %H:%M:%S Uhr"},
         "zone.csv": {"timestamp_unit": "iso"}, "stamps.parquet": {"timestamp_unit": "iso"},
     }  # fmt: skip
 
@@ -230,8 +233,10 @@ def test_the_first_broken_line_is_named(extension, tmp_path):
 MISTAKES = {
     "a column that is not there": ({"columns": "user_id=user,item_id=i,timestamp=t"}, "has no column 'user'.* u, i, t"),
     "an unknown field": ({"columns": "user=u"}, "unknown field 'user'; known: user_id, .*Did you mean 'user_id'"),
-    "another unit": ({"timestamp_unit": "s"}, "240 of 240 times are after 2286.*try --timestamp_unit=ms or"),
-    "times that are words": ({"timestamp_unit": "iso"}, "times do not parse .*=iso.; try --timestamp_unit=ms"),
+    "another unit": ({"timestamp_unit": "s"}, "times are after 2286.*first is '14.*try --timestamp_unit=ms$"),
+    "times that are words": ({"timestamp_unit": "iso"}, "times do not parse .*=iso.; .* try --timestamp_unit=ms or --"),
+    "a format that is not theirs": ({"timestamp_unit": "%Y/%m/%d"}, "times do not parse .*=%Y/%m/%d"),
+    "a unit nobody knows": ({"timestamp_unit": "hours"}, "unknown timestamp_unit 'hours'"),
     "a name of Amazon's": ({"dataset": "Games"}, "Games is a name of Amazon Reviews 2023"),
     "a path for a name": ({"dataset": "../x"}, "not a plain name"),
     "an encoding": ({"encoding": "ebcdic"}, "unknown encoding 'ebcdic'; known: utf-8, utf-16, latin-1"),
@@ -274,6 +279,29 @@ def test_prepared_again_it_is_left_alone_and_a_changed_file_is_refused(log, tmp_
     assert "log.csv has" in capsys.readouterr().err
 
 
-def test_own_options_need_a_source(capsys):
-    assert main(["prepare", "--dataset=shop", "--interactions=log.csv"]) == 2
-    assert "--interactions is for data of your own; add --source=csv" in capsys.readouterr().err
+@pytest.mark.parametrize("extension", ["csv", "json"])
+def test_times_in_words_of_their_own_are_shown_with_the_way_to_read_them(extension, tmp_path):
+    lines = {"csv": ["u,i,t", "1,2,12.01.2023 15:42"], "json": ["{'u': 1, 'i': 2, 't': '12.01.2023 15:42'}"]}[extension]
+    path = own_raw.write(tmp_path / f"log.{extension}", lines)
+    source = "python" if extension == "json" else "csv"
+    message = (
+        r"1 of 1 times do not parse \(timestamp_unit=ms\); the first is '12.01.2023 15:42'; try --timestamp_unit=iso or"
+    )
+    with pytest.raises(InputError, match=message + r" a format of its own, such as --timestamp_unit='%d.%m.%Y %H:%M'$"):
+        prepare_own("log", path, columns=COLUMNS, source=source, data_path=tmp_path, **QUIET)
+
+
+def test_another_delimiter_is_guessed_in_the_message(tmp_path):
+    path = own_raw.write(tmp_path / "log.csv", ["u;i;t", "1;2;1500000000000"])
+    with pytest.raises(InputError, match=r"has no column 'u'.*separated otherwise: add --delimiter=';'"):
+        prepare_own("log", path, columns=COLUMNS, data_path=tmp_path, **QUIET)
+
+
+def test_interactions_make_data_of_ones_own(log, capsys):
+    argv = ["prepare", "--dataset=shop", f"--columns={COLUMNS}", "--quiet"]
+    assert main([*argv, "--interactions=log.csv"]) == 0
+    assert load_stats(Path("dataset/shop"))["settings"]["source"] == "csv"
+    assert main(argv) == 2
+    assert "data of your own needs --interactions=FILE" in capsys.readouterr().err
+    assert main([*argv, "--interactions=log.csv", "--source=amazon"]) == 2
+    assert "--interactions is for data of your own; leave out --source=amazon" in capsys.readouterr().err
