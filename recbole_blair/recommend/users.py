@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -139,7 +140,7 @@ def given_history(record, place, code_of):
     tokens, times = listed(record, ITEM_SEQ, place), None
     if not tokens:
         raise InputError(f"{place}: the history of {record[USER_ID]!r} is empty; {ITEM_SEQ} needs an item at least")
-    codes = [code_of.get(str(token), 0) for token in tokens]
+    codes = [code_of.get(str(token)) or code_of.get(encoded_id(str(token)), 0) for token in tokens]
     if 0 in codes:
         token = str(tokens[codes.index(0)])
         raise InputError(
@@ -153,6 +154,11 @@ def given_history(record, place, code_of):
         if (np.diff(times) < 0).any():
             raise InputError(f"{place}: {TIMESTAMP_SEQ} goes back in time; give the oldest event first")
     return np.array(codes, np.int32), times
+
+
+def encoded_id(token):
+    """An id of the user's own files as the build holds it where it has white space, quotes or % (docs/own_data.md)."""
+    return quote(token, safe="")
 
 
 def listed(record, field, place):
@@ -204,8 +210,11 @@ class KnownUsers:
         self.dataset, self.items = dataset, np.asarray(dataset.seq_items)
         self.times = np.asarray(dataset.seq_times) if dataset.has_times else None
         wanted = list(dict.fromkeys(wanted))
-        codes = pc.index_in(pa.array(wanted, pa.string()), value_set=dataset.user_tokens)
-        self.codes = dict(zip(wanted, codes.to_pylist()))
+        as_given, encoded = (
+            pc.index_in(pa.array(ids, pa.string()), value_set=dataset.user_tokens)
+            for ids in (wanted, [encoded_id(user) for user in wanted])
+        )
+        self.codes = dict(zip(wanted, pc.coalesce(as_given, encoded).to_pylist()))
         start, size = np.asarray(dataset.user_start), len(dataset.seq_items)
         if dataset.chained:  # sequences lie in the order of user ids
             self.begin, self.end = start, np.append(start[1:], size)

@@ -67,6 +67,23 @@ def test_histories_come_as_lists_or_text_from_file_or_memory(dataset, codes, tmp
         assert histories.code.tolist()[:2] == [0, 0] and histories.code[2] > 0
 
 
+def test_ids_are_found_as_ones_own_files_write_them(tmp_path):
+    from dataset_tools.own_data import prepare_own
+
+    users = ["Ann Lee", "Zoë ~ 50%", 'say "hi"', "plain-1_2.3@x"]
+    rows = [f'"{user.replace(chr(34), 2 * chr(34))}",item {n},{VALID_MS + 50 * n + u}' for u, user in enumerate(users)
+            for n in range(8)]  # fmt: skip
+    (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]), encoding="utf-8")
+    dataset = BlairDataset(prepare_own("own", tmp_path / "log.csv", data_path=tmp_path, progress=False))
+    assert "Ann%20Lee" in dataset.user_tokens.to_pylist()  # an atomic file cannot hold the blank
+    codes = {token: n for n, token in enumerate(dataset.item_tokens.to_pylist(), 1)}
+    histories = load_users([*users, {"user_id": "new", "item_id_list": ["item 3", "item%201"]}], dataset, codes)
+    assert histories.user_ids == [*users, "new"]
+    for number in range(len(users)):
+        assert names(dataset, histories, number)[0] == [f"item%20{n}" for n in range(8)]
+    assert names(dataset, histories, 4)[0] == ["item%203", "item%201"]
+
+
 def test_a_file_of_ids(dataset, codes, tmp_path):
     file = tmp_path / "ids"
     file.write_text("u3\n\n u4 \n")
