@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -212,6 +213,8 @@ def find_model(name):
     for room in ROOMS.values():
         if lower not in folded and lower in {m.name for m in room_files(room)}:
             hint = f" {room}.{lower} is there, but not its keys: props/model/{name}.yaml is missing."
+    if importlib.util.find_spec("recbole") is None:
+        hint = f" RecBole is not installed for {sys.executable}, so its models are missing (docs/install.md)."
     hint = hint or " A file of your own is named by --plugin=<file>.py."
     raise InputError(f"unknown model {name!r}.{hint} `recbole-blair models` lists them all")
 

@@ -219,3 +219,23 @@ def test_events_after_the_split_make_no_training_rows(refused, build):
     late = {f"u{i}": [("i1", VALID_MS + i), ("i2", VALID_MS + 50 + i)] for i in range(5)}
     write_build(build.parent, late)
     assert "tiny.train.inter has no row" in refused()
+
+
+def test_a_python_without_the_packages_is_told_where_they_are(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='absent_torch')\n")
+    done = subprocess.run(
+        [sys.executable, ROOT / "run_recbole.py", "--model=SeqPop", "--dataset=sample"], cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    line = only_error(done.returncode, done.stderr)
+    assert f"absent_torch is not installed for {sys.executable}; use the environment that `make install` makes" in line
+
+
+def test_a_fault_in_a_package_that_is_there_keeps_its_traceback():
+    from recbole_blair.cli.main import guard
+
+    def run():
+        import recbole_blair.no_such_part  # noqa: F401
+
+    with pytest.raises(ModuleNotFoundError, match="no_such_part"):
+        guard(run)

@@ -69,6 +69,14 @@ def test_an_unknown_name_gets_the_nearest(typed, meant):
         find_model(typed)
 
 
+def test_without_recbole_its_models_are_said_to_be_missing(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "recbole" else real(name))
+    with pytest.raises(InputError, match=r"unknown model 'SASRec'. RecBole is not installed for .*python.*, so its mo"):
+        find_model("SASRec")
+    assert find_model("SASRecText").name == "SASRecText"
+
+
 def test_a_name_near_to_nothing_gets_the_command_that_lists_them():
     with pytest.raises(InputError, match=r"unknown model 'zzz'. A file .* `recbole-blair models` lists them all"):
         find_model("zzz")

@@ -2,7 +2,7 @@
 
 import argparse
 import errno
-import importlib
+import importlib.util
 import os
 import pkgutil
 import sys
@@ -65,7 +65,7 @@ def main(argv=None):
 
 
 def guard(run):
-    """Call `run()`; print an InputError, a full disk or Ctrl-C as one line and return the exit status."""
+    """Call `run()`; print what a user can mend, and Ctrl-C, as one line and return the exit status."""
     try:
         return run() or 0
     except InputError as error:
@@ -73,6 +73,16 @@ def guard(run):
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         else:  # the first meets the same and must not be ended before it says so; `launch` speaks for one alone
             time.sleep(3)
+        return 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if not package or importlib.util.find_spec(package):  # a module of a package that is there: a fault, not a lack
+            raise
+        print(
+            f"error: {package} is not installed for {sys.executable}; use the environment that `make install` makes "
+            "(. .venv/bin/activate), or install into this one (docs/install.md)",
+            file=sys.stderr,
+        )
         return 2
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -41,6 +41,8 @@ def describe_scheduler(sweep):
         while rung <= epochs:
             rungs.append(rung)
             rung *= options["reduction_factor"]
+        if not rungs:
+            return f"asha: stops none of {epochs} epochs before grace_period={options['grace_period']}"
         return f"asha: looks after epochs {rungs} of {epochs}, one in {options['reduction_factor']} goes on"
     if options["scheduler"] == "pbt":
         return f"pbt: looks every {options['perturbation_interval']} epochs of {epochs}"

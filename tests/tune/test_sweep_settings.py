@@ -89,6 +89,11 @@ def test_nothing_to_train(sweep_keys, space_file, capsys):
     assert "SeqPop with epochs=0 trains nothing" in capsys.readouterr().err
 
 
+def test_a_grace_period_beyond_the_epochs_is_said(argv, capsys):
+    assert main([*argv, "--grace_period=10", "--dry_run"]) == 0
+    assert "asha: stops none of 9 epochs before grace_period=10" in capsys.readouterr().out
+
+
 def test_dry_run_lists_what_would_be_tried_and_starts_nothing(argv, tmp_path, capsys):
     assert main([*argv, "--dry_run"]) == 0
     shown = capsys.readouterr().out
