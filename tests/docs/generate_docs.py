@@ -99,7 +99,7 @@ def option_row(action):
     if action.nargs == 0:
         return f"| `{flag}` | | {cell(action.help or '')} |"
     default = "needed" if action.required else "" if action.default is None else f"`{action.default}`"
-    meaning = action.help or ""
+    meaning = (action.help or "").replace("%%", "%")
     if action.choices:
         meaning = f"{' / '.join(map(str, action.choices))}; {meaning}".rstrip("; ")
     default = f" {default} " if default else " "
