@@ -31,7 +31,7 @@ class SampledSoftmaxLoss(torch.autograd.Function):
         grads = torch.empty_like(users), torch.zeros_like(table)
         total = users.new_zeros(())
         n_draws = negatives.shape[1]
-        dense = users.device.type == "cpu" and len(table) <= DENSE_ROWS_A_DRAW * n_draws
+        dense = is_small_table(table, n_draws)
         at_once = len(table) if dense else n_draws * users.shape[1]
         size = per_device(GATHER_ELEMENTS, users.device) // at_once
         step = dense_chunk if dense else gathered_chunk
@@ -46,6 +46,11 @@ class SampledSoftmaxLoss(torch.autograd.Function):
     def backward(ctx, grad):
         grad_users, grad_table = ctx.saved_tensors
         return grad * grad_users, grad * grad_table, None, None
+
+
+def is_small_table(table, n_draws):
+    """True where products with the whole table are quicker than gathering each position's `n_draws` rows."""
+    return table.device.type == "cpu" and len(table) <= DENSE_ROWS_A_DRAW * n_draws
 
 
 def gathered_chunk(users, table, target, negatives, part, grads):

@@ -5,12 +5,10 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from recbole_blair.errors import InputError
 from recbole_blair.model.hstu import HSTU
-from recbole_blair.model.hstu_layers import per_device
-from recbole_blair.model.hstu_loss import GATHER_ELEMENTS
+from recbole_blair.model.hstu_gate import GatedLoss, gated_scores, pack_sources
 from recbole_blair.model.layers import row_chunks
 
 FUSIONS = ("add", "gate", "attention")
@@ -119,58 +117,19 @@ class HSTUBlair(HSTU):
     # The gate.
 
     def pack(self, e, t, trained):
-        """Lay out what scoring with gates needs of each item: e, t, key, e.e, e.t, t.t, trained; (M, 2 H + G + 4)."""
-        key = self.key(e + t).to(e.dtype)
-        numbers = torch.stack([(e * e).sum(1), (e * t).sum(1), (t * t).sum(1)], 1)
-        return torch.cat([e, t, key, numbers, trained.to(e.dtype)], 1)
+        """Lay out what scoring with gates needs of each item, (M, 2 H + G + 4)."""
+        return pack_sources(e, t, self.key(e + t), trained)
 
-    def gated_scores(self, users, packed):
-        """Cosine of users and their gated items.
-
-        Args:
-            users (c, H): normalised.
-            packed (M, 2 H + G + 4): the same items for every user; or (c, K, 2 H + G + 4): each user's own.
-
-        Returns:
-            (c, M) or (c, K)
-        """
-        hidden, gate = users.shape[1], self.key.out_features
-        query = self.query(users * math.sqrt(hidden)).to(users.dtype)
-        shared = packed.ndim == 2
-        e, t, key, numbers, trained = packed.split([hidden, hidden, gate, 3, 1], -1)
-        if shared:
-            own_e, own_t, logit = users @ e.T, users @ t.T, query @ key.T
-        else:
-            own_e, own_t, logit = ((x @ y[..., None]).squeeze(2) for x, y in ((e, users), (t, users), (key, query)))
-        g = torch.where(trained.squeeze(-1) > 0, torch.sigmoid(logit), 1.0)
-        ee, et, tt = numbers.unbind(-1)
-        square = (1 - g) ** 2 * ee + 2 * g * (1 - g) * et + g**2 * tt
-        return ((1 - g) * own_e + g * own_t) / square.clamp(min=1e-12).sqrt()
+    def gate_query(self, users):
+        """Return the query (P, G) of normalised users (P, H)."""
+        return self.query(users * math.sqrt(users.shape[1])).to(users.dtype)
 
     def softmax_loss(self, users, candidates, target, negatives):
-        """See HSTU; with a gate a chunk's scores are made again in the backward pass, so they never all exist."""
+        """See HSTU; with a gate the candidates are packed sources."""
         if self.fusion != "gate":
             return super().softmax_loss(users, candidates, target, negatives)
-        n_candidates = len(candidates) if negatives is None else negatives.shape[1] * candidates.shape[1]
-        size = max(1, 4 * per_device(GATHER_ELEMENTS, users.device) // n_candidates)
         with torch.autocast(users.device.type, enabled=False):
-            parts = []
-            for part in row_chunks(len(users), size):
-                own = None if negatives is None else negatives[part]
-                args = (users[part], candidates, target[part], own)
-                parts.append(checkpoint(self.gate_loss, *args, use_reentrant=False, preserve_rng_state=False))
-        return torch.stack(parts).sum() / len(users)
-
-    def gate_loss(self, users, candidates, target, negatives):
-        """Summed cross-entropy of one chunk of users (c, H)."""
-        if negatives is None:
-            return F.cross_entropy(self.gated_scores(users, candidates) / self.temperature, target, reduction="sum")
-        rows = torch.cat([target[:, None], negatives], 1)
-        packed = candidates.index_select(0, rows.flatten()).view(*rows.shape, -1)
-        logits = self.gated_scores(users, packed) / self.temperature
-        hit = F.pad(negatives == target[:, None], (1, 0))
-        first = torch.zeros_like(target)
-        return F.cross_entropy(logits.masked_fill(hit, float("-inf")), first, reduction="sum")
+            return GatedLoss.apply(users, self.gate_query(users), candidates, target, negatives, self.temperature)
 
     def full_sort_predict(self, interaction):
         """Score every item, (B, N); column 0 is the padding item and no candidate."""
@@ -182,7 +141,7 @@ class HSTUBlair(HSTU):
             packed = self.pack(e, t, trained)
             scores = users.new_zeros(len(users), self.n_items)
             for part in row_chunks(len(users), GATE_ROWS):
-                scores[part, 1:] = self.gated_scores(users[part], packed)
+                scores[part, 1:] = gated_scores(users[part], self.gate_query(users[part]), packed)
         return scores
 
 

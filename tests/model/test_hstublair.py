@@ -16,6 +16,7 @@ from recbole_blair.config import resolve_config
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader, SequenceLoader
 from recbole_blair.errors import InputError
+from recbole_blair.model import hstu_loss
 from recbole_blair.model.hstu_loss import GATHER_ELEMENTS
 from recbole_blair.quick_start import build_loaders, build_model, run, runtime_config, seed_everything
 from recbole_blair.registry import find_model
@@ -123,10 +124,11 @@ def test_attention_equals_the_loop(dataset):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-@pytest.mark.parametrize("softmax", ["sampled", "full"])
-def test_the_loss_agrees_with_the_scores(dataset, fusion, softmax, monkeypatch):
+@pytest.mark.parametrize(("softmax", "dense_rows"), [("sampled", 25), ("sampled", 0), ("full", 25)])
+def test_the_loss_agrees_with_the_scores(dataset, fusion, softmax, dense_rows, monkeypatch):
     """Loss and gradients against a plain softmax over the full sort's scores; the sampled one draws every item."""
     monkeypatch.setitem(GATHER_ELEMENTS, "cpu", 400)  # chunks of a few rows
+    monkeypatch.setattr(hstu_loss, "DENSE_ROWS_A_DRAW", dense_rows)  # 0: rows are gathered
     model, _ = make(dataset, fusion, softmax=softmax, n_negatives=dataset.n_items - 1, train_style="prefix")
     model.eval()
     batch = rows_of(dataset)
