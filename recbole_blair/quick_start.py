@@ -91,6 +91,12 @@ def train_one(info, config, datasets=None, on_epoch=None, on_saved=None, test=Tr
     with first_process_first():
         dataset = open_dataset(info, config, {} if datasets is None else datasets)
     seconds = {"load": time.perf_counter() - started}
+    with checkpoint.only_trainer(run_dir):
+        return train_in(run_dir, info, config, dataset, seconds, on_epoch, on_saved, test)
+
+
+def train_in(run_dir, info, config, dataset, seconds, on_epoch, on_saved, test):
+    """Train, evaluate and write metrics.json in a folder that no other process works in; see `train_one`."""
     if rank() == 0:
         checkpoint.save_config(run_dir, config)
     wait_for_all()

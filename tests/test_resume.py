@@ -151,3 +151,23 @@ def test_several_runs_go_on_where_they_were(data_path, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in finished} == finished
     for name in ("SASRecText-1", "SASRecText-2", "SASRec-1", "SASRec-2"):
         assert_same_run(root / name, whole / name)
+
+
+def test_two_processes_do_not_train_in_one_folder(data_path, unbroken, tmp_path, capsys):
+    """The second is told so and touches nothing; once the first is gone, killed or not, the folder is free."""
+    folder = tmp_path / "run"
+    keys = {**KEYS, "data_path": data_path, "output_dir": str(folder)}
+    holder = "import sys, time; from recbole_blair.train.checkpoint import only_trainer\n"
+    holder += "with only_trainer(sys.argv[1]): print('held', flush=True); time.sleep(240)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", holder, str(folder)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"held\n"
+        assert main(arguments(keys)) == 2
+        assert f"another process trains in {folder}" in capsys.readouterr().err
+        assert sorted(p.name for p in folder.iterdir()) == [checkpoint.LOCK]
+    finally:
+        process.kill()
+        process.wait()
+    assert run("SASRecText", "tiny", **keys)["test"] == unbroken[1]["test"]

@@ -11,18 +11,44 @@ import os
 import pickle
 import random
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from recbole_blair.config import Config, load_yaml
+from recbole_blair.distributed import of_first_process, rank
 from recbole_blair.errors import InputError
 
 CHECKPOINT, BEST, METRICS, CONFIG = "checkpoint", "best.safetensors", "metrics.json", "config.yaml"
+LOCK = ".lock"  # held by the process that trains in a run folder; what is left of it afterwards means nothing
+
+
+@contextmanager
+def only_trainer(run_dir):
+    """Hold a run folder while training in it; of several processes that train together the first one holds it.
+
+    Raises:
+        InputError: another process trains there.
+    """
+    lock, held = FileLock(Path(run_dir) / LOCK), True
+    if rank() == 0:
+        Path(run_dir).mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            held = False
+    if not of_first_process(held):
+        raise InputError(f"another process trains in {run_dir}; wait for it, stop it, or give another output_dir")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_bytes(path, data):
