@@ -5,6 +5,7 @@ is a word: a run of characters that are not ASCII white space. The paper counts 
 not name, of an item the whole dictionary of its attributes; so token counts are of the same kind, not equal.
 """
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from dataset_tools.build_stats import load_stats
 from dataset_tools.convert import check_broken, load_table
 from dataset_tools.duck import Duck, quote
 from dataset_tools.fetch import ensure_raw
+from dataset_tools.pairs import write_json
 from dataset_tools.prepare import build_is_whole, build_name_of, build_settings, check_raw_unchanged, raw_name
+from recbole_blair import __version__
 from recbole_blair.errors import InputError
 
 TEXT_FIELDS = ("title", "features", "categories", "description")  # of an item, as recommenders read it
@@ -44,7 +47,7 @@ def domain_statistics(
     table3=True,
     progress=False,
     revision="main",
-    union_dir=None,
+    keep_dir=None,
 ):
     """Count one domain.
 
@@ -57,7 +60,8 @@ def domain_statistics(
         table3 (bool): False leaves Table 3 out, which takes as long as `prepare` where there is no build.
         progress (bool): draw progress bars.
         revision (str): hub version of raw files that are missing.
-        union_dir (path | None): folder that gets the ids as Parquet, for `union_statistics`.
+        keep_dir (path | None): folder that gets the result and, as Parquet, the ids for `union_statistics`. What it
+            holds of the same raw files is taken from there.
 
     Returns:
         dict: `domain`; `COUNTS`, where items are those with a review and metadata_items those with a metadata line;
@@ -69,23 +73,51 @@ def domain_statistics(
     """
     settings = build_settings(domain, revision=revision, raw_dir=raw_dir)
     paths = ensure_raw(raw_dir, settings, raw_name(settings), progress)
+    counted_of = _counted_of(paths, table3)
+    kept = None if keep_dir is None else _load_kept(keep_dir, raw_name(settings), counted_of)
+    if kept is not None:
+        return kept
     with tempfile.TemporaryDirectory(prefix="recbole-blair-stats-") as folder:
         with Duck(folder, memory_limit, threads, progress) as duck:
             found = _count(duck, *paths)
-            if union_dir is not None:
-                _save_ids(duck, Path(union_dir), raw_name(settings))
+            if keep_dir is not None:
+                _save_ids(duck, Path(keep_dir), raw_name(settings))
         found = {"domain": raw_name(settings), **found, "table3": None}
         if table3:
             found["table3"] = _table3(Path(folder), settings, paths, data_path, memory_limit, threads, progress)
+    if keep_dir is not None:
+        write_json(Path(keep_dir) / f"{raw_name(settings)}.json", {"counted_of": counted_of, "found": found})
     return found
 
 
-def statistics(raw_dir, domains, **options):
+def _counted_of(paths, table3):
+    """What a kept result must have been counted of: the same raw files by the same version."""
+    stats = [path.stat() for path in map(Path, paths)]
+    files = [[Path(path).name, stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats)]
+    return {"files": files, "table3": table3, "version": __version__}
+
+
+def _load_kept(folder, name, counted_of):
+    """Return the result that an earlier, interrupted count kept; None where it is missing or of other files."""
+    folder = Path(folder)
+    path, ids = folder / f"{name}.json", [folder / f"{name}.{kind}.parquet" for kind in ("users", "items")]
+    if not path.is_file() or not all(one.is_file() for one in ids):
+        return None
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); delete it to count {name} again") from error
+    return kept["found"] if kept["counted_of"] == counted_of else None
+
+
+def statistics(raw_dir, domains, keep_dir=None, **options):
     """Count several domains and their union, in which a user or item of two domains counts once.
 
     Args:
         raw_dir (path): see `domain_statistics`.
         domains (list of str): names.
+        keep_dir (path | None): folder, made if missing, that keeps what was counted, domain by domain: called again
+            after a kill this goes on behind the last whole one. None keeps nothing.
         options: further arguments of `domain_statistics`.
 
     Returns:
@@ -95,11 +127,13 @@ def statistics(raw_dir, domains, **options):
         return {"domains": [domain_statistics(raw_dir, domains[0], **options)], "total": None}
     from tqdm import tqdm
 
-    with tempfile.TemporaryDirectory(prefix="recbole-blair-stats-") as folder:
+    with tempfile.TemporaryDirectory(prefix="recbole-blair-stats-") as temporary:
+        folder = temporary if keep_dir is None else keep_dir
+        Path(folder).mkdir(exist_ok=True)
         found = []
         for domain in tqdm(domains, desc="domains", unit="domain", disable=not options.get("progress")):
-            found.append(domain_statistics(raw_dir, domain, union_dir=folder, **options))
-        with tempfile.TemporaryDirectory(dir=folder) as spill:
+            found.append(domain_statistics(raw_dir, domain, keep_dir=folder, **options))
+        with tempfile.TemporaryDirectory(dir=temporary) as spill:
             limits = options.get("memory_limit", "4GB"), options.get("threads"), options.get("progress", False)
             with Duck(spill, *limits) as duck:
                 total = union_statistics(duck, found, folder)
@@ -110,8 +144,11 @@ def union_statistics(duck, found, folder):
     """Return the counts over several domains from their results and the ids saved in `folder`."""
     folder = Path(folder)
     total = {"domain": "total", **{name: sum(one[name] for one in found) for name in SUMMED}}
-    users = f"read_parquet({quote(folder / '*.users.parquet')})"
-    items = f"read_parquet({quote(folder / '*.items.parquet')})"
+    names = [one["domain"] for one in found]
+    users, items = (
+        f"read_parquet([{', '.join(quote(folder / f'{name}.{kind}.parquet') for name in names)}])"
+        for kind in ("users", "items")
+    )
     total["users"] = duck.run(f"SELECT count(*) FROM (SELECT DISTINCT user_id FROM {users})", "users of all")[0][0]
     sql = f"SELECT bool_or(reviewed) AS r, bool_or(described) AS d FROM {items} GROUP BY item_id"
     total |= _item_counts(duck, sql, "items of all")

@@ -23,12 +23,16 @@ def configure(parser):
     add("--memory_limit", default="4GB", help="memory DuckDB may use before it spills to the temporary folder (TMPDIR)")
     add("--threads", type=int, help="empty: the cores, at most 8")
     add("--revision", default="main", help="hub version of raw files that are missing and are downloaded")
-    add("--output", help="JSON file for all counts, differences and notes")
+    add(
+        "--output",
+        help="JSON file for all counts, differences and notes; a count of several domains goes on after a kill",
+    )
     add("--quiet", action="store_true", help="no progress bars")
 
 
 def run(args):
     """Count, print both tables, the differences to the published figures and what explains them."""
+    import shutil
     from pathlib import Path
 
     from dataset_tools.domains import resolve_datasets
@@ -40,6 +44,7 @@ def run(args):
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         raise InputError(f"--output={output}: expected the name of a JSON file in a folder that exists")
     domains = resolve_datasets(",".join(args.domains), args.raw_dir)
+    parts = output.with_name(f"{output.name}.parts") if output is not None and len(domains) > 1 else None
     found = statistics(
         args.raw_dir,
         domains,
@@ -49,12 +54,15 @@ def run(args):
         table3=not args.no_table3,
         progress=not args.quiet,
         revision=args.revision,
+        keep_dir=parts,
     )
     differences, notes = compare(found)
     for line in report_lines(found, differences, notes):
         print(line)
     if output is not None:
         write_json(output, {**found, "published": [row._asdict() for row in differences], "notes": notes})
+        if parts is not None:
+            shutil.rmtree(parts)
         print(f"saved in {output}")
     return 0
 

@@ -1,13 +1,16 @@
 """Counts of raw files against a plain count in Python, over unions, and beside the published figures."""
 
+import contextlib
 import gzip
 import json
 import random
 import re
+from pathlib import Path
 
 import pytest
 from raw_data import T, V, meta, review, table, write_raw
 
+from dataset_tools import statistics as statistics_module
 from dataset_tools.prepare import prepare
 from dataset_tools.published import compare, load_published, month, parse_figure, rounds_to
 from dataset_tools.statistics import COUNTS, domain_statistics, statistics
@@ -126,6 +129,52 @@ def test_a_user_and_an_item_of_two_domains_count_once(tmp_path):
     assert found["total"]["users"] < sum(one["users"] for one in found["domains"])
     assert found["total"]["items"] < sum(one["items"] for one in found["domains"])
     assert statistics(tmp_path, ["Appliances"], table3=False)["total"] is None
+
+
+def test_a_count_that_was_interrupted_goes_on(tmp_path, monkeypatch, capsys):
+    write_raw(tmp_path, "Appliances", *random_raw(5))
+    write_raw(tmp_path, "All_Beauty", *random_raw(6, users=range(10, 40), items=range(10, 30)))
+    whole = statistics(tmp_path, ["Appliances", "All_Beauty"], table3=False)
+    output = tmp_path / "stats.json"
+    arguments = [
+        "stats",
+        "Appliances",
+        "Beauty",
+        f"--raw_dir={tmp_path}",
+        "--no_table3",
+        f"--output={output}",
+        "--quiet",
+    ]
+    counted, count = [], statistics_module._count
+
+    def interrupt(duck, *paths):
+        counted.append(Path(paths[0]).stem)
+        if counted == ["Appliances", "All_Beauty"]:
+            raise KeyboardInterrupt
+        return count(duck, *paths)
+
+    monkeypatch.setattr(statistics_module, "_count", interrupt)
+    with contextlib.suppress(KeyboardInterrupt):
+        assert main(arguments) != 0
+    assert not output.exists()
+    assert main(arguments) == 0
+    assert counted == ["Appliances", "All_Beauty", "All_Beauty"]
+    found = json.loads(output.read_text())
+    assert {name: found[name] for name in ("domains", "total")} == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "stats.json"]
+
+
+def test_what_was_kept_of_other_files_is_counted_again(tmp_path):
+    kept = tmp_path / "kept"
+    write_raw(tmp_path, "Appliances", *random_raw(5))
+    write_raw(tmp_path, "All_Beauty", *random_raw(6))
+    statistics(tmp_path, ["Appliances", "All_Beauty"], table3=False, keep_dir=kept)
+    write_raw(tmp_path, "All_Beauty", *random_raw(7, users=range(10, 40)))
+    again = statistics(tmp_path, ["Appliances", "All_Beauty"], table3=False, keep_dir=kept)
+    assert again == statistics(tmp_path, ["Appliances", "All_Beauty"], table3=False)
+    (kept / "Appliances.json").write_text("{")
+    with pytest.raises(InputError, match=r"Appliances\.json is damaged"):
+        statistics(tmp_path, ["Appliances", "All_Beauty"], table3=False, keep_dir=kept)
 
 
 def test_memory_limit_and_threads_change_nothing(tmp_path):
