@@ -1,6 +1,5 @@
 """Which device and which precision: `auto` resolved, wishes that cannot be met refused."""
 
-import contextlib
 import warnings
 
 from recbole_blair.errors import InputError
@@ -49,27 +48,3 @@ def resolve_precision(name, device):
             stacklevel=2,
         )
     return name
-
-
-@contextlib.contextmanager
-def coarse_products(device):
-    """Inside, products of float32 matrices take inputs of fewer digits: bfloat16 on the CPU, TF32 on CUDA.
-
-    Sums and results stay float32, so that scores do not tie as bfloat16 ones do. Chips without such units, and PyTorch
-    before 2.9, compute as ever.
-    """
-    import torch
-
-    backend, precision = {
-        "cpu": (torch.backends.mkldnn.matmul, "bf16"),
-        "cuda": (torch.backends.cuda.matmul, "tf32"),
-    }.get(device.type, (None, None))
-    if backend is None or not has_fast_bf16(device) or not hasattr(torch.backends, "fp32_precision"):
-        yield
-        return
-    before = backend.fp32_precision
-    backend.fp32_precision = precision
-    try:
-        yield
-    finally:
-        backend.fp32_precision = before

@@ -51,9 +51,8 @@ def top_items(config, model, dataset, rows, top=TOP):
     if hasattr(model, "project_items") and getattr(model, "scores_by_dot_product", True):
         with trainer.autocast():
             projected = model.project_items()
-            users, table = model.user_vectors(batch, projected), model.item_vectors(projected)
-            evaluator.coarse = torch.is_autocast_enabled(config["device"].type)  # products as `ranks` makes them
-        scores = evaluator.dot_scores(users, table)
+            users, scorer = model.user_vectors(batch, projected), evaluator.scorer(model, projected)
+        scores = scorer.plain(users)
     else:
         scores = evaluator.full_scores(model, batch, slice(None))
     if config["mask_history"]:

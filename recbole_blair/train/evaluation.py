@@ -1,20 +1,21 @@
 """Full-ranking evaluation: the item table once, scores in chunks, only each target's rank is kept."""
 
-import contextlib
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
-from recbole_blair.device import coarse_products
+from recbole_blair.device import has_fast_bf16
 from recbole_blair.distributed import rank as process_rank
 from recbole_blair.distributed import sum_over_processes, world_size
 from recbole_blair.schema import ITEM_ID
 from recbole_blair.train.metrics import compute_metrics
 from recbole_blair.train.progress import progress_bar
+from recbole_blair.train.scores import DotScores
 
 MANY_SCORES = 1 << 20  # below it one thread counts sooner than several start
+BF16_INFINITY, BF16_MINUS_ZERO = 0x7F80, -0x8000  # bits as int16
 
 
 def rank_targets(scores, target):
@@ -45,11 +46,15 @@ def count_above_and_equal(candidates, own):
     """
     if candidates.device.type != "cpu":
         return (candidates > own).sum(1).cpu().numpy(), (candidates == own).sum(1).cpu().numpy()
-    candidates, own = candidates.float().numpy(), own.float().numpy()
+    count = count_rows
+    if candidates.dtype == torch.bfloat16:  # NumPy has none: the bits as int16
+        candidates, own, count = candidates.view(torch.int16).numpy(), own.view(torch.int16).numpy(), count_bf16_rows
+    else:
+        candidates, own = candidates.float().numpy(), own.float().numpy()
     threads = min(torch.get_num_threads(), len(own)) if candidates.size > MANY_SCORES else 1
     parts = np.array_split(np.arange(len(own)), threads)
     with ThreadPoolExecutor(len(parts)) as pool:  # comparing releases the interpreter
-        counts = list(pool.map(lambda part: count_rows(candidates[part[0] : part[-1] + 1], own[part]), parts))
+        counts = list(pool.map(lambda part: count(candidates[part[0] : part[-1] + 1], own[part]), parts))
     return np.concatenate(counts).T
 
 
@@ -59,12 +64,27 @@ def count_rows(candidates, own):
     return np.array(counts, np.int64).reshape(-1, 2)
 
 
+def count_bf16_rows(candidates, own):
+    """Count as above, of bfloat16 numbers given as their bits in int16 (sign and magnitude)."""
+    n, counts = np.count_nonzero, []
+    for row, mine in zip(candidates, own[:, 0]):
+        if mine & 0x7FFF > BF16_INFINITY:  # a NaN
+            counts.append((0, 0))
+        elif mine & 0x7FFF == 0:  # +0 or -0
+            counts.append((n(row > 0), n(row == 0) + n(row == BF16_MINUS_ZERO)))
+        elif mine > 0:
+            counts.append((n(row > mine), n(row == mine)))
+        else:  # of two negative numbers the larger one has the smaller magnitude
+            counts.append((n(row >= 0) + n(row < mine), n(row == mine)))
+    return np.array(counts, np.int64).reshape(-1, 2)
+
+
 class Evaluator:
     """Ranks the targets of one split.
 
     A DotProductRecommender has its item table computed once; any other model, and one whose `scores_by_dot_product`
-    is False, is asked for `full_sort_predict`. In a bf16 run the products of users and items take bfloat16 inputs
-    (TF32 on CUDA) and give float32 scores.
+    is False, is asked for `full_sort_predict`. In a bf16 run, on a chip made for it, the products of users and items
+    are coarse (see `DotScores`).
 
     Args:
         loader (RowLoader): not shuffled.
@@ -76,7 +96,6 @@ class Evaluator:
     def __init__(self, loader, config, device, autocast):
         self.loader, self.config, self.device, self.autocast = loader, config, device, autocast
         self.dataset = loader.dataset
-        self.buffer, self.coarse = None, False
 
     @torch.inference_mode()
     def ranks(self, model, label="evaluate"):
@@ -86,24 +105,23 @@ class Evaluator:
         with self.autocast():
             by_dot = hasattr(model, "project_items") and getattr(model, "scores_by_dot_product", True)
             projected = model.project_items() if by_dot else None
-            table = model.item_vectors(projected) if projected is not None else None
-            self.coarse = torch.is_autocast_enabled(self.device.type)
+            scorer = self.scorer(model, projected) if by_dot else None
         chunk = max(1, self.config["max_score_elements"] // self.dataset.n_items)
         bar = progress_bar(len(rank), label, "rows", self.config["show_progress"])
         for interaction in self.own_batches():
             batch = interaction.to(self.device)
             rows = batch["row"].cpu().numpy()
             with self.autocast():
-                users = model.user_vectors(batch, projected) if table is not None else None
+                users = model.user_vectors(batch, projected) if by_dot else None
             for start in range(0, len(rows), chunk):
                 part = slice(start, start + chunk)
-                scores = self.dot_scores(users[part], table) if by_dot else self.full_scores(model, batch, part)
+                target = batch[ITEM_ID][part]
+                scores = scorer.against(users[part], target) if by_dot else self.full_scores(model, batch, part)
                 if self.config["mask_history"]:
-                    self.drop_history(scores, rows[part], batch[ITEM_ID][part])
-                rank[rows[part]] = rank_targets(scores, batch[ITEM_ID][part])
+                    self.drop_history(scores, rows[part], target)
+                rank[rows[part]] = rank_targets(scores, target)
             bar.update(len(rows))
         bar.close()
-        self.buffer = None
         return sum_over_processes(rank)
 
     def own_batches(self):
@@ -112,12 +130,10 @@ class Evaluator:
             return iter(self.loader)
         return map(self.loader.build, itertools.islice(self.loader.batches(), process_rank(), None, world_size()))
 
-    def dot_scores(self, users, table):
-        """Scores (b, N) of a slice of users in a buffer that is used again: fresh pages would cost a third more."""
-        if self.buffer is None or self.buffer.shape[0] < len(users):
-            self.buffer = torch.empty(len(users), len(table), dtype=table.dtype, device=table.device)
-        with coarse_products(self.device) if self.coarse else contextlib.nullcontext():
-            return torch.mm(users.to(table.dtype), table.T, out=self.buffer[: len(users)])
+    def scorer(self, model, projected):
+        """Lay out the item table of a model that scores by products; inside the precision context."""
+        coarse = torch.is_autocast_enabled(self.device.type) and has_fast_bf16(self.device)
+        return DotScores(model.item_vectors(projected), coarse)
 
     def full_scores(self, model, batch, part):
         """Scores (b, N) of a slice of the batch from the model's own full sort, in float32: bfloat16 would tie them."""

@@ -15,9 +15,9 @@ from builds import random_sequences, write_build
 from recbole_blair.config import Config
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader
-from recbole_blair.device import coarse_products, has_fast_bf16
 from recbole_blair.train import evaluation
-from recbole_blair.train.evaluation import MANY_SCORES, Evaluator, count_above_and_equal
+from recbole_blair.train.evaluation import MANY_SCORES, Evaluator, count_above_and_equal, rank_targets
+from recbole_blair.train.scores import DotScores
 
 SEQUENCES = random_sequences(n_users=25, n_items=7, seed=5, longest=12)  # longer than the catalogue: items come back
 SETTINGS = {
@@ -144,31 +144,54 @@ def test_counting_in_threads_equals_counting_in_one(rows, threads):
     assert ties.tolist() == (scores == scores[:, 5:6]).sum(1).tolist()
 
 
-def test_coarse_products_end_where_they_began_and_stay_near():
-    """bfloat16 keeps eight bits: a product of unit vectors is off by less than 2^-7, and no result is rounded to it."""
-    device = torch.device("cpu")
-    users, items = (torch.nn.functional.normalize(torch.randn(n, 64), dim=1) for n in (32, 500))
-    exact = users @ items.T
-    with coarse_products(device):
-        coarse = users @ items.T
-    assert coarse.dtype == torch.float32 and (coarse - exact).abs().max() < 2**-7
-    assert len(coarse[0].unique()) == 500  # rounded to bfloat16 they would tie
-    assert torch.equal(users @ items.T, exact)
-    if has_fast_bf16(device):
-        assert not torch.equal(coarse, exact)
+def test_bfloat16_numbers_are_counted_as_float32_ones_are():
+    """Both signs, both zeros, infinities and a NaN, as numbers and as what they are compared with."""
+    numbers = torch.tensor([0.0, -0.0, 1.5, 1.5, -1.5, -1.5, 2.0, -2.0, 1e-30, -1e-30, torch.inf, -torch.inf])
+    own = torch.cat([numbers, torch.tensor([torch.nan])])[:, None]
+    rows = numbers.repeat(len(own), 1)
+    above, ties = count_above_and_equal(rows.bfloat16(), own.bfloat16())
+    assert above.tolist() == (rows.bfloat16().float() > own.bfloat16().float()).sum(1).tolist()
+    assert ties.tolist() == (rows.bfloat16().float() == own.bfloat16().float()).sum(1).tolist()
+    assert ties[-1] == 0 and ties[0] == 2
 
 
-def test_a_bf16_run_scores_by_coarse_products(dataset, monkeypatch):
+def test_coarse_ranks_are_those_of_float32_sums_of_bfloat16_inputs():
+    """Not those of scores rounded to bfloat16, which tie; equal vectors tie still."""
+    generator = torch.Generator().manual_seed(0)
+    users, table = (torch.randn(n, 48, generator=generator) for n in (40, 3001))
+    users, table = torch.nn.functional.normalize(users), torch.nn.functional.normalize(table)
+    table[0] = 0
+    table[2000:2010] = table[7]
+    target = torch.randint(1, 2000, (40,), generator=generator)
+    target[0] = 7
+    scorer = DotScores(table, coarse=True)
+    ranks = rank_targets(scorer.against(users, target), target)
+    exact = (users.bfloat16().double() @ table.bfloat16().double().T)[:, 1:]
+    own = exact.gather(1, target[:, None] - 1)
+    assert ((exact - own).abs() < 1e-7).sum(1).tolist() == [11, *[1] * 39]  # no near ties but those that are ties
+    expected = (exact > own + 1e-7).sum(1) + (((exact - own).abs() < 1e-7).sum(1) + 1) / 2
+    assert ranks.tolist() == expected.tolist()
+    rounded = exact.bfloat16()
+    assert (rounded == rounded.gather(1, target[:, None] - 1)).sum() > 100  # what the shift avoids
+    torch.testing.assert_close(scorer.plain(users)[:, 1:].double(), exact, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_bf16_run_scores_coarsely_where_the_chip_is_made_for_it(dataset, monkeypatch, mask):
     seen = []
 
-    @contextlib.contextmanager
-    def watched(device):
-        seen.append(device)
-        yield
+    def watched(self, users, target, plain=DotScores.against):
+        scores = plain(self, users, target)
+        seen.append(scores.dtype)
+        return scores
 
-    monkeypatch.setattr(evaluation, "coarse_products", watched)
-    model, wanted = DotProduct(dataset.n_users, dataset.n_items), evaluator(dataset)
+    monkeypatch.setattr(DotScores, "against", watched)
+    model, wanted = DotProduct(dataset.n_users, dataset.n_items), evaluator(dataset, mask_history=mask)
     exact = wanted.ranks(model)
-    assert not seen
+    assert set(seen) == {torch.float32}
     wanted.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
-    assert np.array_equal(wanted.ranks(model), exact) and seen  # whole numbers below 2^8: bfloat16 holds them
+    for fast, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+        monkeypatch.setattr(evaluation, "has_fast_bf16", lambda device, fast=fast: fast)
+        seen.clear()
+        assert np.array_equal(wanted.ranks(model), exact)  # whole numbers below 2^8: bfloat16 holds them
+        assert set(seen) == {dtype}
