@@ -7,7 +7,8 @@ import pytest
 
 from recbole_blair.cli.main import main
 from recbole_blair.config import resolve_config
-from recbole_blair.quick_start import evaluate_run, load_run, run
+from recbole_blair.finished_run import evaluate_run, load_run
+from recbole_blair.quick_start import run
 from recbole_blair.registry import find_model
 
 FAST = {

@@ -71,7 +71,7 @@ def test_best(sweep, trial, resources):
 
 def evaluate_trial(folder, plugin=None):
     """Return the test metrics of a trial's best weights."""
-    from recbole_blair.quick_start import evaluate_run
+    from recbole_blair.finished_run import evaluate_run
     from recbole_blair.registry import use_plugins
 
     use_plugins(plugin)
