@@ -63,7 +63,8 @@ def coordinates(sweep, trials):
     import plotly.graph_objects as go
 
     values = [trial.best(sweep.metric)[sweep.metric] for trial in trials]
-    axes = [axis(entry, [trial.point.get(entry.key) for trial in trials]) for entry in sweep.space.entries]
+    shown = [sweep.space.shown(trial.point) for trial in trials]
+    axes = [axis(entry, [point.get(entry.key) for point in shown]) for entry in sweep.space.entries]
     axes.append({"label": f"valid {sweep.metric}", "values": values})
     return go.Figure(
         go.Parcoords(dimensions=axes, line={"color": values, "colorscale": "Viridis", "showscale": True}),
@@ -74,8 +75,9 @@ def coordinates(sweep, trials):
 def axis(entry, values):
     """One axis; a trial that did not try the key is at the bottom, marked `-`."""
     if entry.kind == "choice":
-        names = [str(v) for v in entry.values]
-        places = [names.index(str(v)) if v is not None and str(v) in names else -1 for v in values]
+        others = [v for v in values if v is not None and v not in entry.values]  # a default that is no choice
+        names = list(dict.fromkeys(str(v) for v in [*entry.values, *others]))
+        places = [-1 if v is None else names.index(str(v)) for v in values]
         ticks = list(range(len(names)))
     else:
         log = entry.kind == "loguniform"
@@ -120,7 +122,8 @@ def table(sweep):
     for trial in sweep.trials:
         best = trial.best(sweep.metric)
         cells = [trial.number, trial.status, trial.lines[-1]["epoch"] if trial.lines else 0]
-        cells += [fraction(best[sweep.metric]) if best else "-", *(trial.point.get(key, "-") for key in keys)]
+        shown = sweep.space.shown(trial.point)
+        cells += [fraction(best[sweep.metric]) if best else "-", *(shown.get(key, "-") for key in keys)]
         rows.append("".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells))
     lines = "\n".join(f"<tr>{row}</tr>" for row in rows)
     return f"<h2>Trials</h2>\n<table><tr>{head}</tr>\n{lines}</table>"

@@ -124,8 +124,9 @@ def row_of(trial, sweep, keys):
         "trial": trial.number, "status": trial.status, "epochs": last.get("epoch", 0), "best_epoch": best.get("epoch"),
         "seconds": last.get("seconds"), "error": trial.error,
     }  # fmt: skip
+    shown = sweep.space.shown(trial.point)
     for key in keys:
-        entry, value = sweep.space.entry(key), trial.point.get(key)
+        entry, value = sweep.space.entry(key), shown.get(key)
         plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in entry.values)
         row[key] = value if plain or value is None else json.dumps(value) if not isinstance(value, str) else value
     row.update({f"valid/{k}": v for k, v in best.items() if k not in NOT_METRICS})
@@ -160,12 +161,13 @@ def print_sweep(sweep, result):
 def trials_table(sweep):
     """Build the table: a line a trial, best validation first."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
-    keys = [entry.key for entry in sweep.space.entries]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("trial", "status", "epochs", f"valid {sweep.metric}", "s", *keys):
-        table.add_column(name, justify="left" if name == "status" else "right", overflow="fold")
+    for name in ("trial", "status", "epochs", f"valid {sweep.metric}", "s"):
+        table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
+    table.add_column("keys", overflow="fold")  # one column: most spaces have more keys than a screen has room for
 
     def value_of(trial):
         best = trial.best(sweep.metric)
@@ -174,7 +176,8 @@ def trials_table(sweep):
     for trial in sorted(sweep.trials, key=lambda t: (-value_of(t), t.number)):
         last = trial.lines[-1] if trial.lines else {}
         value = fraction(value_of(trial)) if trial.best(sweep.metric) else "-"
-        shown = [str(trial.point.get(key, "-")) for key in keys]
+        keys = " ".join(f"{key}={value}" for key, value in sweep.space.shown(trial.point).items())
+        keys = keys if trial.point else f"the defaults: {keys}"
         seconds = f"{last['seconds']:.0f}" if last else "-"
-        table.add_row(str(trial.number), trial.status, str(last.get("epoch", 0)), value, seconds, *shown)
+        table.add_row(str(trial.number), trial.status, str(last.get("epoch", 0)), value, seconds, escape(keys))
     return table

@@ -134,6 +134,10 @@ class Space:
         """True where the entry's `when` holds in a point."""
         return all(point.get(key, self.base[key]) in allowed for key, allowed in entry.when.items())
 
+    def shown(self, point):
+        """Return what a trial has of these keys: its point, and for the trial of the defaults those."""
+        return self.build(lambda entry: point.get(entry.key, self.base[entry.key]))
+
     def build(self, value_of):
         """Make a point, `value_of(entry)` for each key that is active."""
         point = {}

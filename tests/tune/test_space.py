@@ -66,6 +66,13 @@ def test_conditions_leave_a_key_out_and_the_grid_lists_what_is_left():
         assert ("n_negatives" in point) == ("negatives" in point) == (point["softmax"] == "sampled")
 
 
+def test_the_defaults_are_shown_with_their_values_and_without_what_does_not_apply():
+    space = space_of({**CONDITIONAL, "n_exps": {"choice": [1, 2]}})
+    assert space.shown({}) == {"softmax": "full", "n_exps": BASE["n_exps"]}  # 8, which is none of the choices
+    point = {"softmax": "sampled", "n_negatives": 512, "negatives": "uniform", "n_exps": 2}
+    assert space.shown(point) == point
+
+
 def test_a_condition_may_stand_before_its_key_and_may_name_a_fixed_one():
     raw = {"n_negatives": CONDITIONAL["n_negatives"], "softmax": CONDITIONAL["softmax"]}
     assert [e.key for e in space_of(raw).entries] == ["softmax", "n_negatives"]
