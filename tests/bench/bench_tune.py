@@ -35,14 +35,15 @@ def main():
     parser.add_argument("--epochs", type=int, default=12, help="epochs of every run")
     parser.add_argument("--threads", type=int, default=2, help="threads of the plain run and CPUs of a trial")
     parser.add_argument("--repeats", type=int, default=1, help="times both sides run, in turn")
+    parser.add_argument("--only", choices=("overhead", "second", "memory"), help="one question; empty: all three")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tune-") as folder:
         folder = Path(folder)
         keys = shared_keys(args, folder)
         command("train", [*keys, f"--output_dir={folder / 'warm'}", f"--threads={args.threads}", "--epochs=1"])
-        overhead(args, keys, folder)
-        second_trial(args, keys, folder)
-        shared_memory(args, keys, folder)
+        for name, part in {"overhead": overhead, "second": second_trial, "memory": shared_memory}.items():
+            if args.only in (None, name):
+                part(args, keys, folder)
 
 
 def shared_keys(args, folder):
