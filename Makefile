@@ -7,9 +7,8 @@ PIP_FLAGS ?=
 EXTRAS ?= test,pretrain,search,api,tune
 SCALE ?= small
 # A worker a core, each with one thread: threads of many workers would only wait for each other. Tests that start a Ray
-# share a worker (loadgroup). COVER runs them under another module, see `coverage`.
-COVER ?=
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python $(COVER) -m pytest -n auto --dist loadgroup
+# share a worker (loadgroup).
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -40,8 +39,8 @@ test-slow: install
 test-heavy: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -m "heavy and not gpu and not network and not bench"
 
-coverage:
-	$(MAKE) test COVER="-m slipcover --source recbole_blair,dataset_tools --skip-covered --missing-width 40"
+coverage: install
+	$(PYTEST) --cov=recbole_blair --cov=dataset_tools --cov-report=term:skip-covered
 
 lint: install
 	$(BIN)/ruff check .
