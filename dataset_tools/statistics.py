@@ -18,6 +18,7 @@ from dataset_tools.pairs import write_json
 from dataset_tools.prepare import build_is_whole, build_name_of, build_settings, check_raw_unchanged, raw_name
 from recbole_blair import __version__
 from recbole_blair.errors import InputError
+from recbole_blair.paths import file_stamps
 
 TEXT_FIELDS = ("title", "features", "categories", "description")  # of an item, as recommenders read it
 COUNTS = ("reviews", "users", "items", "items_with_metadata", "metadata_items", "review_tokens", "metadata_tokens")
@@ -92,9 +93,7 @@ def domain_statistics(
 
 def _counted_of(paths, table3):
     """What a kept result must have been counted of: the same raw files by the same version."""
-    stats = [path.stat() for path in map(Path, paths)]
-    files = [[Path(path).name, stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats)]
-    return {"files": files, "table3": table3, "version": __version__}
+    return {"files": file_stamps(paths), "table3": table3, "version": __version__}
 
 
 def _load_kept(folder, name, counted_of):

@@ -1,4 +1,4 @@
-"""Where the package finds its own files: props/ beside the sources, or inside the installed wheel."""
+"""Where the package finds its own files (props/ beside the sources, or inside the wheel); what tells files apart."""
 
 from pathlib import Path
 
@@ -26,3 +26,9 @@ def props_dir(package_dir=PACKAGE_DIR):
         f"no props/overall.yaml in {package_dir} or in {package_dir.parent}: the installation of "
         "recbole_blair is incomplete; install the wheel again, or run from a whole checkout"
     )
+
+
+def file_stamps(files):
+    """Return [name, bytes, modification time in ns] of each file: what was made of other ones is out of date."""
+    stats = [(Path(file).name, Path(file).stat()) for file in files]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from recbole_blair.errors import InputError
+from recbole_blair.paths import file_stamps
 from recbole_blair.schema import (
     CACHE_DIR,
     ITEM_ID,
@@ -59,7 +60,7 @@ def load_interactions(build_dir, use_cache=True):
     cache = build_dir / CACHE_DIR / "interactions"
     stamp = {
         "version": CACHE_VERSION,
-        "sources": [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in sources],
+        "sources": file_stamps(sources),
     }
     if use_cache and read_stamp(cache) == stamp:
         return map_cache(cache)

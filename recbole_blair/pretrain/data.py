@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from recbole_blair.errors import InputError, nearest
+from recbole_blair.paths import file_stamps
 from recbole_blair.schema import MATCHED_REVIEWS, VALID_START_MS
 
 FIELDS = ("context", "metadata", "item_id", "timestamp")
@@ -166,8 +167,7 @@ class PairTables:
 
 def source_stamp(files, holdout, seed, min_chars):
     """Return what a table depends on: the files' names, sizes and times, and the settings."""
-    stats = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
-    return {"files": stats, "holdout": holdout, "seed": seed, "min_chars": min_chars, "format": 1}
+    return {"files": file_stamps(files), "holdout": holdout, "seed": seed, "min_chars": min_chars, "format": 1}
 
 
 def load_pair_tables(path, folder, *, holdout, seed=0, min_chars=MIN_CHARS, progress=True):

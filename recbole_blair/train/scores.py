@@ -50,5 +50,5 @@ class DotScores:
     def plain(self, users):
         """Scores (b, N) in float32 of the same inputs, not shifted: for lists of best items."""
         if not self.coarse:
-            return users.float() @ self.table.float().T
+            return users.to(self.table.dtype) @ self.table.T
         return users.bfloat16().float() @ self.table[:, : self.hidden].float().T
