@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: install demo test test-slow test-heavy coverage lint bench wheel clean
+.PHONY: install demo test test-slow test-gpu test-heavy coverage lint bench wheel clean
 
 install: $(STAMP)
 
@@ -35,6 +35,9 @@ test: install
 
 test-slow: install
 	$(PYTEST) -m "slow and not heavy and not gpu and not network and not bench"
+
+test-gpu: install
+	$(BIN)/python -m pytest -n 0 -m gpu tests/test_gpu.py
 
 test-heavy: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -m "heavy and not gpu and not network and not bench"

@@ -8,13 +8,15 @@ import torch.nn.functional as F
 SOFTMAX_CHUNK = 1024  # rows whose logits over all items exist at a time
 ITEM_BLOCK = 4096  # items whose logits are worked on at a time on the CPU, so that they stay in the cache
 LARGEST_BOUND = 40.0  # sums of exp(40) and of exp(-40) are normal float32 values
+DEVICE_LOGITS = 1 << 28  # logits that exist at a time on a GPU: half a gigabyte in bfloat16
+ALIGNED = 8  # a GPU's matrix units want rows of whole 16 bytes
 
 
 def full_softmax_loss(users, items, target, chunk=SOFTMAX_CHUNK, bound=None):
     """Cross-entropy over all items without keeping users x items logits.
 
-    PyTorch's own `linear_cross_entropy` where it exists (2.13), an equal chunked form elsewhere. On the CPU, where a
-    small bound of the logits is known, a form that reads them three times instead of eleven.
+    PyTorch's own `linear_cross_entropy` where it exists (2.13), an equal chunked form elsewhere. Where a small bound of
+    the logits is known, a form that reads them three times instead of eleven.
 
     Args:
         users (B, H): already divided by the temperature.
@@ -27,8 +29,9 @@ def full_softmax_loss(users, items, target, chunk=SOFTMAX_CHUNK, bound=None):
         scalar, the mean over B.
     """
     items = items.to(users.dtype)
-    if bound is not None and bound <= LARGEST_BOUND and users.device.type == "cpu":
-        return BoundedSoftmaxLoss.apply(users, items, target)
+    if bound is not None and bound <= LARGEST_BOUND:
+        form = BoundedSoftmaxLoss if users.device.type == "cpu" else DeviceBoundedSoftmaxLoss
+        return form.apply(users, items, target)
     if not hasattr(F, "linear_cross_entropy"):
         return ChunkedSoftmaxLoss.apply(users, items, target, chunk)
     options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=chunk, acc_policy="compact")
@@ -102,6 +105,41 @@ class BoundedSoftmaxLoss(torch.autograd.Function):
         grad_users, grad_items = ctx.saved_tensors
         if grad.item() == 1.0:  # the usual case: two passes over memory less
             return grad_users, grad_items, None
+        return (grad * grad_users).to(grad_users.dtype), (grad * grad_items).to(grad_items.dtype), None
+
+
+class DeviceBoundedSoftmaxLoss(torch.autograd.Function):
+    """`BoundedSoftmaxLoss` on a GPU: as many users at a time as fill it, over all items, so that each row is complete.
+
+    Items and widths are padded with zeros to whole 16 bytes, without which the matrix units take a slower way.
+    """
+
+    @staticmethod
+    def forward(ctx, users, items, target):
+        wide = torch.promote_types(users.dtype, torch.float32)
+        n_users, (n_items, hidden) = len(users), items.shape
+        items = F.pad(items, (0, -hidden % ALIGNED, 0, -n_items % ALIGNED))
+        loss, grad_users, grad_items = users.new_zeros((), dtype=wide), torch.empty_like(users), None
+        chunk = max(1, DEVICE_LOGITS // len(items))
+        for start in range(0, n_users, chunk):
+            part, own = users[start : start + chunk], items[target[start : start + chunk]].to(wide)
+            part = F.pad(part, (0, -hidden % ALIGNED))
+            exps = torch.mm(part, items.T).exp_()  # (b, M); its last columns are padding
+            total = exps[:, :n_items].sum(1, keepdim=True, dtype=wide)
+            loss += (total.squeeze(1).log() - (part.to(wide) * own).sum(1)).sum()
+            share = 1.0 / (total * n_users)
+            mixed = (exps @ items).to(wide).mul_(share).sub_(own, alpha=1.0 / n_users)
+            grad_users[start : start + chunk] = mixed[:, :hidden]
+            summed = exps.T @ (part.to(wide) * share).to(users.dtype)
+            grad_items = summed if grad_items is None else grad_items.add_(summed)
+        grad_items = grad_items[:n_items, :hidden]
+        grad_items.index_add_(0, target, (users.to(wide) / -n_users).to(items.dtype))
+        ctx.save_for_backward(grad_users, grad_items)
+        return loss / n_users
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad_users, grad_items = ctx.saved_tensors
         return (grad * grad_users).to(grad_users.dtype), (grad * grad_items).to(grad_items.dtype), None
 
 

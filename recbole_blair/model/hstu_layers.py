@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_blair.model.layers import fast_dropout
+from recbole_blair.model.layers import fast_dropout, per_device
 
 LOG_BUCKET_WIDTH = 0.301  # of the released code: about log10(2), applied to natural logarithms
 N_TIME_BUCKETS = 129
@@ -15,11 +15,8 @@ NORM_EPS = 1e-6  # of the released layers' LayerNorm
 TIME_BIASES = ("request", "history", "none")
 # Scores worked on at a time: on the CPU a tile stays in the cache, on a GPU it fills the device.
 TILE_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
-
-
-def per_device(sizes, device):
-    """The entry of a table of sizes for a device."""
-    return sizes["cpu" if device.type == "cpu" else "cuda"]
+# Scores below which a tile takes rows of any length: on a GPU they cost less than the launches of one more tile.
+SMALL_TILE = {"cpu": 0, "cuda": 1 << 24}
 
 
 def time_buckets(delta_ms):
@@ -77,7 +74,7 @@ class Layout:
             times, query_times = times[self.order], query_times[self.order]
         budget = tile_elements or per_device(TILE_ELEMENTS, length.device)
         counts, self.tiles, first = length.tolist(), [], 0
-        for start, stop in tile_rows(counts, budget):
+        for start, stop in tile_rows(counts, budget, per_device(SMALL_TILE, length.device)):
             span = slice(first, first + sum(counts[start:stop]))
             self.tiles.append(self.make_tile(span, start, stop, counts[stop - 1], times, query_times))
             first = span.stop
@@ -101,14 +98,17 @@ class Layout:
         return states[self.last][torch.argsort(self.order)]
 
 
-def tile_rows(counts, budget):
-    """Cut rows sorted by length into runs whose lengths lie within a factor of two and whose scores fit the budget."""
+def tile_rows(counts, budget, small=0):
+    """Cut rows sorted by length into runs whose scores fit the budget and whose lengths lie within a factor of two.
+
+    Runs of at most `small` scores may hold any lengths.
+    """
     start = 0
     for stop in range(1, len(counts) + 1):
         if stop < len(counts):
             width = counts[stop]
-            fits = (stop + 1 - start) * width * width <= budget
-            if fits and width <= 1 << (counts[start] - 1).bit_length():
+            scores = (stop + 1 - start) * width * width
+            if scores <= budget and (scores <= small or width <= 1 << (counts[start] - 1).bit_length()):
                 continue
         yield start, stop
         start = stop

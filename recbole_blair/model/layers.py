@@ -12,6 +12,14 @@ from recbole_blair.losses import add_product
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 DROPOUT_LEVELS = 256  # an 8-bit draw decides each element on the CPU
 DROPOUT_CHUNK = 1 << 21  # elements masked at a time, so that the mask stays in the cache
+ROWS_AT_A_TIME = {"cpu": 4096, "cuda": 1 << 16}  # of a layer that works in chunks: a CPU's cache, or a GPU filled
+# Padded positions up to which histories of any length go together: cheaper on a GPU than another group's launches.
+SMALL_GROUP = {"cpu": 0, "cuda": 1 << 16}
+
+
+def per_device(sizes, device):
+    """The entry of a table of sizes for a device."""
+    return sizes["cpu" if device.type == "cpu" else "cuda"]
 
 
 class FastDropout(torch.autograd.Function):
@@ -146,7 +154,7 @@ class HistoryEncoder(nn.Module):
         Returns:
             (B, H): the state at each history's last item.
         """
-        order, groups = self.padded_groups(vectors, row, item_seq_len)
+        order, _, _, groups = self.padded_groups(vectors, row, item_seq_len)
         states = [self.layers[-1](self.encode_padded(x), at=length - 1).squeeze(1) for x, length, _ in groups]
         return torch.cat(states)[torch.argsort(order)]
 
@@ -157,34 +165,34 @@ class HistoryEncoder(nn.Module):
             states (P, H): of the P real positions, in some order; place (P,) int64: which of the batch's B x L
             positions each is, counted row by row.
         """
-        order, groups = self.padded_groups(vectors, row, item_seq_len)
-        states = [self.layers[-1](self.encode_padded(x))[real] for x, _, real in groups]
-        step = torch.arange(row.shape[1], device=row.device)
-        place = (order[:, None] * row.shape[1] + step)[step < item_seq_len[order, None]]
-        return torch.cat(states), place
+        order, at, step, groups = self.padded_groups(vectors, row, item_seq_len)
+        states = [self.layers[-1](self.encode_padded(x)).flatten(0, 1)[slot] for x, _, slot in groups]
+        return torch.cat(states), order[at] * row.shape[1] + step
 
     def padded_groups(self, vectors, row, item_seq_len):
-        """Lay histories out in groups of like lengths.
+        """Lay histories out in groups of like lengths. The lengths alone are waited for on a GPU.
 
         Returns:
-            order (B,): the rows as the groups hold them; a generator of the groups' item vectors (b, l, H), lengths
-            (b,) and real positions (b, l) bool.
+            order (B,): the rows as the groups hold them; at (P,), step (P,): which of these rows each real position is
+            in, and where; a generator of the groups' item vectors (b, l, H), lengths (b,) and, of each of their real
+            positions, its place among b x l.
         """
-        order, groups = length_groups(item_seq_len, row.shape[1])
-        row, length = row[order], item_seq_len[order]
-        real = torch.arange(row.shape[1], device=row.device) < length[:, None]  # (B, L)
-        flat = vectors.index_select(0, row[real]).to(self.norm.weight.dtype)  # (P, H), P real positions
+        order, groups = length_groups(item_seq_len, row.shape[1], per_device(SMALL_GROUP, row.device))
+        length, n_real = item_seq_len[order], sum(group[3] for group in groups)
+        at = torch.repeat_interleave(torch.arange(len(length), device=row.device), length, output_size=n_real)
+        step = torch.arange(n_real, device=row.device) - (length.cumsum(0) - length)[at]
+        flat = vectors.index_select(0, row[order[at], step]).to(self.norm.weight.dtype)  # (P, H)
 
         def lay_out():
             first = 0
-            for start, stop, width, n_real in groups:
-                here = real[start:stop, :width]
-                x = flat.new_zeros(stop - start, width, flat.shape[1])
-                x[here] = flat[first : first + n_real]
-                first += n_real
-                yield x, length[start:stop], here
+            for start, stop, width, n_here in groups:
+                here = slice(first, first + n_here)
+                slot = (at[here] - start) * width + step[here]
+                x = flat.new_zeros((stop - start) * width, flat.shape[1]).index_copy_(0, slot, flat[here])
+                first += n_here
+                yield x.view(stop - start, width, -1), length[start:stop], slot
 
-        return order, lay_out()
+        return order, at, step, lay_out()
 
     def encode_padded(self, x):
         """Take one group of histories (B, L, H) through positions and all layers but the last; returns (B, L, H)."""
@@ -195,12 +203,13 @@ class HistoryEncoder(nn.Module):
         return x
 
 
-def length_groups(length, longest):
+def length_groups(length, longest, small=0):
     """Sort rows by length and cut them into groups whose lengths lie within a factor of two.
 
     Args:
         length (B,) int64: at least 1.
         longest (int): width of the batch.
+        small (int): a group of at most so many padded positions may hold any lengths.
 
     Returns:
         order (B,): rows by length; groups: list of (first row, end row, width to pad to, real positions).
@@ -210,10 +219,16 @@ def length_groups(length, longest):
     groups, start = [], 0
     while start < len(counts):
         limit = 1 << (counts[start] - 1).bit_length()  # the power of two at or above the shortest
-        stop = bisect.bisect_right(counts, limit)
+        stop = max(bisect.bisect_right(counts, limit), rows_that_fit(counts, start, small))
         groups.append((start, stop, min(counts[stop - 1], longest), sum(counts[start:stop])))
         start = stop
     return order, groups
+
+
+def rows_that_fit(counts, start, positions):
+    """Return the end of the longest run of rows, sorted by length, that takes at most so many padded positions."""
+    ends = range(start + 1, len(counts) + 1)
+    return start + bisect.bisect_right(ends, positions, key=lambda end: (end - start) * counts[end - 1])
 
 
 def init_weights(module, std):
@@ -237,14 +252,14 @@ class ExpertMixture(torch.autograd.Function):
     Returns (n, H) of the products' dtype.
     """
 
-    CHUNK = 4096  # rows worked on at a time
+    CHUNK = ROWS_AT_A_TIME
 
     @staticmethod
     def forward(ctx, x, weight, shift, gates):
         n_experts, hidden, width = weight.shape
         outputs = x.new_empty(len(x), n_experts * hidden)
         mixed = x.new_empty(len(x), hidden)
-        for span in row_chunks(len(x), ExpertMixture.CHUNK):
+        for span in row_chunks(len(x), per_device(ExpertMixture.CHUNK, x.device)):
             torch.mm(x[span], weight.view(-1, width).T, out=outputs[span])
             experts, share = outputs[span].view(-1, n_experts, hidden), gates[span].to(x.dtype)
             torch.bmm(share[:, None], experts, out=mixed[span].unsqueeze(1))
@@ -261,8 +276,8 @@ class ExpertMixture(torch.autograd.Function):
         grad_gates = torch.empty_like(gates)
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad, share = grad.contiguous(), gates.to(x.dtype)
-        spread = x.new_empty(min(len(x), ExpertMixture.CHUNK), n_experts * hidden)
-        for span in row_chunks(len(x), ExpertMixture.CHUNK):
+        spread = x.new_empty(min(len(x), per_device(ExpertMixture.CHUNK, x.device)), n_experts * hidden)
+        for span in row_chunks(len(x), per_device(ExpertMixture.CHUNK, x.device)):
             rows = span.stop - span.start
             torch.mul(share[span, :, None], grad[span, None], out=spread[:rows].view(rows, n_experts, hidden))
             add_product(grad_weight, spread[:rows].T, x[span])
@@ -277,7 +292,7 @@ class ExpertMixture(torch.autograd.Function):
 class NormalisedRows(torch.autograd.Function):
     """L2-normalise rows (n, H) into `dtype`, computed in float32 or wider, in row chunks that stay in the cache."""
 
-    CHUNK = 4096
+    CHUNK = ROWS_AT_A_TIME
     LEAST_NORM = 1e-12  # of PyTorch's normalize
 
     @staticmethod
@@ -285,7 +300,7 @@ class NormalisedRows(torch.autograd.Function):
         wide = torch.promote_types(x.dtype, torch.float32)
         unit = torch.empty(x.shape, dtype=dtype, device=x.device)
         inverse = torch.empty(len(x), 1, dtype=wide, device=x.device)
-        for span in row_chunks(len(x), NormalisedRows.CHUNK):
+        for span in row_chunks(len(x), per_device(NormalisedRows.CHUNK, x.device)):
             row = x[span].to(wide)
             torch.reciprocal(row.norm(dim=1, keepdim=True).clamp_(min=NormalisedRows.LEAST_NORM), out=inverse[span])
             if dtype == wide:
@@ -300,7 +315,7 @@ class NormalisedRows(torch.autograd.Function):
     def backward(ctx, grad):
         unit, inverse = ctx.saved_tensors
         grad_x = torch.empty(grad.shape, dtype=ctx.input_dtype, device=grad.device)
-        for span in row_chunks(len(grad), NormalisedRows.CHUNK):
+        for span in row_chunks(len(grad), per_device(NormalisedRows.CHUNK, grad.device)):
             g, u = grad[span].to(inverse.dtype), unit[span].to(inverse.dtype)
             grad_x[span] = g.addcmul_(u, (g * u).sum(1, keepdim=True), value=-1).mul_(inverse[span])
         return grad_x, None

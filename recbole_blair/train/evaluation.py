@@ -10,11 +10,13 @@ from recbole_blair.device import has_fast_bf16
 from recbole_blair.distributed import rank as process_rank
 from recbole_blair.distributed import sum_over_processes, world_size
 from recbole_blair.schema import ITEM_ID
+from recbole_blair.train.ahead import ahead
 from recbole_blair.train.metrics import compute_metrics
 from recbole_blair.train.progress import progress_bar
 from recbole_blair.train.scores import DotScores
 
 MANY_SCORES = 1 << 20  # below it one thread counts sooner than several start
+MORE_ON_A_GPU = 8  # times max_score_elements, which is chosen for a CPU's cache and memory
 BF16_INFINITY, BF16_MINUS_ZERO = 0x7F80, -0x8000  # bits as int16
 
 
@@ -33,19 +35,34 @@ def rank_targets(scores, target):
     """
     candidates = scores[:, 1:]
     own = candidates.gather(1, (target - 1)[:, None])
-    above, ties = count_above_and_equal(candidates, own)
-    if (ties == 0).any():  # nothing equals a NaN, not even itself
+    if candidates.device.type != "cpu":
+        ranks = device_ranks(candidates, own)
+    else:
+        above, ties = count_above_and_equal(candidates, own)
+        ranks = np.where(ties, above + (ties + 1.0) / 2.0, np.nan)  # nothing equals a NaN, not even itself
+    if np.isnan(ranks).any():
         raise FloatingPointError("the model scores a target as NaN; lower the learning rate or use precision=fp32")
-    return above + (ties + 1.0) / 2.0
+    return ranks
+
+
+def device_ranks(candidates, own):
+    """Rank each row's own score (B, 1), which is one of candidates (B, M), on a GPU: (B,) float64.
+
+    Each candidate adds 1 when above, 1/2 when equal: halves below 2^23, which float32 sums hold exactly. Sums of the
+    masks themselves would first be copied to eight bytes a score. A score that does not equal itself gives NaN.
+    """
+    beaten = candidates - own
+    torch.heaviside(beaten, beaten.new_tensor(0.5), out=beaten)
+    wide = torch.float32 if candidates.shape[1] < 1 << 23 else torch.float64
+    ranks = beaten.sum(1, dtype=wide).double().add_(0.5).cpu().numpy()
+    return np.where(ranks < 1.0, np.nan, ranks)
 
 
 def count_above_and_equal(candidates, own):
-    """Count the scores (B, M) above and equal to each row's own (B, 1); two (B,) int64 arrays.
+    """Count the scores (B, M) above and equal to each row's own (B, 1), on the CPU; two (B,) int64 arrays.
 
-    On the CPU row by row: a row stays in the cache, which is some ten times faster than reducing a mask.
+    Row by row: a row stays in the cache, which is some ten times faster than reducing a mask.
     """
-    if candidates.device.type != "cpu":
-        return (candidates > own).sum(1).cpu().numpy(), (candidates == own).sum(1).cpu().numpy()
     count = count_rows
     if candidates.dtype == torch.bfloat16:  # NumPy has none: the bits as int16
         candidates, own, count = candidates.view(torch.int16).numpy(), own.view(torch.int16).numpy(), count_bf16_rows
@@ -106,11 +123,10 @@ class Evaluator:
             by_dot = hasattr(model, "project_items") and getattr(model, "scores_by_dot_product", True)
             projected = model.project_items() if by_dot else None
             scorer = self.scorer(model, projected) if by_dot else None
-        chunk = max(1, self.config["max_score_elements"] // self.dataset.n_items)
+        at_once = self.config["max_score_elements"] * (1 if self.device.type == "cpu" else MORE_ON_A_GPU)
+        chunk = max(1, at_once // self.dataset.n_items)
         bar = progress_bar(len(rank), label, "rows", self.config["show_progress"])
-        for interaction in self.own_batches():
-            batch = interaction.to(self.device)
-            rows = batch["row"].cpu().numpy()
+        for batch, rows in ahead(((batch, batch["row"].cpu().numpy()) for batch in self.own_batches()), self.device):
             with self.autocast():
                 users = model.user_vectors(batch, projected) if by_dot else None
             for start in range(0, len(rows), chunk):

@@ -1,8 +1,10 @@
 """Products of users with one table of all items, made for ranking each user's target."""
 
 import torch
+import torch.nn.functional as F
 
 N_PARTS = 3  # bfloat16 numbers that hold a float32 one: three times eight bits
+ALIGNED = 8  # a GPU's matrix units want rows of whole 16 bytes
 
 
 class DotScores:
@@ -11,7 +13,7 @@ class DotScores:
     Coarse scores take bfloat16 inputs and float32 sums. They are written as bfloat16, less the score of the user's own
     target: rounding keeps the sign of a difference, which is all that a rank needs, while bfloat16 scores as they are
     would tie by the hundred. The subtraction is part of the product: users get the target's score, in three parts, as
-    further columns, items get ones.
+    further columns, items get ones. On a GPU items and widths are padded with zeros to whole 16 bytes.
 
     Args:
         table (N, H): item vectors, row 0 the padding item's.
@@ -19,8 +21,12 @@ class DotScores:
     """
 
     def __init__(self, table, coarse=False):
-        self.coarse, self.hidden, self.buffer = coarse, table.shape[1], None
-        self.table = torch.nn.functional.pad(table.bfloat16(), (0, N_PARTS), value=1.0) if coarse else table
+        self.coarse, self.buffer = coarse, None
+        self.n_items, self.hidden = table.shape
+        if coarse:
+            table = F.pad(table.bfloat16(), (0, N_PARTS), value=1.0)
+        self.missing = 0 if table.device.type == "cpu" else -table.shape[1] % ALIGNED
+        self.table = table if table.device.type == "cpu" else F.pad(table, (0, self.missing, 0, -len(table) % ALIGNED))
 
     def against(self, users, target):
         """Scores to compare with the target's own; valid until the next call.
@@ -34,7 +40,8 @@ class DotScores:
         users = self.shifted(users, target) if self.coarse else users.to(self.table.dtype)
         if self.buffer is None or len(self.buffer) < len(users):
             self.buffer = users.new_empty(len(users), len(self.table))
-        return torch.mm(users, self.table.T, out=self.buffer[: len(users)])
+        users = F.pad(users, (0, self.missing)) if self.missing else users
+        return torch.mm(users, self.table.T, out=self.buffer[: len(users)])[:, : self.n_items]
 
     def shifted(self, users, target):
         """Return users (b, H + 3) whose products with the table are less the target's, to 24 bits."""
@@ -49,6 +56,7 @@ class DotScores:
 
     def plain(self, users):
         """Scores (b, N) in float32 of the same inputs, not shifted: for lists of best items."""
+        table = self.table[: self.n_items, : self.hidden]
         if not self.coarse:
-            return users.to(self.table.dtype) @ self.table.T
-        return users.bfloat16().float() @ self.table[:, : self.hidden].float().T
+            return users.to(table.dtype) @ table.T
+        return users.bfloat16().float() @ table.float().T

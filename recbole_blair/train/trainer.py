@@ -16,6 +16,7 @@ from recbole_blair.distributed import (
 )
 from recbole_blair.errors import InputError
 from recbole_blair.train import checkpoint
+from recbole_blair.train.ahead import ahead
 from recbole_blair.train.evaluation import Evaluator
 from recbole_blair.train.progress import progress_bar
 from recbole_blair.train.shares import shares
@@ -66,8 +67,9 @@ class BlairTrainer:
         self.rates = {"lr": config["learning_rate"], "weight_decay": config["weight_decay"]}
         if config["learner"] != "sgd":
             self.rates["betas"] = adam_betas(config)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        self.optimiser = OPTIMISERS[config["learner"]](trained or [torch.nn.Parameter(torch.zeros(()))], **self.rates)
+        trained = [p for p in model.parameters() if p.requires_grad] or [torch.nn.Parameter(torch.zeros(()))]
+        fused = True if self.device.type == "cuda" else None
+        self.optimiser = OPTIMISERS[config["learner"]](trained, fused=fused, **self.rates)
         self.epoch, self.best_epoch, self.best_value, self.misses = 0, None, None, 0
         self.best_metrics, self.seconds = {}, {"train": 0.0, "valid": 0.0}
         self.stopped = False
@@ -148,17 +150,19 @@ class BlairTrainer:
         if world_size() > 1:  # each process draws its own dropout, after a kill too
             torch.manual_seed(hash((self.config["seed"], self.epoch, rank())) % 2**63)
         bar = progress_bar(len(loader.rows), f"epoch {self.epoch + 1}", "rows", self.config["show_progress"])
-        for interaction, n_rows, share in shares(loader):
-            loss = self.train_step(interaction.to(self.device), share)
-            total, rows = total + loss * n_rows, rows + n_rows
-            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-            bar.update(n_rows)
+        waiting = None  # a loss is read one step late, so that a GPU has the next step to do meanwhile
+        for interaction, n_rows, share in ahead(shares(loader), self.device):
+            loss = self.train_step(interaction, share)
+            if waiting is not None:
+                total += self.read_loss(waiting, bar) * waiting[1]
+            waiting, rows = (loss, n_rows), rows + n_rows
+        total += self.read_loss(waiting, bar) * waiting[1]
         bar.close()
         self.seconds["train"] += time.perf_counter() - started
         return total / rows
 
     def train_step(self, interaction, share=1.0):
-        """Forward, backward, clip, update; returns the loss of the whole batch as a float.
+        """Forward, backward, clip, update; returns this share's part of the batch's loss, detached.
 
         `share` is this process's part of the batch's targets, so that weighted losses and gradients add up to those of
         one process with the whole batch.
@@ -167,17 +171,31 @@ class BlairTrainer:
         with self.autocast():
             loss = self.step_loss(interaction)
         loss = sum(loss) if isinstance(loss, tuple) else loss  # RecBole models may return parts
-        value = sum_over_processes(loss.item() * share)
-        if value != value or value in (float("inf"), float("-inf")):
-            raise FloatingPointError(
-                f"the loss became {value} in epoch {self.epoch + 1}; lower learning_rate, set clip_grad_norm, or use "
-                "precision=fp32"
-            )
         (loss * (share * world_size())).backward()
         average_gradients(self.model.parameters())
         if self.config["clip_grad_norm"]:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config["clip_grad_norm"])
         self.optimiser.step()
+        return loss.detach() * share
+
+    def read_loss(self, step, bar):
+        """Return a step's loss over all processes as a float and show it.
+
+        Args:
+            step (tuple): what `train_step` returned, and the rows of the batch.
+            bar: the progress bar.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        value = sum_over_processes(step[0].item())
+        if value != value or value in (float("inf"), float("-inf")):
+            raise FloatingPointError(
+                f"the loss became {value} in epoch {self.epoch + 1}; lower learning_rate, set clip_grad_norm, or use "
+                "precision=fp32"
+            )
+        bar.set_postfix_str(f"loss {value:.4f}", refresh=False)
+        bar.update(step[1])
         return value
 
     def validate(self, loss):

@@ -65,8 +65,9 @@ def side(args, size):
     if args.side == "naive":
         naive, batch = NaiveStep(model, False).to(device).eval(), make_batch(size["n_items"], size["batch"], 50)
         with torch.inference_mode():
-            seconds, _, _ = measure.timed(lambda: naive_scores(naive, batch.to(device)).topk(50, 1), 1, 1)
-        return measure.emit("side:naive", s=seconds * total_batches, batch_s=seconds, peak_mb=measure.peak_mb())
+            seconds, _, _ = measure.timed(lambda: naive_scores(naive, batch.to(device)).topk(50, 1)[1].cpu(), 1, 1)
+        peak = measure.peak_mb(args.device)
+        return measure.emit("side:naive", s=seconds * total_batches, batch_s=seconds, peak_mb=peak)
     batches = [make_batch(size["n_items"], size["batch"], seed=i) for i in range(args.batches)]
     config = config.replace(show_progress=False)
     evaluator = Evaluator(Batches(dataset, batches), config, device, precision_context(args.side, device))
@@ -79,8 +80,8 @@ def side(args, size):
     evaluator.ranks(model)
     batch_s = (time.perf_counter() - started - first) / (len(batches) - 1)
     table_s = max(first - batch_s, 0.0)
-    total = table_s + batch_s * total_batches
-    return measure.emit(f"side:{args.side}", s=total, batch_s=batch_s, table_s=table_s, peak_mb=measure.peak_mb())
+    total, peak = table_s + batch_s * total_batches, measure.peak_mb(args.device)
+    return measure.emit(f"side:{args.side}", s=total, batch_s=batch_s, table_s=table_s, peak_mb=peak)
 
 
 def precision_context(precision, device):
@@ -105,8 +106,9 @@ def agreement(device, with_bf16):
     with torch.inference_mode():
         for batch in batches:
             scores = naive_scores(naive, batch)[:, 1:]
+            drawn = (torch.rand(len(batch), 1) ** 3 * 300).long().to(scores.device)
             likely = scores.topk(300, 1).indices + 1  # make the targets plausible, so that NDCG is not zero
-            batch["item_id"] = likely.gather(1, (torch.rand(len(batch), 1) ** 3 * 300).long()).squeeze(1)
+            batch["item_id"] = likely.gather(1, drawn).squeeze(1)
     loader = Batches(dataset, batches)
     ranks = Evaluator(loader, config, torch.device(device), precision_context("fp32", None)).ranks(model)
     with torch.inference_mode():
@@ -114,7 +116,7 @@ def agreement(device, with_bf16):
             expected, scores, own = naive_ranks(naive, batch)
             near = ((scores - own).abs() < 1e-5).sum(1) > 1
             rows = batch["row"].numpy()
-            wrong += int(((torch.from_numpy(ranks[rows]) != expected) & ~near).sum())
+            wrong += int(((torch.from_numpy(ranks[rows]) != expected.cpu()) & ~near.cpu()).sum())
     if not with_bf16:
         return wrong / len(ranks), None
     half, _ = make_model(dataset, "bf16", device)

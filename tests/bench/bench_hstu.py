@@ -162,7 +162,7 @@ def side(args, case):
     started = time.process_time()
     step()
     cpu_s = time.process_time() - started  # says more than wall time where others use the cores
-    peak = torch.cuda.max_memory_allocated() / 2**20 if "cuda" in args.device else measure.peak_mb()
+    peak = measure.peak_mb(args.device)
     measure.emit(f"side:{args.side}", s=seconds, spread_s=spread, cpu_s=cpu_s, peak_mb=peak, loss=loss)
 
 

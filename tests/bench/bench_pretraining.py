@@ -7,7 +7,8 @@ encoder twice to hold one chunk at a time. In fp32 without dropout both give the
 checked first. Random weights of RoBERTa-base's shape; every variant is timed in a process of its own, for its memory.
 
     python tests/bench/bench_pretraining.py --pairs_per_step=32 --repeats=3
-    python tests/bench/bench_pretraining.py --device=cuda --pairs_per_step=384 --repeats=20 --peak_tflops=989
+    python tests/bench/bench_pretraining.py --device=cuda --pairs_per_step=384 --chunk=768 --cache_chunk=128 \
+        --repeats=5 --peak_tflops=989
 """
 
 import argparse
@@ -31,8 +32,8 @@ SHAPES = {
 VOCABULARY, MASK_ID, PAD_ID = 50265, 50264, 1
 
 
-def build_model(shape, dropout):
-    """Return a PairEncoder of RoBERTa with random weights."""
+def build_model(shape, dropout, device):
+    """Return a PairEncoder of RoBERTa with random weights, drawn on the device."""
     from transformers import AutoModel, AutoModelForMaskedLM, RobertaConfig
 
     from recbole_blair.pretrain.model import PairEncoder, TokenHead
@@ -46,9 +47,11 @@ def build_model(shape, dropout):
         attention_probs_dropout_prob=dropout,
         **SHAPES[shape],
     )
-    body = AutoModel.from_config(config, dtype=torch.float32)
-    body.pooler = None
-    return PairEncoder(body, "cls", TokenHead(AutoModelForMaskedLM.from_config(config, dtype=torch.float32), body))
+    with device:
+        body = AutoModel.from_config(config, dtype=torch.float32)
+        body.pooler = None
+        head = TokenHead(AutoModelForMaskedLM.from_config(config, dtype=torch.float32), body)
+        return PairEncoder(body, "cls", head).to(device)
 
 
 def build_batch(n_pairs, longest, chunk, device):
@@ -107,7 +110,7 @@ def check_agreement(args, device):
     """Assert that plain, cached and reference step give one loss and one gradient in fp32 without dropout."""
     found = {}
     for name, chunk in (("reference", 0), ("plain", 0), ("cached", 8)):
-        model = build_model(args.shape, 0.0).to(device).train()
+        model = build_model(args.shape, 0.0, device).train()
         batch = build_batch(min(args.pairs_per_step, 8), args.longest, 8, device)
         step = build_step(model, device, "fp32", chunk)
         loss = reference_step(model, step, batch, 1) if name == "reference" else step.run(batch, 1)["loss"]
@@ -120,11 +123,12 @@ def check_agreement(args, device):
 
 def measure(args, device):
     """Time one variant; return seconds a step (median, spread) and peak memory."""
-    model = build_model(args.shape, 0.1).to(device).train()
-    chunk = args.chunk
+    model = build_model(args.shape, 0.1, device).train()
+    cached = "cached" in args.variant
+    chunk = args.cache_chunk or args.chunk if cached else args.chunk
     batch = build_batch(args.pairs_per_step, args.longest, chunk, device)
     precision = "bf16" if args.variant.startswith("bf16") else "fp32"
-    step = build_step(model, device, precision, chunk if "cached" in args.variant else 0)
+    step = build_step(model, device, precision, chunk if cached else 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, fused=True)
 
     def one(number):
@@ -161,6 +165,9 @@ def main():
     parser.add_argument("--pairs_per_step", type=int, default=32)
     parser.add_argument("--longest", type=int, default=64, help="tokens of the longest text")
     parser.add_argument("--chunk", type=int, default=16, help="texts a forward pass")
+    parser.add_argument(
+        "--cache_chunk", type=int, default=None, help="the same with gradient caching; empty: as --chunk"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--peak_tflops", type=float, default=None, help="the chip's bf16 peak, for the share of it")

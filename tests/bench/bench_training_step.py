@@ -135,8 +135,9 @@ class NaiveStep(nn.Module):
 
 def step_of(module, precision, device, batch):
     """A whole training step: forward, backward, Adam."""
-    optimiser = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=1e-3)
     kind = torch.device(device).type
+    trained = [p for p in module.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(trained, lr=1e-3, fused=kind == "cuda" or None)
 
     def step():
         optimiser.zero_grad(set_to_none=True)
@@ -162,7 +163,7 @@ def side(args, size):
     module.train()
     step = step_of(module, "fp32" if args.side == "naive" else args.side, args.device, batch)
     seconds, spread, loss = measure.timed(step, args.repeats)
-    peak = torch.cuda.max_memory_allocated() / 2**20 if "cuda" in args.device else measure.peak_mb()
+    peak = measure.peak_mb(args.device)
     measure.emit(f"side:{args.side}", s=seconds, spread_s=spread, peak_mb=peak, loss=loss)
 
 
@@ -204,7 +205,8 @@ def main():
     loss_gap, grad_gap = agreement(args.device)
     assert loss_gap < 1e-5 and grad_gap < 1e-4, (loss_gap, grad_gap)
     flags = ("--scale", args.scale, "--device", args.device)
-    naive = measure.run_side(__file__, "--side=naive", "--repeats=1", *flags)
+    repeats = 1 if args.device == "cpu" else args.repeats
+    naive = measure.run_side(__file__, "--side=naive", f"--repeats={repeats}", *flags)
     for precision in measure.precisions(args.device):
         ours = measure.run_side(__file__, f"--side={precision}", f"--repeats={args.repeats}", *flags)
         measure.emit(

@@ -24,8 +24,12 @@ def history_lengths(n, rng, longest=50):
     return np.minimum(1 + rng.geometric(1 / MEAN_HISTORY, n) - (rng.random(n) < 0.5), longest).astype(np.int64)
 
 
-def peak_mb():
-    """The process's largest resident size so far, MiB."""
+def peak_mb(device="cpu"):
+    """The process's largest resident size so far, or the most it has allocated on a GPU, MiB."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -49,7 +53,7 @@ def emit(case, **fields):
     line = {k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}
     line.update(
         torch=torch.__version__, python=platform.python_version(), cores=torch.get_num_threads(),
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     )  # fmt: skip
     print(json.dumps(line), flush=True)
     return line

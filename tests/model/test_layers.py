@@ -89,6 +89,13 @@ def test_history_encoder_ignores_what_padding_holds_and_the_width_it_is_padded_t
     torch.testing.assert_close(encoder(vectors, row[:, :4], length), base)
 
 
+def test_small_groups_take_any_lengths():
+    length = torch.tensor([1, 2, 50, 3, 4, 40, 5])
+    groups = length_groups(length, 50, small=24)[1]
+    assert groups == [(0, 4, 4, 10), (4, 5, 5, 5), (5, 7, 50, 90)]
+    assert length_groups(length, 50, small=10_000)[1] == [(0, 7, 50, 105)]
+
+
 def test_length_groups_stay_within_a_factor_of_two_and_cover_all_rows():
     length = torch.tensor([7, 1, 1, 2, 50, 3, 4, 33, 8])
     order, groups = length_groups(length, 50)
@@ -108,7 +115,9 @@ def naive_mixture(adaptor, x):
 
 
 def test_moe_adaptor_equals_a_loop_over_experts_in_value_and_gradient(monkeypatch):
-    monkeypatch.setattr("recbole_blair.model.layers.ExpertMixture.CHUNK", 3)  # several chunks, the last one short
+    monkeypatch.setattr(
+        "recbole_blair.model.layers.ExpertMixture.CHUNK", {"cpu": 3, "cuda": 3}
+    )  # several chunks, the last one short
     adaptor = MoEAdaptor(4, 6, 5, dropout_prob=0.0, noisy_gating=False).double()
     with torch.no_grad():
         for p in adaptor.parameters():
@@ -134,7 +143,7 @@ def test_moe_adaptor_passes_gradient_to_its_input_when_asked():
 
 
 def test_normalised_rows_equals_normalize_in_value_and_gradient(monkeypatch):
-    monkeypatch.setattr("recbole_blair.model.layers.NormalisedRows.CHUNK", 3)
+    monkeypatch.setattr("recbole_blair.model.layers.NormalisedRows.CHUNK", {"cpu": 3, "cuda": 3})
     x = torch.randn(7, 5, dtype=torch.double, requires_grad=True)
     weight = torch.randn(7, 5, dtype=torch.double)
     ours, theirs = NormalisedRows.apply(x, torch.double), F.normalize(x, dim=1)

@@ -16,7 +16,7 @@ from recbole_blair.config import Config
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader
 from recbole_blair.train import evaluation
-from recbole_blair.train.evaluation import MANY_SCORES, Evaluator, count_above_and_equal, rank_targets
+from recbole_blair.train.evaluation import MANY_SCORES, Evaluator, count_above_and_equal, device_ranks, rank_targets
 from recbole_blair.train.scores import DotScores
 
 SEQUENCES = random_sequences(n_users=25, n_items=7, seed=5, longest=12)  # longer than the catalogue: items come back
@@ -195,3 +195,14 @@ def test_a_bf16_run_scores_coarsely_where_the_chip_is_made_for_it(dataset, monke
         seen.clear()
         assert np.array_equal(wanted.ranks(model), exact)  # whole numbers below 2^8: bfloat16 holds them
         assert set(seen) == {dtype}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpus_way_of_ranking_counts_the_same(dtype):
+    scores = torch.randint(-3, 4, (40, 301)).to(dtype)
+    scores[0, 5], scores[1, 7] = float("-inf"), 1e-30
+    own = scores.gather(1, torch.randint(0, 301, (40, 1)))
+    wanted = (scores > own).sum(1) + ((scores == own).sum(1) + 1) / 2
+    np.testing.assert_array_equal(device_ranks(scores, own), wanted.double().numpy())
+    scores[3, 0] = float("nan")
+    assert np.isnan(device_ranks(scores, scores[:, :1])).nonzero()[0].tolist() == [3]
