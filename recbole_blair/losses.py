@@ -1,12 +1,11 @@
 """Losses: tensors in, scalar out."""
 
-import threading
-
 import torch
 import torch.nn.functional as F
 
 SOFTMAX_CHUNK = 1024  # rows whose logits over all items exist at a time
 ITEM_BLOCK = 4096  # items whose logits are worked on at a time on the CPU, so that they stay in the cache
+SUM_PART = 128  # numbers summed to one bfloat16 on the way to a row's sum
 LARGEST_BOUND = 40.0  # sums of exp(40) and of exp(-40) are normal float32 values
 DEVICE_LOGITS = 1 << 28  # logits that exist at a time on a GPU: half a gigabyte in bfloat16
 ALIGNED = 8  # a GPU's matrix units want rows of whole 16 bytes
@@ -76,16 +75,13 @@ class BoundedSoftmaxLoss(torch.autograd.Function):
     def forward(ctx, users, items, target):
         wide = torch.promote_types(users.dtype, torch.float32)
         n_users, n_items = len(users), len(items)
-        exps = kept_buffer(n_users * n_items, users.dtype)  # block after block, each (B, items of the block)
+        exps = users.new_empty(n_users * n_items)  # block after block, each (B, items of the block)
         total, mixed = users.new_zeros((n_users, 1), dtype=wide), torch.zeros(users.shape, dtype=wide)
         for start in range(0, n_items, ITEM_BLOCK):
             part = items[start : start + ITEM_BLOCK]
             block = block_of(exps, n_users, start, len(part))
             torch.mm(users, part.T, out=block)
-            exp = block.to(wide).exp_()  # in place where the block is as wide
-            total += exp.sum(1, keepdim=True)
-            if exp.dtype != block.dtype:
-                block.copy_(exp)
+            total += row_sums(block.exp_(), wide)
             add_product(mixed, block, part)
         own = (users.to(wide) * items[target].to(wide)).sum(1)
         loss = (total.squeeze(1).log() - own).mean()
@@ -143,33 +139,25 @@ class DeviceBoundedSoftmaxLoss(torch.autograd.Function):
         return (grad * grad_users).to(grad_users.dtype), (grad * grad_items).to(grad_items.dtype), None
 
 
-_KEPT = threading.local()  # `flat`: dtype to buffer
-
-
-def kept_buffer(size, dtype):
-    """A flat CPU buffer that the next call gets again: fresh pages cost as much as a pass over memory.
-
-    What it holds is lost at the next call of any length, so nothing of it may be kept for a backward pass.
-    """
-    flat = _KEPT.__dict__.setdefault("flat", {})
-    if dtype not in flat or len(flat[dtype]) < size:
-        flat.pop(dtype, None)  # its memory is free before more is asked for
-        with torch.inference_mode(False):
-            flat[dtype] = torch.empty(size, dtype=dtype)
-    return flat[dtype][:size]
-
-
 def block_of(flat, rows, start, width):
     """Columns `start` … of a (rows, M) matrix that is kept block after block in `flat`, as (rows, width)."""
     return flat[rows * start : rows * (start + width)].view(rows, width)
 
 
-def add_product(total, a, b):
-    """Add a @ b to `total`, which may be of a wider dtype."""
+def row_sums(block, dtype):
+    """Sum the rows of a block (n, m) to (n, 1) of a wider dtype; bfloat16 in parts: ten times faster."""
+    n_rows, width = block.shape
+    if block.dtype != dtype and width % SUM_PART == 0:
+        block = block.view(n_rows, -1, SUM_PART).sum(2)  # each part in float32, then rounded
+    return block.sum(1, keepdim=True, dtype=dtype)
+
+
+def add_product(total, a, b, out=None):
+    """Add a @ b to `total`, which may be of a wider dtype; `out` then takes the product."""
     if total.dtype == a.dtype:
         total.addmm_(a, b)
     else:
-        total += a @ b
+        total += torch.mm(a, b, out=out)
 
 
 def sampled_softmax_loss(users, positives, negatives, target, negative_ids, log_expected):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from recbole_blair.losses import full_softmax_loss
 from recbole_blair.model.dot_product import DotProductRecommender
-from recbole_blair.model.layers import MLPAdaptor
+from recbole_blair.model.adaptors import MLPAdaptor
 
 
 class {name}(DotProductRecommender):

@@ -1,13 +1,10 @@
-"""Layers the recommenders share: the history encoder and the adaptors of frozen text."""
+"""Layers the recommenders share: dropout, the history encoder, sizes by device."""
 
 import bisect
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-from recbole_blair.losses import add_product
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 DROPOUT_LEVELS = 256  # an 8-bit draw decides each element on the CPU
@@ -239,149 +236,6 @@ def init_weights(module, std):
         module.bias.data.zero_()
 
 
-class ExpertMixture(torch.autograd.Function):
-    """Sum over experts of gate x (expert matrix times x, less the expert's shift), all experts as one matrix product.
-
-    Works in row chunks that stay in the cache. Frozen features need no gradient, so the backward pass is one product
-    for all experts' weights.
-
-    Args of `apply`:
-        x (n, D), weight (E, H, D), shift (E, H): of the dtype the products run in.
-        gates (n, E): of the parameters' dtype.
-
-    Returns (n, H) of the products' dtype.
-    """
-
-    CHUNK = ROWS_AT_A_TIME
-
-    @staticmethod
-    def forward(ctx, x, weight, shift, gates):
-        n_experts, hidden, width = weight.shape
-        outputs = x.new_empty(len(x), n_experts * hidden)
-        mixed = x.new_empty(len(x), hidden)
-        for span in row_chunks(len(x), per_device(ExpertMixture.CHUNK, x.device)):
-            torch.mm(x[span], weight.view(-1, width).T, out=outputs[span])
-            experts, share = outputs[span].view(-1, n_experts, hidden), gates[span].to(x.dtype)
-            torch.bmm(share[:, None], experts, out=mixed[span].unsqueeze(1))
-            mixed[span].addmm_(share, shift, alpha=-1)
-        ctx.save_for_backward(x, weight, shift, gates, outputs)
-        return mixed
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight, shift, gates, outputs = ctx.saved_tensors
-        n_experts, hidden, width = weight.shape
-        grad_weight = torch.zeros(n_experts * hidden, width, dtype=gates.dtype, device=x.device)
-        grad_shift = torch.zeros(n_experts, hidden, dtype=gates.dtype, device=x.device)
-        grad_gates = torch.empty_like(gates)
-        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        grad, share = grad.contiguous(), gates.to(x.dtype)
-        spread = x.new_empty(min(len(x), per_device(ExpertMixture.CHUNK, x.device)), n_experts * hidden)
-        for span in row_chunks(len(x), per_device(ExpertMixture.CHUNK, x.device)):
-            rows = span.stop - span.start
-            torch.mul(share[span, :, None], grad[span, None], out=spread[:rows].view(rows, n_experts, hidden))
-            add_product(grad_weight, spread[:rows].T, x[span])
-            grad_shift -= share[span].T @ grad[span]
-            experts = outputs[span].view(rows, n_experts, hidden)
-            grad_gates[span] = torch.bmm(experts, grad[span, :, None]).squeeze(2) - grad[span] @ shift.T
-            if grad_x is not None:
-                torch.mm(spread[:rows], weight.view(-1, width), out=grad_x[span])
-        return grad_x, grad_weight.view_as(weight).to(weight.dtype), grad_shift.to(weight.dtype), grad_gates
-
-
-class NormalisedRows(torch.autograd.Function):
-    """L2-normalise rows (n, H) into `dtype`, computed in float32 or wider, in row chunks that stay in the cache."""
-
-    CHUNK = ROWS_AT_A_TIME
-    LEAST_NORM = 1e-12  # of PyTorch's normalize
-
-    @staticmethod
-    def forward(ctx, x, dtype):
-        wide = torch.promote_types(x.dtype, torch.float32)
-        unit = torch.empty(x.shape, dtype=dtype, device=x.device)
-        inverse = torch.empty(len(x), 1, dtype=wide, device=x.device)
-        for span in row_chunks(len(x), per_device(NormalisedRows.CHUNK, x.device)):
-            row = x[span].to(wide)
-            torch.reciprocal(row.norm(dim=1, keepdim=True).clamp_(min=NormalisedRows.LEAST_NORM), out=inverse[span])
-            if dtype == wide:
-                torch.mul(row, inverse[span], out=unit[span])
-            else:
-                unit[span] = row * inverse[span]
-        ctx.save_for_backward(unit, inverse)
-        ctx.input_dtype = x.dtype
-        return unit
-
-    @staticmethod
-    def backward(ctx, grad):
-        unit, inverse = ctx.saved_tensors
-        grad_x = torch.empty(grad.shape, dtype=ctx.input_dtype, device=grad.device)
-        for span in row_chunks(len(grad), per_device(NormalisedRows.CHUNK, grad.device)):
-            g, u = grad[span].to(inverse.dtype), unit[span].to(inverse.dtype)
-            grad_x[span] = g.addcmul_(u, (g * u).sum(1, keepdim=True), value=-1).mul_(inverse[span])
-        return grad_x, None
-
-
 def row_chunks(n, size):
     """Slices that cover n rows, `size` at a time."""
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
-
-
-class MoEAdaptor(nn.Module):
-    """Mixture of parametric-whitening experts with noisy gates: text features to item vectors.
-
-    Expert e maps x to W_e (dropout(x) - b_e); the gates are a softmax of x W_g, with noise while training. The W_e are
-    one tensor, and W_e b_e is taken once for all rows. The experts share one dropout mask; the released code draws
-    one for each.
-
-    Source: arXiv:2206.05941, equations 1 to 4.
-    """
-
-    NOISE_FLOOR = 1e-2  # least deviation of the gate noise, as released
-
-    def __init__(self, n_exps, plm_size, hidden_size, dropout_prob, noisy_gating=True, initializer_range=0.02):
-        super().__init__()
-        self.dropout_prob, self.noisy_gating = dropout_prob, noisy_gating
-        self.weight = nn.Parameter(torch.randn(n_exps, hidden_size, plm_size) * initializer_range)
-        self.bias = nn.Parameter(torch.zeros(n_exps, plm_size))
-        self.w_gate = nn.Parameter(torch.zeros(plm_size, n_exps))
-        self.w_noise = nn.Parameter(torch.zeros(plm_size, n_exps))
-
-    def gate_values(self, x):
-        """Return the gates (n, E) of features (n, D), in float32 or wider."""
-        if not (self.noisy_gating and self.training):
-            return (x @ self.w_gate.to(x.dtype)).to(self.w_gate.dtype).softmax(-1)
-        both = (x @ torch.cat([self.w_gate, self.w_noise], 1).to(x.dtype)).to(self.w_gate.dtype)
-        logits, deviation = both.chunk(2, dim=1)
-        return (logits + torch.randn_like(logits) * (F.softplus(deviation) + self.NOISE_FLOOR)).softmax(-1)
-
-    def forward(self, x, dtype=None):
-        """Map features x (n, D) to (n, H); the products run in `dtype`, and so does what they give."""
-        x = x.to(dtype or self.weight.dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            gates = self.gate_values(x)
-            shift = torch.einsum("ehd,ed->eh", self.weight, self.bias)  # (E, H)
-            dropped = fast_dropout(x, self.dropout_prob, self.training)
-            return ExpertMixture.apply(dropped, self.weight.to(x.dtype), shift.to(x.dtype), gates)
-
-
-class MLPAdaptor(nn.Module):
-    """Dropout, linear, ReLU layers from text features to item vectors, the last one linear.
-
-    Source: the SASRec (Text) baseline of arXiv:2403.03952, section 4.2.
-    """
-
-    def __init__(self, sizes, dropout_prob, initializer_range=0.02):
-        super().__init__()
-        self.dropout_prob = dropout_prob
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        self.apply(lambda module: init_weights(module, initializer_range))
-
-    def forward(self, x, dtype=None):
-        """Map features x (n, D) to (n, H); the products run in `dtype`, and so does what they give."""
-        dtype = dtype or self.layers[0].weight.dtype
-        x = x.to(dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            for i, layer in enumerate(self.layers):
-                x = fast_dropout(F.relu(x) if i else x, self.dropout_prob, self.training)
-                x = F.linear(x, layer.weight.to(dtype), layer.bias.to(dtype))
-        return x

@@ -3,8 +3,9 @@
 import torch
 import torch.nn.functional as F
 
+from recbole_blair.model.adaptors import MLPAdaptor
 from recbole_blair.model.dot_product import DotProductRecommender, Softmax
-from recbole_blair.model.layers import HistoryEncoder, MLPAdaptor
+from recbole_blair.model.layers import HistoryEncoder
 
 
 class SASRecText(DotProductRecommender):

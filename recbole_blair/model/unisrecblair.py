@@ -6,8 +6,9 @@ from torch import nn
 
 from recbole_blair.errors import InputError
 from recbole_blair.losses import in_batch_softmax_loss
+from recbole_blair.model.adaptors import MoEAdaptor, NormalisedRows
 from recbole_blair.model.dot_product import DotProductRecommender, Softmax
-from recbole_blair.model.layers import HistoryEncoder, MoEAdaptor, NormalisedRows
+from recbole_blair.model.layers import HistoryEncoder
 
 
 class UniSRecBlair(DotProductRecommender):

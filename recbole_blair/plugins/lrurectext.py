@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_blair.model.adaptors import MLPAdaptor, NormalisedRows
 from recbole_blair.model.dot_product import DotProductRecommender, Softmax
-from recbole_blair.model.layers import ACTIVATIONS, HistoryEncoder, MLPAdaptor, NormalisedRows, fast_dropout
+from recbole_blair.model.layers import ACTIVATIONS, HistoryEncoder, fast_dropout
 
 
 class LRULayer(nn.Module):

@@ -12,6 +12,7 @@ import torch
 from recbole_blair.device import has_fast_bf16
 from recbole_blair.distributed import rank, world_size
 from recbole_blair.errors import InputError
+from recbole_blair.memory import keep_freed_memory
 from recbole_blair.pretrain import export
 from recbole_blair.pretrain.data import PairCollator, RowDataset, load_pair_tables, pair_files, parse_holdout
 from recbole_blair.pretrain.load import (
@@ -213,7 +214,8 @@ def train_and_evaluate(trainer, settings, state):
     checkpoint = last_whole_checkpoint(state / "checkpoint", world_size())
     results = {"before": before_training(trainer, state) if settings.eval_before else {}, "after": {}}
     started = time.monotonic()
-    outcome = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with keep_freed_memory():
+        outcome = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.monotonic() - started
     if trainer.task is not None:
         trainer.accelerator.wait_for_everyone()

@@ -15,6 +15,7 @@ from recbole_blair.distributed import (
     world_size,
 )
 from recbole_blair.errors import InputError
+from recbole_blair.memory import keep_freed_memory
 from recbole_blair.train import checkpoint
 from recbole_blair.train.ahead import ahead
 from recbole_blair.train.evaluation import Evaluator
@@ -111,16 +112,22 @@ class BlairTrainer:
         if rank() == 0:
             self.writer = SummaryWriter(str(self.run_dir), purge_step=self.epoch + 1)
         try:
-            if not getattr(self.model, "trains", True) or self.config["epochs"] == 0:
-                self.validate(None)
-            while self.epoch < self.config["epochs"] and not self.stopped and getattr(self.model, "trains", True):
-                self.run_epoch()
+            with keep_freed_memory():
+                self.run_epochs()
         finally:
             if self.writer:
                 self.writer.close()
         wait_for_all()
         self.model.load_state_dict(checkpoint.load_best(self.run_dir))
         return self.best_metrics
+
+    def run_epochs(self):
+        """The epochs that are left; one validation where nothing is to be trained."""
+        trains = getattr(self.model, "trains", True)
+        if not trains or self.config["epochs"] == 0:
+            self.validate(None)
+        while trains and self.epoch < self.config["epochs"] and not self.stopped:
+            self.run_epoch()
 
     def run_epoch(self):
         """One epoch: train, validate, record, save."""

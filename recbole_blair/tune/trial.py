@@ -4,9 +4,6 @@ Ray keeps a process when its trial ends and gives it the next one. The dataset s
 files that all processes of a machine share, so a further trial loads nothing.
 """
 
-import contextlib
-import ctypes
-import gc
 import json
 import os
 import shutil
@@ -14,6 +11,7 @@ import time
 from pathlib import Path
 
 from recbole_blair.config import resolve_config
+from recbole_blair.memory import give_back_memory
 from recbole_blair.tune.sweep_dir import (
     DONE,
     append_progress,
@@ -144,18 +142,3 @@ def adopt(folder, checkpoint, number, point):
     fresh.rename(folder / "checkpoint")
     write_json(folder / "checkpoint" / ORIGIN, {"number": number})
     append_progress(folder, {"adopted": origin, "epoch": last_epoch(folder), "point": point, "time": time.time()})
-
-
-def give_back_memory():
-    """Give back what the ended trial held, on the GPU and here; the next one may need more.
-
-    Ray runs each trial in a thread of its own, and glibc gives many of them an arena of its own, which keeps what was
-    freed: without this a process grew by half a gigabyte a trial on Electronics.
-    """
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # not glibc
-        ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,165 @@
+"""Frozen item text to item vectors: the adaptors, and the chunked functions they are made of."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_blair.losses import add_product
+from recbole_blair.model.layers import ROWS_AT_A_TIME, fast_dropout, init_weights, per_device, row_chunks
+
+
+class ExpertMixture(torch.autograd.Function):
+    """Sum over experts of gate x (expert matrix times x, less the expert's shift), all experts as one matrix product.
+
+    Works in row chunks that stay in the cache. Frozen features need no gradient, so the backward pass is one product
+    for all experts' weights.
+
+    Args of `apply`:
+        x (n, D), weight (E, H, D), shift (E, H): of the dtype the products run in.
+        gates (n, E): of the parameters' dtype.
+
+    Returns (n, H) of the products' dtype.
+    """
+
+    CHUNK = ROWS_AT_A_TIME
+
+    @staticmethod
+    def forward(ctx, x, weight, shift, gates):
+        n_experts, hidden, width = weight.shape
+        outputs = x.new_empty(len(x), n_experts * hidden)
+        mixed = x.new_empty(len(x), hidden)
+        for span in row_chunks(len(x), per_device(ExpertMixture.CHUNK, x.device)):
+            torch.mm(x[span], weight.view(-1, width).T, out=outputs[span])
+            experts, share = outputs[span].view(-1, n_experts, hidden), gates[span].to(x.dtype)
+            torch.bmm(share[:, None], experts, out=mixed[span].unsqueeze(1))
+            mixed[span].addmm_(share, shift, alpha=-1)
+        ctx.save_for_backward(x, weight, shift, gates, outputs)
+        return mixed
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        x, weight, shift, gates, outputs = ctx.saved_tensors
+        n_experts, hidden, width = weight.shape
+        grad_weight = torch.zeros(n_experts * hidden, width, dtype=gates.dtype, device=x.device)
+        grad_shift = torch.zeros(n_experts, hidden, dtype=gates.dtype, device=x.device)
+        grad_gates = torch.empty_like(gates)
+        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        grad, share = grad.contiguous(), gates.to(x.dtype)
+        spread = x.new_empty(min(len(x), per_device(ExpertMixture.CHUNK, x.device)), n_experts * hidden)
+        product = None if x.dtype == gates.dtype else x.new_empty(n_experts * hidden, width)
+        for span in row_chunks(len(x), per_device(ExpertMixture.CHUNK, x.device)):
+            rows = span.stop - span.start
+            torch.mul(share[span, :, None], grad[span, None], out=spread[:rows].view(rows, n_experts, hidden))
+            add_product(grad_weight, spread[:rows].T, x[span], product)
+            grad_shift -= share[span].T @ grad[span]
+            experts = outputs[span].view(rows, n_experts, hidden)
+            grad_gates[span] = torch.bmm(experts, grad[span, :, None]).squeeze(2) - grad[span] @ shift.T
+            if grad_x is not None:
+                torch.mm(spread[:rows], weight.view(-1, width), out=grad_x[span])
+        return grad_x, grad_weight.view_as(weight).to(weight.dtype), grad_shift.to(weight.dtype), grad_gates
+
+
+class NormalisedRows(torch.autograd.Function):
+    """L2-normalise rows (n, H) into `dtype`, computed in float32 or wider, in row chunks that stay in the cache.
+
+    Chunks share their buffers: fresh memory for each would cost more than the arithmetic.
+    """
+
+    CHUNK = ROWS_AT_A_TIME
+    LEAST_NORM = 1e-12  # of PyTorch's normalize
+
+    @staticmethod
+    def forward(ctx, x, dtype):
+        wide = torch.promote_types(x.dtype, torch.float32)
+        unit = torch.empty(x.shape, dtype=dtype, device=x.device)
+        inverse = torch.empty(len(x), 1, dtype=wide, device=x.device)
+        (buffer,) = chunk_buffers(1, x, wide, NormalisedRows.CHUNK)
+        for span in row_chunks(len(x), len(buffer)):
+            row = buffer[: span.stop - span.start].copy_(x[span])
+            torch.reciprocal(row.norm(dim=1, keepdim=True).clamp_(min=NormalisedRows.LEAST_NORM), out=inverse[span])
+            unit[span].copy_(row.mul_(inverse[span]))
+        ctx.save_for_backward(unit, inverse)
+        ctx.input_dtype = x.dtype
+        return unit
+
+    @staticmethod
+    def backward(ctx, grad):
+        unit, inverse = ctx.saved_tensors
+        grad_x = torch.empty(grad.shape, dtype=ctx.input_dtype, device=grad.device)
+        buffers = chunk_buffers(3, grad, inverse.dtype, NormalisedRows.CHUNK)
+        for span in row_chunks(len(grad), len(buffers[0])):
+            g, u, product = (buffer[: span.stop - span.start] for buffer in buffers)
+            along = torch.mul(g.copy_(grad[span]), u.copy_(unit[span]), out=product).sum(1, keepdim=True)
+            grad_x[span].copy_(g.addcmul_(u, along, value=-1).mul_(inverse[span]))
+        return grad_x, None
+
+
+def chunk_buffers(n, x, dtype, sizes):
+    """Return n buffers for chunks of x's rows (N, H), each (at most as many rows as the device takes, H)."""
+    rows = max(1, min(len(x), per_device(sizes, x.device)))
+    return [torch.empty(rows, x.shape[1], dtype=dtype, device=x.device) for _ in range(n)]
+
+
+class MoEAdaptor(nn.Module):
+    """Mixture of parametric-whitening experts with noisy gates: text features to item vectors.
+
+    Expert e maps x to W_e (dropout(x) - b_e); the gates are a softmax of x W_g, with noise while training. The W_e are
+    one tensor, and W_e b_e is taken once for all rows. The experts share one dropout mask; the released code draws
+    one for each.
+
+    Source: arXiv:2206.05941, equations 1 to 4.
+    """
+
+    NOISE_FLOOR = 1e-2  # least deviation of the gate noise, as released
+
+    def __init__(self, n_exps, plm_size, hidden_size, dropout_prob, noisy_gating=True, initializer_range=0.02):
+        super().__init__()
+        self.dropout_prob, self.noisy_gating = dropout_prob, noisy_gating
+        self.weight = nn.Parameter(torch.randn(n_exps, hidden_size, plm_size) * initializer_range)
+        self.bias = nn.Parameter(torch.zeros(n_exps, plm_size))
+        self.w_gate = nn.Parameter(torch.zeros(plm_size, n_exps))
+        self.w_noise = nn.Parameter(torch.zeros(plm_size, n_exps))
+
+    def gate_values(self, x):
+        """Return the gates (n, E) of features (n, D), in float32 or wider."""
+        if not (self.noisy_gating and self.training):
+            return (x @ self.w_gate.to(x.dtype)).to(self.w_gate.dtype).softmax(-1)
+        both = (x @ torch.cat([self.w_gate, self.w_noise], 1).to(x.dtype)).to(self.w_gate.dtype)
+        logits, deviation = both.chunk(2, dim=1)
+        return (logits + torch.randn_like(logits) * (F.softplus(deviation) + self.NOISE_FLOOR)).softmax(-1)
+
+    def forward(self, x, dtype=None):
+        """Map features x (n, D) to (n, H); the products run in `dtype`, and so does what they give."""
+        x = x.to(dtype or self.weight.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            gates = self.gate_values(x)
+            shift = torch.einsum("ehd,ed->eh", self.weight, self.bias)  # (E, H)
+            dropped = fast_dropout(x, self.dropout_prob, self.training)
+            weight = self.weight.to(x.dtype)
+            return ExpertMixture.apply(dropped, weight, shift.to(x.dtype), gates)
+
+
+class MLPAdaptor(nn.Module):
+    """Dropout, linear, ReLU layers from text features to item vectors, the last one linear.
+
+    Source: the SASRec (Text) baseline of arXiv:2403.03952, section 4.2.
+    """
+
+    def __init__(self, sizes, dropout_prob, initializer_range=0.02):
+        super().__init__()
+        self.dropout_prob = dropout_prob
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.apply(lambda module: init_weights(module, initializer_range))
+
+    def forward(self, x, dtype=None):
+        """Map features x (n, D) to (n, H); the products run in `dtype`, and so does what they give."""
+        dtype = dtype or self.layers[0].weight.dtype
+        x = x.to(dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            for i, layer in enumerate(self.layers):
+                x = fast_dropout(F.relu(x) if i else x, self.dropout_prob, self.training)
+                x = F.linear(x, layer.weight.to(dtype), layer.bias.to(dtype))
+        return x
