@@ -25,7 +25,8 @@ faults(2)
 start = resident_mb()
 plain = faults(5)
 with keep_freed_memory():
-    faults(20)  # a few blocks until one fits the next
+    with keep_freed_memory():
+        faults(20)  # a few blocks until one fits the next
     kept, held = faults(5), resident_mb() - start
 after = faults(5)
 print(plain, kept, after, held, resident_mb() - start)

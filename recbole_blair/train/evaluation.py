@@ -9,6 +9,7 @@ import torch
 from recbole_blair.device import has_fast_bf16
 from recbole_blair.distributed import rank as process_rank
 from recbole_blair.distributed import sum_over_processes, world_size
+from recbole_blair.memory import keep_freed_memory
 from recbole_blair.schema import ITEM_ID
 from recbole_blair.train.ahead import ahead
 from recbole_blair.train.metrics import compute_metrics
@@ -115,6 +116,7 @@ class Evaluator:
         self.dataset = loader.dataset
 
     @torch.inference_mode()
+    @keep_freed_memory()
     def ranks(self, model, label="evaluate"):
         """Return the rank of every row's target, (R,) float64 in row order."""
         model.eval()
