@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import math
+import re
 from typing import NamedTuple
 
 from dataset_tools.plain_items import RECIPE
@@ -12,6 +13,7 @@ from recbole_blair.schema import ITEM_COLUMNS
 from recbole_blair.text.item_text import RECIPES, atomic_text, clean_list, join_fields
 
 META_FIELDS = ("title", "features", "categories", "description", "store", "price")
+DECIMAL_COMMA = re.compile(r"(\d+|\d{1,3}(\.\d{3})+),\d{1,2}")
 TEXT_FIELDS = META_FIELDS[:-1]
 TEXT_COLUMN = 2  # of a line
 RECORDS_BEFORE_WORKERS = 20_000  # fewer are formatted sooner than processes have started
@@ -57,11 +59,17 @@ class ItemCounts:
 
 
 def parse_price(value):
-    """Return (text, is_bad) of a raw price: "$1,299.00" gives 1299.0; what is no finite number gives ""."""
+    """Return (text, is_bad) of a raw price: "$1,299.00" gives 1299.0; what is no finite number gives "".
+
+    A comma before one or two last digits is a decimal one: "1.299,00" gives 1299.0 too.
+    """
     if value is None or value == "":
         return "", False
+    text = str(value).replace("$", "").strip()
+    if DECIMAL_COMMA.fullmatch(text):
+        text = text.replace(".", "").replace(",", ".")
     try:
-        price = float(str(value).replace("$", "").replace(",", "").strip())
+        price = float(text.replace(",", ""))
     except ValueError:
         return "", True
     return (repr(price), False) if math.isfinite(price) and price >= 0 else ("", True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dataset_tools.convert import clean_metadata, item_chunks, load_metadata
 from dataset_tools.duck import Duck
 from dataset_tools.item_workers import ItemWorkers
-from dataset_tools.items import META_FIELDS, format_item, format_items, is_plain, write_items
+from dataset_tools.items import META_FIELDS, format_item, format_items, is_plain, parse_price, write_items
 from dataset_tools.plain_items import ItemBatch
 
 PIECES = ["a", " ", "&", "& ", "&amp;", "&lt", "<b>", "< ", "\x7f", "\x00", "é", '"', "\t", ".", "​", "Tea & Pots"]
@@ -136,3 +136,19 @@ def test_a_worker_that_dies_is_named():
         os.kill(pool._processes[0].pid, signal.SIGKILL)
         list(pool.map(chunks(2)))
     assert all(process.poll() is not None for process in pool._processes)
+
+
+@pytest.mark.parametrize(
+    ("raw", "written"),
+    [
+        ("$1,299.00", "1299.0"), ("1,299", "1299.0"), ("12.5", "12.5"), (3, "3.0"), ("84,99", "84.99"), ("0,5", "0.5"),
+        ("1.299,00", "1299.0"), ("1.234.567,8", "1234567.8"), (None, ""), ("", ""),
+    ],
+)  # fmt: skip
+def test_prices_with_points_and_commas(raw, written):
+    assert parse_price(raw) == (written, False)
+
+
+@pytest.mark.parametrize("raw", ["from 12.99", "-3", "nan", "1.29.00,5", "12,345,6.7.8"])
+def test_what_is_no_price_is_said_to_be_none(raw):
+    assert parse_price(raw) == ("", True)
