@@ -6,7 +6,8 @@ import gc
 import threading
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # mallopt's numbers
-_LOCK, _INSIDE = threading.Lock(), []
+_LOCK = threading.Lock()
+_INSIDE: list[None] = []  # one for each that is inside
 NEVER, TRIM_DEFAULT, MMAP_DEFAULT = -1, 128 * 1024, 65536
 
 
