@@ -17,7 +17,8 @@ def keep_freed_memory():
 
     By default it returns every large block at once, and the system clears it anew, page by page, when the next step
     asks: a tenth to a fifth of a training step on a CPU. The settings are the whole process's, from the first to enter
-    to the last to leave. Elsewhere (macOS, musl) nothing is changed.
+    to the last to leave. Other threads' large blocks, a Ray trial's for example, still go back at once, and elsewhere
+    (macOS, musl) nothing is changed.
     """
     libc = glibc()
     if libc is None:
