@@ -16,7 +16,7 @@ SMALL = {  # what makes a bench short where it has no --scale
     "bench_pretraining.py": ["--shape=tiny", "--repeats=1"],
 }
 SCALED = ("bench_conversion.py", "bench_evaluation.py", "bench_growth.py", "bench_loading.py", "bench_training_step.py")
-LEFT_OUT = {"bench_pretraining_rows.py"}  # trains the rows of a results table for hours
+LEFT_OUT = {"bench_pretraining_rows.py", "bench_new_items.py"}  # they train the rows of results tables, for long
 
 
 def flags(name, scale):
