@@ -4,6 +4,8 @@ import warnings
 
 from recbole_blair.errors import InputError
 
+ALIGNED = 8  # a GPU's matrix units want rows of whole 16 bytes: so many bfloat16 numbers
+
 
 def resolve_device(name="auto"):
     """Return the torch.device for auto, cpu, cuda or cuda:N.

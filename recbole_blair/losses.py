@@ -3,12 +3,13 @@
 import torch
 import torch.nn.functional as F
 
+from recbole_blair.device import ALIGNED
+
 SOFTMAX_CHUNK = 1024  # rows whose logits over all items exist at a time
 ITEM_BLOCK = 4096  # items whose logits are worked on at a time on the CPU, so that they stay in the cache
 SUM_PART = 128  # numbers summed to one bfloat16 on the way to a row's sum
 LARGEST_BOUND = 40.0  # sums of exp(40) and of exp(-40) are normal float32 values
 DEVICE_LOGITS = 1 << 28  # logits that exist at a time on a GPU: half a gigabyte in bfloat16
-ALIGNED = 8  # a GPU's matrix units want rows of whole 16 bytes
 
 
 def full_softmax_loss(users, items, target, chunk=SOFTMAX_CHUNK, bound=None):

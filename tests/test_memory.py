@@ -47,5 +47,5 @@ def test_blocks_are_not_cleared_anew_inside_and_are_given_back_after():
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(memory, "glibc", lambda: None)
     with memory.keep_freed_memory():
-        pass
+        assert not memory._INSIDE
     memory.give_back_memory()

@@ -3,8 +3,9 @@
 import torch
 import torch.nn.functional as F
 
+from recbole_blair.device import ALIGNED
+
 N_PARTS = 3  # bfloat16 numbers that hold a float32 one: three times eight bits
-ALIGNED = 8  # a GPU's matrix units want rows of whole 16 bytes
 
 
 class DotScores:
