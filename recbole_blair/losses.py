@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 
 from recbole_blair.device import ALIGNED
+from recbole_blair.products import add_product, product
 
 SOFTMAX_CHUNK = 1024  # rows whose logits over all items exist at a time
-ITEM_BLOCK = 4096  # items whose logits are worked on at a time on the CPU, so that they stay in the cache
+BLOCK_BYTES = 1 << 24  # of logits that are worked on at a time on the CPU, so that they stay in the cache
 SUM_PART = 128  # numbers summed to one bfloat16 on the way to a row's sum
 LARGEST_BOUND = 40.0  # sums of exp(40) and of exp(-40) are normal float32 values
 DEVICE_LOGITS = 1 << 28  # logits that exist at a time on a GPU: half a gigabyte in bfloat16
@@ -74,25 +75,22 @@ class BoundedSoftmaxLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, users, items, target):
-        wide = torch.promote_types(users.dtype, torch.float32)
-        n_users, n_items = len(users), len(items)
-        exps = users.new_empty(n_users * n_items)  # block after block, each (B, items of the block)
+        wide, n_users = torch.promote_types(users.dtype, torch.float32), len(users)
+        parts = items.split(block_width(users, len(items)))
         total, mixed = users.new_zeros((n_users, 1), dtype=wide), torch.zeros(users.shape, dtype=wide)
-        for start in range(0, n_items, ITEM_BLOCK):
-            part = items[start : start + ITEM_BLOCK]
-            block = block_of(exps, n_users, start, len(part))
-            torch.mm(users, part.T, out=block)
-            total += row_sums(block.exp_(), wide)
-            add_product(mixed, block, part)
+        exps = []  # a block for each part, (B, items of the part)
+        for part in parts:
+            exps.append(product(users, part.T).exp_())
+            total += row_sums(exps[-1], wide)
+            add_product(mixed, exps[-1], part)
         own = (users.to(wide) * items[target].to(wide)).sum(1)
         loss = (total.squeeze(1).log() - own).mean()
         share = 1.0 / (total * n_users)  # (B, 1)
         grad_users = mixed.mul_(share).sub_(items[target].to(wide), alpha=1.0 / n_users).to(users.dtype)
-        grad_items = torch.empty_like(items)
         scaled = (users.to(wide) * share).to(users.dtype)
-        for start in range(0, n_items, ITEM_BLOCK):
-            out = grad_items[start : start + ITEM_BLOCK]
-            torch.mm(block_of(exps, n_users, start, len(out)).T, scaled, out=out)
+        grad_items = torch.empty_like(items)
+        for block, out in zip(exps, grad_items.split(parts[0].shape[0]), strict=True):
+            out.copy_(product(block.T, scaled))
         grad_items.index_add_(0, target, (users.to(wide) / -n_users).to(items.dtype))
         ctx.save_for_backward(grad_users, grad_items)
         return loss
@@ -140,9 +138,10 @@ class DeviceBoundedSoftmaxLoss(torch.autograd.Function):
         return (grad * grad_users).to(grad_users.dtype), (grad * grad_items).to(grad_items.dtype), None
 
 
-def block_of(flat, rows, start, width):
-    """Columns `start` … of a (rows, M) matrix that is kept block after block in `flat`, as (rows, width)."""
-    return flat[rows * start : rows * (start + width)].view(rows, width)
+def block_width(users, n_items):
+    """How many items' logits with all users (B, H) fit BLOCK_BYTES; a whole number of SUM_PARTs."""
+    width = BLOCK_BYTES // (len(users) * users.element_size())
+    return max(1, min(n_items, max(SUM_PART, width - width % SUM_PART)))
 
 
 def row_sums(block, dtype):
@@ -151,14 +150,6 @@ def row_sums(block, dtype):
     if block.dtype != dtype and width % SUM_PART == 0:
         block = block.view(n_rows, -1, SUM_PART).sum(2)  # each part in float32, then rounded
     return block.sum(1, keepdim=True, dtype=dtype)
-
-
-def add_product(total, a, b, out=None):
-    """Add a @ b to `total`, which may be of a wider dtype; `out` then takes the product."""
-    if total.dtype == a.dtype:
-        total.addmm_(a, b)
-    else:
-        total += torch.mm(a, b, out=out)
 
 
 def sampled_softmax_loss(users, positives, negatives, target, negative_ids, log_expected):

@@ -21,7 +21,7 @@ from recbole_blair.losses import full_softmax_loss
 from recbole_blair.model.adaptors import NormalisedRows
 from recbole_blair.model.layers import HistoryEncoder
 from recbole_blair.quick_start import run
-from recbole_blair.train.evaluation import rank_targets
+from recbole_blair.train.ranks import rank_targets
 from recbole_blair.train.scores import DotScores
 
 pytestmark = [

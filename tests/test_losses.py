@@ -19,7 +19,7 @@ def test_full_softmax_equals_cross_entropy(chunk, form, monkeypatch):
     expected = F.cross_entropy(users @ items.T, target)
     expected_grads = torch.autograd.grad(2 * expected, (users, items))
     if form == "bounded":
-        monkeypatch.setattr(losses, "ITEM_BLOCK", chunk)
+        monkeypatch.setattr(losses, "block_width", lambda users, n_items: chunk)
         got = full_softmax_loss(users, items, target, bound=30.0)
         assert type(got.grad_fn).__name__ == "BoundedSoftmaxLossBackward"
     else:

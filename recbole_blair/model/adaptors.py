@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_blair.losses import add_product
 from recbole_blair.model.layers import ROWS_AT_A_TIME, fast_dropout, init_weights, per_device, row_chunks
+from recbole_blair.products import add_product, product
 
 
 class ExpertMixture(torch.autograd.Function):
@@ -28,38 +28,56 @@ class ExpertMixture(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, shift, gates):
         n_experts, hidden, width = weight.shape
-        outputs = x.new_empty(len(x), n_experts * hidden)
-        mixed = x.new_empty(len(x), hidden)
+        mixed, kept = x.new_empty(len(x), hidden), []
         for span in row_chunks(len(x), per_device(ExpertMixture.CHUNK, x.device)):
-            torch.mm(x[span], weight.view(-1, width).T, out=outputs[span])
-            experts, share = outputs[span].view(-1, n_experts, hidden), gates[span].to(x.dtype)
-            torch.bmm(share[:, None], experts, out=mixed[span].unsqueeze(1))
-            mixed[span].addmm_(share, shift, alpha=-1)
-        ctx.save_for_backward(x, weight, shift, gates, outputs)
+            outputs = product(x[span], weight.view(-1, width).T)
+            experts, share = outputs.view(-1, n_experts, hidden), gates[span].to(x.dtype)
+            mixed[span].copy_(weighted_sums(experts, share)).addmm_(share, shift, alpha=-1)
+            if any(ctx.needs_input_grad):
+                kept.append(experts)
+        ctx.save_for_backward(x, weight, shift, gates, *kept)
         return mixed
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        x, weight, shift, gates, outputs = ctx.saved_tensors
+        x, weight, shift, gates, *kept = ctx.saved_tensors
         n_experts, hidden, width = weight.shape
         grad_weight = torch.zeros(n_experts * hidden, width, dtype=gates.dtype, device=x.device)
         grad_shift = torch.zeros(n_experts, hidden, dtype=gates.dtype, device=x.device)
         grad_gates = torch.empty_like(gates)
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad, share = grad.contiguous(), gates.to(x.dtype)
-        spread = x.new_empty(min(len(x), per_device(ExpertMixture.CHUNK, x.device)), n_experts * hidden)
-        product = None if x.dtype == gates.dtype else x.new_empty(n_experts * hidden, width)
-        for span in row_chunks(len(x), per_device(ExpertMixture.CHUNK, x.device)):
-            rows = span.stop - span.start
-            torch.mul(share[span, :, None], grad[span, None], out=spread[:rows].view(rows, n_experts, hidden))
-            add_product(grad_weight, spread[:rows].T, x[span], product)
+        for span, experts in zip(row_chunks(len(x), per_device(ExpertMixture.CHUNK, x.device)), kept, strict=True):
+            # (E, H, n): rows last, as the product wants them
+            spread = (share[span].T.contiguous()[:, None] * grad[span].T.contiguous()).view(n_experts * hidden, -1)
+            add_product(grad_weight, spread, x[span])
             grad_shift -= share[span].T @ grad[span]
-            experts = outputs[span].view(rows, n_experts, hidden)
-            grad_gates[span] = torch.bmm(experts, grad[span, :, None]).squeeze(2) - grad[span] @ shift.T
+            grad_gates[span] = expert_products(experts, grad[span]) - grad[span] @ shift.T
             if grad_x is not None:
-                torch.mm(spread[:rows], weight.view(-1, width), out=grad_x[span])
+                grad_x[span] = product(spread.T, weight.view(-1, width))
         return grad_x, grad_weight.view_as(weight).to(weight.dtype), grad_shift.to(weight.dtype), grad_gates
+
+
+def weighted_sums(experts, share):
+    """Sum over experts (n, E, H) of share (n, E) times each: (n, H).
+
+    On the CPU as a bag of E rows an item: several times faster than as many products of one row.
+    """
+    if experts.device.type != "cpu":
+        return torch.bmm(share[:, None], experts).squeeze(1)
+    n_rows = share.numel()
+    return F.embedding_bag(
+        torch.arange(n_rows), experts.reshape(n_rows, -1), torch.arange(0, n_rows, share.shape[1]), mode="sum",
+        per_sample_weights=share.reshape(-1),
+    )  # fmt: skip
+
+
+def expert_products(experts, grad):
+    """The product of each row's experts (n, E, H) with its grad (n, H): (n, E)."""
+    if experts.device.type != "cpu":
+        return torch.bmm(experts, grad[:, :, None]).squeeze(2)
+    return (experts * grad[:, None]).sum(2)
 
 
 class NormalisedRows(torch.autograd.Function):

@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_blair.products import Linear
+
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 DROPOUT_LEVELS = 256  # an 8-bit draw decides each element on the CPU
 DROPOUT_CHUNK = 1 << 21  # elements masked at a time, so that the mask stays in the cache
-ROWS_AT_A_TIME = {"cpu": 4096, "cuda": 1 << 16}  # of a layer that works in chunks: a CPU's cache, or a GPU filled
+ROWS_AT_A_TIME = {"cpu": 2048, "cuda": 1 << 16}  # of a layer that works in chunks: a CPU's cache, or a GPU filled
 # Padded positions up to which histories of any length go together: cheaper on a GPU than another group's launches.
 SMALL_GROUP = {"cpu": 0, "cuda": 1 << 16}
 
@@ -20,25 +22,32 @@ def per_device(sizes, device):
 
 
 class FastDropout(torch.autograd.Function):
-    """Dropout on the CPU from eight random bits an element, in chunks; the mask is kept as bytes."""
+    """Dropout on the CPU from eight random bits an element, in chunks; the mask is kept as bytes where it is needed.
+
+    The mask is ones and zeros of eight bits, not booleans, which PyTorch converts one by one.
+    """
 
     @staticmethod
     def forward(ctx, x, cut):
         flat, out = x.reshape(-1), torch.empty(x.numel(), dtype=x.dtype)
-        keep = torch.empty(x.numel(), dtype=torch.bool)
-        scale = DROPOUT_LEVELS / (DROPOUT_LEVELS - cut)
+        ctx.scale = DROPOUT_LEVELS / (DROPOUT_LEVELS - cut)
+        masks = []
         for span in row_chunks(x.numel(), DROPOUT_CHUNK):
             words = torch.empty(-(-(span.stop - span.start) // 8), dtype=torch.int64).random_(-(2**63), None)
-            torch.ge(words.view(torch.int8)[: span.stop - span.start], cut - DROPOUT_LEVELS // 2, out=keep[span])
-            torch.mul(flat[span], keep[span], out=out[span]).mul_(scale)
-        ctx.save_for_backward(keep)
-        ctx.scale = scale
+            keep = words.view(torch.int8)[: span.stop - span.start]
+            torch.ge(keep, cut - DROPOUT_LEVELS // 2, out=keep)
+            out[span].copy_(keep).mul_(flat[span]).mul_(ctx.scale)
+            if ctx.needs_input_grad[0]:
+                masks.append(keep)
+        ctx.save_for_backward(*masks)
         return out.view(x.shape)
 
     @staticmethod
     def backward(ctx, grad):
-        (keep,) = ctx.saved_tensors
-        return (grad * keep.view(grad.shape)).mul_(ctx.scale), None
+        flat, out = grad.reshape(-1), torch.empty(grad.numel(), dtype=grad.dtype)
+        for span, keep in zip(row_chunks(grad.numel(), DROPOUT_CHUNK), ctx.saved_tensors, strict=True):
+            out[span].copy_(keep).mul_(flat[span]).mul_(ctx.scale)
+        return out.view(grad.shape), None
 
 
 def fast_dropout(x, p, training):
@@ -67,11 +76,11 @@ class TransformerLayer(nn.Module):
             raise ValueError(f"hidden_size={hidden_size} is not a multiple of n_heads={n_heads}")
         self.n_heads, self.attn_dropout, self.hidden_dropout = n_heads, attn_dropout, hidden_dropout
         self.act = ACTIVATIONS[hidden_act]
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
-        self.attn_out = nn.Linear(hidden_size, hidden_size)
+        self.qkv = Linear(hidden_size, 3 * hidden_size)
+        self.attn_out = Linear(hidden_size, hidden_size)
         self.attn_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
-        self.ff_in = nn.Linear(hidden_size, inner_size)
-        self.ff_out = nn.Linear(inner_size, hidden_size)
+        self.ff_in = Linear(hidden_size, inner_size)
+        self.ff_out = Linear(inner_size, hidden_size)
         self.ff_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
 
     def forward(self, x, at=None):
@@ -178,7 +187,7 @@ class HistoryEncoder(nn.Module):
         length, n_real = item_seq_len[order], sum(group[3] for group in groups)
         at = torch.repeat_interleave(torch.arange(len(length), device=row.device), length, output_size=n_real)
         step = torch.arange(n_real, device=row.device) - (length.cumsum(0) - length)[at]
-        flat = vectors.index_select(0, row[order[at], step]).to(self.norm.weight.dtype)  # (P, H)
+        flat = gather_rows(vectors, row[order[at], step], self.norm.weight.dtype)  # (P, H)
 
         def lay_out():
             first = 0
@@ -198,6 +207,36 @@ class HistoryEncoder(nn.Module):
         for layer in self.layers[:-1]:
             x = layer(x)
         return x
+
+
+class GatheredRows(torch.autograd.Function):
+    """Rows `row` (P,) of vectors (M, H) in `dtype`, (P, H).
+
+    The gradient is sparse, each row's summed in `dtype` first: no table of zeros, and one rounding a row.
+    """
+
+    @staticmethod
+    def forward(ctx, vectors, row, dtype):
+        ctx.save_for_backward(row)
+        ctx.like = vectors.shape, vectors.dtype
+        return vectors.index_select(0, row).to(dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        (row,), (shape, dtype) = ctx.saved_tensors, ctx.like
+        rows, place = torch.unique(row, return_inverse=True)
+        total = grad.new_zeros(len(rows), shape[1]).index_add_(0, place, grad).to(dtype)
+        gradient = torch.sparse_coo_tensor(rows[None], total, shape, is_coalesced=True, check_invariants=False)
+        return gradient, None, None
+
+
+def gather_rows(vectors, row, dtype):
+    """Rows `row` (P,) of vectors (M, H) in `dtype`, (P, H); on the CPU computed vectors get a sparse gradient."""
+    sparse = vectors.device.type == "cpu" and vectors.grad_fn is not None and len(row) < len(vectors)
+    if sparse and not torch.compiler.is_compiling():
+        return GatheredRows.apply(vectors, row, dtype)
+    return vectors.index_select(0, row).to(dtype)
 
 
 def length_groups(length, longest, small=0):

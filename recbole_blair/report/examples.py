@@ -6,7 +6,7 @@ import torch
 from recbole_blair.quick_start import build_loaders
 from recbole_blair.registry import find_model
 from recbole_blair.schema import ITEM_ID
-from recbole_blair.train.evaluation import rank_targets
+from recbole_blair.train.ranks import drop_scores, rank_targets
 from recbole_blair.train.trainer import BlairTrainer
 
 TOP = 5
@@ -56,7 +56,7 @@ def top_items(config, model, dataset, rows, top=TOP):
     else:
         scores = evaluator.full_scores(model, batch, slice(None))
     if config["mask_history"]:
-        evaluator.drop_history(scores, rows, batch[ITEM_ID])
+        drop_scores(scores, evaluator.history_before(rows, batch[ITEM_ID]))
     rank = rank_targets(scores, batch[ITEM_ID])
     candidates = scores[:, 1:].float()  # the padding item is none
     best = candidates.topk(min(top, candidates.shape[1]), dim=1).indices + 1

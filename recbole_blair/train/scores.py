@@ -1,33 +1,103 @@
 """Products of users with one table of all items, made for ranking each user's target."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from recbole_blair.device import ALIGNED
+from recbole_blair.products import product
+from recbole_blair.train.ranks import (
+    BFLOAT16_PART,
+    COUNT_BYTES,
+    count_above_and_equal,
+    drop_scores,
+    middle_ranks,
+    rank_targets,
+)
 
 N_PARTS = 3  # bfloat16 numbers that hold a float32 one: three times eight bits
+OWN_AT_ONCE = 128  # users whose targets' scores are taken from one small product
 
 
 class DotScores:
-    """Scores in chunks, in a buffer that is used again: fresh pages would cost a third more.
+    """Scores of users and items as products with one table of item vectors.
 
     Coarse scores take bfloat16 inputs and float32 sums. They are written as bfloat16, less the score of the user's own
     target: rounding keeps the sign of a difference, which is all that a rank needs, while bfloat16 scores as they are
     would tie by the hundred. The subtraction is part of the product: users get the target's score, in three parts, as
-    further columns, items get ones. On a GPU items and widths are padded with zeros to whole 16 bytes.
+    further columns, items get ones. Widths, and on a GPU items, are padded with zeros to whole 16 bytes.
 
     Args:
         table (N, H): item vectors, row 0 the padding item's.
         coarse (bool)
+        max_elements (int): scores held at a time.
     """
 
-    def __init__(self, table, coarse=False):
-        self.coarse, self.buffer = coarse, None
+    def __init__(self, table, coarse=False, max_elements=1 << 25):
+        self.coarse, self.max_elements, self.buffer = coarse, max_elements, None
         self.n_items, self.hidden = table.shape
+        self.on_cpu = table.device.type == "cpu"
         if coarse:
             table = F.pad(table.bfloat16(), (0, N_PARTS), value=1.0)
-        self.missing = 0 if table.device.type == "cpu" else -table.shape[1] % ALIGNED
-        self.table = table if table.device.type == "cpu" else F.pad(table, (0, self.missing, 0, -len(table) % ALIGNED))
+        self.missing = 0 if self.on_cpu and not coarse else -table.shape[1] % ALIGNED
+        self.table = F.pad(table, (0, self.missing, 0, 0 if self.on_cpu else -len(table) % ALIGNED))
+
+    def ranks(self, users, target, dropped=None):
+        """Rank each user's target among all items.
+
+        Args:
+            users (B, H); target (B,) int64: item ids.
+            dropped: (row, column) of scores to leave out, two int64 tensors; no target's among them.
+
+        Returns:
+            (B,) float64, as of `rank_targets`.
+
+        Raises:
+            FloatingPointError: a score is not a number.
+        """
+        if self.on_cpu:
+            return self.ranks_in_blocks(users, target, dropped)
+        rows, ranks = max(1, self.max_elements // self.n_items), []
+        for start in range(0, len(users), rows):
+            part = slice(start, start + rows)
+            scores = self.against(users[part], target[part])
+            drop_scores(scores, dropped, start)
+            ranks.append(rank_targets(scores, target[part]))
+        return np.concatenate(ranks)
+
+    def ranks_in_blocks(self, users, target, dropped):
+        """Rank as `ranks`, a block of items at a time: scores are compared while they are in the cache.
+
+        That needs the targets' own scores first. They come from small products of the same kind; a row whose target
+        comes out otherwise in its block, by another order of summation, is ranked from its whole row.
+        """
+        laid = self.laid_out(users, target)
+        own = self.own_scores(laid, target)
+        counts, settled = np.zeros((2, len(users))), torch.ones(len(users), dtype=torch.bool)
+        for start in range(1, self.n_items, self.block_width(len(users))):
+            block = self.table[start : min(start + self.block_width(len(users)), self.n_items)]
+            scores = product(laid, block.T)
+            here = ((target >= start) & (target < start + len(block))).nonzero().squeeze(1)
+            settled[here] = scores[here, target[here] - start] == own[here, 0]
+            drop_scores(scores, dropped, first_column=start)
+            counts += count_above_and_equal(scores, own)
+        counts[1, ~settled.numpy()] = 1.0  # whatever they were: these ranks are made anew
+        ranks = middle_ranks(*counts)
+        for row in (~settled).nonzero().squeeze(1).tolist():
+            scores = self.against(users[row : row + 1], target[row : row + 1])
+            drop_scores(scores, dropped, row)
+            ranks[row] = rank_targets(scores, target[row : row + 1])[0]
+        return ranks
+
+    def block_width(self, n_users):
+        """Items whose scores with so many users fit the cache and `max_elements`; a whole number of `BFLOAT16_PART`."""
+        width = min(COUNT_BYTES // self.table.element_size(), self.max_elements) // max(1, n_users)
+        return max(1, width - width % BFLOAT16_PART if width > BFLOAT16_PART else width)
+
+    def own_scores(self, laid, target):
+        """The score of each user's own target, (B, 1), of laid-out users."""
+        parts = zip(laid.split(OWN_AT_ONCE), target.split(OWN_AT_ONCE), strict=True)
+        return torch.cat([product(users, self.table[items].T).diagonal() for users, items in parts])[:, None]
 
     def against(self, users, target):
         """Scores to compare with the target's own; valid until the next call.
@@ -38,14 +108,15 @@ class DotScores:
         Returns:
             (b, N): float32, or bfloat16 and shifted when coarse.
         """
-        users = self.shifted(users, target) if self.coarse else users.to(self.table.dtype)
+        users = self.laid_out(users, target)
         if self.buffer is None or len(self.buffer) < len(users):
             self.buffer = users.new_empty(len(users), len(self.table))
-        users = F.pad(users, (0, self.missing)) if self.missing else users
         return torch.mm(users, self.table.T, out=self.buffer[: len(users)])[:, : self.n_items]
 
-    def shifted(self, users, target):
-        """Return users (b, H + 3) whose products with the table are less the target's, to 24 bits."""
+    def laid_out(self, users, target):
+        """Users (b, as wide as the table) for products with it: when coarse, less the target's, to 24 bits."""
+        if not self.coarse:
+            return F.pad(users.to(self.table.dtype), (0, self.missing))
         users = users.bfloat16()
         rest = (users.float() * self.table[target, : self.hidden].float()).sum(1)
         columns = [users]
@@ -53,7 +124,7 @@ class DotScores:
             part = rest.bfloat16()
             columns.append(-part[:, None])
             rest = rest - part.float()
-        return torch.cat(columns, 1)
+        return F.pad(torch.cat(columns, 1), (0, self.missing))
 
     def plain(self, users):
         """Scores (b, N) in float32 of the same inputs, not shifted: for lists of best items."""

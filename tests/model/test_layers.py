@@ -15,6 +15,7 @@ from recbole_blair.model.layers import (
     HistoryEncoder,
     TransformerLayer,
     fast_dropout,
+    gather_rows,
     length_groups,
 )
 
@@ -33,6 +34,24 @@ def copy_recbole_layer(ours, theirs):
         (ours.ff_out, feed.dense_2), (ours.ff_norm, feed.LayerNorm),
     ):  # fmt: skip
         own.load_state_dict(other.state_dict())
+
+
+def test_gathered_rows_have_the_gradient_of_a_dense_gather_beside_another_use():
+    """An item thousands of times in bfloat16 too: its gradient is summed before it is rounded."""
+    leaf, row = torch.randn(9000, 4).bfloat16(), torch.randint(3, 6, (5000,))
+    weight, other = torch.rand(5000, 4), torch.randn(9000, 4).bfloat16()
+    found = []
+    for gather in (gather_rows, lambda vectors, row, dtype: vectors.to(dtype)[row]):
+        x = leaf.clone().requires_grad_()
+        vectors = x * 1.0
+        rows = gather(vectors, row, torch.float32)
+        assert rows.dtype == torch.float32 and torch.equal(rows, leaf[row].float())
+        ((rows * weight).sum() + (vectors * other).sum()).backward()
+        found.append(x.grad)
+    torch.testing.assert_close(*found, rtol=1e-2, atol=0)
+    exact = torch.zeros(9000, 4).index_add_(0, row, weight) + other.float()
+    torch.testing.assert_close(found[0].float(), exact, rtol=1e-2, atol=1e-6)
+    assert gather_rows(leaf.clone().requires_grad_(), row, torch.float32).grad_fn.name() != "GatheredRowsBackward"
 
 
 @pytest.mark.parametrize("act", ["gelu", "relu", "swish", "tanh", "sigmoid"])

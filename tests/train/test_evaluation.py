@@ -15,8 +15,9 @@ from builds import random_sequences, write_build
 from recbole_blair.config import Config
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader
-from recbole_blair.train import evaluation
-from recbole_blair.train.evaluation import MANY_SCORES, Evaluator, count_above_and_equal, device_ranks, rank_targets
+from recbole_blair.train import evaluation, ranks
+from recbole_blair.train.evaluation import Evaluator
+from recbole_blair.train.ranks import count_above_and_equal, device_ranks, rank_targets
 from recbole_blair.train.scores import DotScores
 
 SEQUENCES = random_sequences(n_users=25, n_items=7, seed=5, longest=12)  # longer than the catalogue: items come back
@@ -130,23 +131,26 @@ def test_a_model_that_scores_nan_stops_the_evaluation(dataset):
         evaluator(dataset).ranks(model)
 
 
-@pytest.mark.parametrize("rows", [1, 7])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_counting_in_threads_equals_counting_in_one(rows, threads):
-    scores = torch.from_numpy(np.random.default_rng(0).integers(0, 50, (rows, MANY_SCORES + 1)).astype(np.float32))
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        above, ties = count_above_and_equal(scores, scores[:, 5:6])
-    finally:
-        torch.set_num_threads(before)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("at_once", [1, 3000, 1 << 24])
+def test_counts_do_not_depend_on_how_many_rows_are_compared_at_a_time(dtype, at_once, monkeypatch):
+    monkeypatch.setattr(ranks, "COUNT_BYTES", at_once)
+    scores = torch.from_numpy(np.random.default_rng(0).integers(0, 50, (7, 301))).to(dtype)
+    above, ties = count_above_and_equal(scores, scores[:, 5:6])
     assert above.tolist() == (scores > scores[:, 5:6]).sum(1).tolist()
     assert ties.tolist() == (scores == scores[:, 5:6]).sum(1).tolist()
 
 
+@pytest.mark.parametrize("most", [2**23, 2**24 + 1])
+def test_counts_of_millions_are_whole_numbers(most):
+    own = torch.zeros(1, 1, dtype=torch.bfloat16)
+    above, ties = count_above_and_equal(torch.ones(1, most, dtype=torch.bfloat16), own)
+    assert above.tolist() == [most] and ties.tolist() == [0]
+
+
 def test_bfloat16_numbers_are_counted_as_float32_ones_are():
-    """Both signs, both zeros, infinities and a NaN, as numbers and as what they are compared with."""
-    numbers = torch.tensor([0.0, -0.0, 1.5, 1.5, -1.5, -1.5, 2.0, -2.0, 1e-30, -1e-30, torch.inf, -torch.inf])
+    """Both signs, both zeros, tiny numbers, infinities and a NaN, as numbers and as what they are compared with."""
+    numbers = torch.tensor([0.0, -0.0, 1.5, 1.5, -1.5, -1.5, 2.0, -2.0, 1e-38, 1e-40, torch.inf, -torch.inf])
     own = torch.cat([numbers, torch.tensor([torch.nan])])[:, None]
     rows = numbers.repeat(len(own), 1)
     above, ties = count_above_and_equal(rows.bfloat16(), own.bfloat16())
@@ -165,27 +169,59 @@ def test_coarse_ranks_are_those_of_float32_sums_of_bfloat16_inputs():
     target = torch.randint(1, 2000, (40,), generator=generator)
     target[0] = 7
     scorer = DotScores(table, coarse=True)
-    ranks = rank_targets(scorer.against(users, target), target)
+    found = rank_targets(scorer.against(users, target), target)
     exact = (users.bfloat16().double() @ table.bfloat16().double().T)[:, 1:]
     own = exact.gather(1, target[:, None] - 1)
     assert ((exact - own).abs() < 1e-7).sum(1).tolist() == [11, *[1] * 39]  # no near ties but those that are ties
     expected = (exact > own + 1e-7).sum(1) + (((exact - own).abs() < 1e-7).sum(1) + 1) / 2
-    assert ranks.tolist() == expected.tolist()
+    assert found.tolist() == expected.tolist()
+    for at_once in (1 << 25, 5000, 41):
+        assert DotScores(table, True, max_elements=at_once).ranks(users, target).tolist() == expected.tolist()
     rounded = exact.bfloat16()
     assert (rounded == rounded.gather(1, target[:, None] - 1)).sum() > 100  # what the shift avoids
     torch.testing.assert_close(scorer.plain(users)[:, 1:].double(), exact, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize("at_once", [1 << 25, 3000, 30])
+def test_blocks_of_items_rank_as_whole_rows_do(coarse, at_once):
+    generator = torch.Generator().manual_seed(1)
+    users, table = (torch.nn.functional.normalize(torch.randn(n, 20, generator=generator)) for n in (30, 901))
+    table[0] = 0
+    target = torch.randint(1, 901, (30,), generator=generator)
+    dropped = torch.arange(30).repeat_interleave(9), torch.randint(1, 901, (270,), generator=generator)
+    dropped = tuple(x[dropped[1] != target[dropped[0]]] for x in dropped)
+    scorer = DotScores(table, coarse, at_once)
+    scores = scorer.against(users, target)
+    scores[dropped] = float("-inf")
+    expected = rank_targets(scores, target).tolist()
+    assert scorer.ranks(users, target, dropped).tolist() == expected
+
+
+def test_a_target_whose_score_comes_out_otherwise_in_its_block_is_ranked_from_its_whole_row(monkeypatch):
+    users, table = torch.randn(9, 5), torch.randn(50, 5)
+    target = torch.arange(1, 10)
+    exact = DotScores(table).ranks(users, target)
+
+    def other(self, laid, target, plain=DotScores.own_scores):
+        own = plain(self, laid, target)
+        own[3], own[5] = own[3] + 1.0, float("nan")
+        return own
+
+    monkeypatch.setattr(DotScores, "own_scores", other)
+    assert DotScores(table).ranks(users, target).tolist() == exact.tolist()
 
 
 @pytest.mark.parametrize("mask", [False, True])
 def test_a_bf16_run_scores_coarsely_where_the_chip_is_made_for_it(dataset, monkeypatch, mask):
     seen = []
 
-    def watched(self, users, target, plain=DotScores.against):
-        scores = plain(self, users, target)
-        seen.append(scores.dtype)
-        return scores
+    def watched(self, users, target, plain=DotScores.laid_out):
+        laid = plain(self, users, target)
+        seen.append(laid.dtype)
+        return laid
 
-    monkeypatch.setattr(DotScores, "against", watched)
+    monkeypatch.setattr(DotScores, "laid_out", watched)
     model, wanted = DotProduct(dataset.n_users, dataset.n_items), evaluator(dataset, mask_history=mask)
     exact = wanted.ranks(model)
     assert set(seen) == {torch.float32}

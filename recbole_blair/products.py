@@ -1,0 +1,76 @@
+"""Matrix products: on the CPU by the library that is fastest there."""
+
+import functools
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+@functools.cache
+def by_onednn():
+    """True where float32 products go to oneDNN instead of PyTorch's default, MKL: on AMD's processors.
+
+    MKL is slower there by a tenth for large square matrices and by half for the long, narrow ones of a softmax over
+    items (tests/bench/bench_products.py). A fixed rule, not a measurement at run time: the two differ in the last bits,
+    and a resumed run must take the one that it began with.
+    """
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        return False
+    return torch.backends.mkl.is_available() and CPU_INFO.exists() and "AuthenticAMD" in CPU_INFO.read_text()
+
+
+def goes_to_onednn(*tensors):
+    """True for float32 tensors on such a CPU, outside of a compiled graph."""
+    plain = all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
+    return plain and by_onednn() and not torch.compiler.is_compiling()
+
+
+def product(a, b):
+    """a (n, k) @ b (k, m), (n, m), without a gradient."""
+    if not goes_to_onednn(a, b) or not a.shape[1]:
+        return torch.mm(a, b)
+    if not a.is_contiguous() and b.numel() < a.numel():  # oneDNN would copy a: turn the product around
+        return onednn_product(b.T, a.T).T
+    return onednn_product(a, b)
+
+
+def onednn_product(a, b):
+    """a @ b by oneDNN, which takes b in either layout and copies an a whose columns lie together."""
+    return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
+
+
+def add_product(total, a, b):
+    """Add a @ b to `total`, which may be of a wider dtype."""
+    if total.dtype == a.dtype and not goes_to_onednn(a, b):
+        total.addmm_(a, b)
+    else:
+        total += product(a, b)
+
+
+class LinearProduct(torch.autograd.Function):
+    """x (n, k) @ weight (m, k) transposed + bias (m,), all three products as `product` takes them."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return product(x, weight.T).add_(bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        grad_x = product(grad, weight) if ctx.needs_input_grad[0] else None
+        return grad_x, product(grad.T, x), grad.sum(0)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` with a bias, whose products on the CPU are `product`'s."""
+
+    def forward(self, x):
+        if torch.is_autocast_enabled(x.device.type) or not goes_to_onednn(x, self.weight):
+            return F.linear(x, self.weight, self.bias)
+        return LinearProduct.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias).view(*x.shape[:-1], -1)

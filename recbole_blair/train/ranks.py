@@ -1,0 +1,91 @@
+"""Ranks of targets among scores."""
+
+import numpy as np
+import torch
+
+COUNT_BYTES = 1 << 24  # of scores compared at a time on the CPU, so that they stay in the cache
+FLOAT32_COUNTS = 1 << 24  # whole numbers up to which float32 sums are exact
+BFLOAT16_PART = 256  # as many ones, at most, as bfloat16 counts exactly
+
+
+def rank_targets(scores, target):
+    """Rank each row's target among all items, the padding item left out.
+
+    Args:
+        scores (B, N) float: column 0 is the padding item.
+        target (B,) int64: item ids from 1.
+
+    Returns:
+        (B,) float64: 1 is best. Equal scores: the middle of the ties.
+
+    Raises:
+        FloatingPointError: a score is not a number.
+    """
+    candidates = scores[:, 1:]
+    own = candidates.gather(1, (target - 1)[:, None])
+    if candidates.device.type == "cpu":
+        return middle_ranks(*count_above_and_equal(candidates, own))
+    return numbers_only(device_ranks(candidates, own))
+
+
+def middle_ranks(above, ties):
+    """Ranks (B,) of the counts of scores above and equal to each row's own, itself included."""
+    return numbers_only(np.where(ties, above + (ties + 1.0) / 2.0, np.nan))  # nothing equals a NaN, not even itself
+
+
+def numbers_only(ranks):
+    """Return the ranks; raises where one is not a number."""
+    if np.isnan(ranks).any():
+        raise FloatingPointError("the model scores a target as NaN; lower the learning rate or use precision=fp32")
+    return ranks
+
+
+def count_above_and_equal(candidates, own):
+    """Count the scores (B, M) above and equal to each row's own (B, 1), on the CPU; two (B,) arrays of float64.
+
+    Comparisons are written as ones and zeros of the scores' own dtype, in chunks that stay in the cache: the processor
+    compares and sums those sixteen at a time, and booleans one by one.
+    """
+    rows = max(1, COUNT_BYTES // max(1, candidates.shape[1] * candidates.element_size()))
+    counts, buffer = np.empty((2, len(candidates))), torch.empty_like(candidates[:rows])
+    for start in range(0, len(candidates), rows):
+        part, mine = candidates[start : start + rows], own[start : start + rows]
+        ones = buffer[: len(part)]
+        counts[0, start : start + rows] = count_ones(torch.gt(part, mine, out=ones))
+        counts[1, start : start + rows] = count_ones(torch.eq(part, mine, out=ones))
+    return counts
+
+
+def count_ones(ones):
+    """Sum rows (B, M) of ones and zeros; (B,) float64 array.
+
+    bfloat16 in parts that it counts exactly: PyTorch copies rows to another dtype before it sums them in that.
+    """
+    wide = torch.float32 if ones.shape[1] <= FLOAT32_COUNTS else torch.float64
+    if ones.dtype == torch.bfloat16 and ones.shape[1] % BFLOAT16_PART == 0:
+        ones = ones.view(len(ones), -1, BFLOAT16_PART).sum(2)
+    return ones.sum(1, dtype=torch.promote_types(wide, ones.dtype)).double().numpy()
+
+
+def device_ranks(candidates, own):
+    """Rank each row's own score (B, 1), which is one of candidates (B, M), on a GPU: (B,) float64.
+
+    Each candidate adds 1 when above, 1/2 when equal: halves below 2^23, which float32 sums hold exactly. Sums of the
+    masks themselves would first be copied to eight bytes a score. A score that does not equal itself gives NaN.
+    """
+    beaten = candidates - own
+    torch.heaviside(beaten, beaten.new_tensor(0.5), out=beaten)
+    wide = torch.float32 if candidates.shape[1] < FLOAT32_COUNTS // 2 else torch.float64
+    ranks = beaten.sum(1, dtype=wide).double().add_(0.5).cpu().numpy()
+    return np.where(ranks < 1.0, np.nan, ranks)
+
+
+def drop_scores(scores, dropped, first_row=0, first_column=0):
+    """Set scores (b, m) to -inf where `dropped`, (row, column) of the whole (B, N), says so.
+
+    `scores` is the part of the whole that begins at the given row and column.
+    """
+    if dropped is not None:
+        row, column = dropped[0] - first_row, dropped[1] - first_column
+        inside = (row >= 0) & (row < scores.shape[0]) & (column >= 0) & (column < scores.shape[1])
+        scores[row[inside], column[inside]] = float("-inf")

@@ -1,0 +1,87 @@
+"""Products by another library than PyTorch's default: equal to float64's, gradients too, and only where it pays."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from recbole_blair import products
+from recbole_blair.products import Linear, add_product, goes_to_onednn, product
+
+
+@pytest.fixture(autouse=True)
+def everywhere(monkeypatch):
+    """oneDNN is in every x86 build; which processor this is does not matter."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        pytest.skip("this build of PyTorch has no oneDNN")
+    monkeypatch.setattr(products, "by_onednn", lambda: True)
+
+
+SHAPES = [(5, 7, 3), (1, 300, 1), (0, 8, 4), (4, 8, 0), (6, 0, 2), (300, 2, 200), (3, 400, 250), (250, 400, 3)]
+
+
+@pytest.mark.parametrize("n,k,m", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_product_in_every_layout(n, k, m, dtype):
+    for first, second in itertools.product((False, True), repeat=2):
+        a = (torch.randn(k, n).T if first else torch.randn(n, k)).to(dtype)
+        b = (torch.randn(m, k).T if second else torch.randn(k, m)).to(dtype)
+        exact, tolerance = a.double() @ b.double(), 2e-2 if dtype == torch.bfloat16 else 1e-4
+        torch.testing.assert_close(product(a, b).double(), exact, rtol=tolerance, atol=tolerance)
+        total = torch.ones(n, m, dtype=torch.promote_types(dtype, torch.float32))
+        add_product(total, a, b)
+        torch.testing.assert_close(total.double(), exact + 1, rtol=tolerance, atol=tolerance)
+
+
+def test_slices_and_repeated_rows():
+    a, b = torch.randn(100, 64)[10:20, 5:37], torch.randn(64, 90)[3:35, 7:20]
+    torch.testing.assert_close(product(a, b), a @ b, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(product(a[:1].expand(4, 32), b), (a @ b)[:1].expand(4, 13), rtol=1e-4, atol=1e-5)
+
+
+def test_parts_of_a_product_have_the_bits_of_the_whole():
+    """What the ranks in blocks live on; where it does not hold they are slower, not wrong."""
+    a, b = torch.randn(300, 304), torch.randn(2000, 304)
+    whole = product(a, b.T)
+    assert torch.equal(product(a, b[700:1100].T), whole[:, 700:1100])
+    rows = torch.randint(0, 2000, (300,))
+    own = torch.cat([product(a[i : i + 128], b[rows[i : i + 128]].T).diagonal() for i in range(0, 300, 128)])
+    assert torch.equal(own, whole[torch.arange(300), rows])
+
+
+@pytest.mark.parametrize("shape", [(9, 6), (2, 5, 6), (1, 6)])
+def test_linear_equals_pytorchs(shape):
+    ours, theirs = Linear(6, 4), nn.Linear(6, 4)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(shape)
+    xs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [layer(x) for layer, x in zip((ours, theirs), xs)]
+    assert type(outputs[0].grad_fn.next_functions[0][0]).__name__ == "LinearProductBackward"
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        output.square().sum().backward()
+    for pair in [[x.grad for x in xs], *zip(*([p.grad for p in layer.parameters()] for layer in (ours, theirs)))]:
+        torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
+
+
+def test_linear_in_a_bf16_run_is_pytorchs():
+    layer, x = Linear(6, 4), torch.randn(3, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+
+
+def test_only_float32_goes_to_onednn_and_only_on_such_a_processor(monkeypatch):
+    x = torch.randn(2, 2)
+    assert goes_to_onednn(x, x) and not goes_to_onednn(x, x.double()) and not goes_to_onednn(x.bfloat16())
+    monkeypatch.setattr(products, "by_onednn", lambda: False)
+    assert not goes_to_onednn(x)
+
+
+@pytest.mark.parametrize("vendor,expected", [("AuthenticAMD", True), ("GenuineIntel", False), (None, False)])
+def test_the_processor_decides(vendor, expected, monkeypatch, tmp_path):
+    monkeypatch.undo()
+    if vendor:
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\nvendor_id\t: {vendor}\n")
+    monkeypatch.setattr(products, "CPU_INFO", tmp_path / "cpuinfo")
+    assert products.by_onednn.__wrapped__() is (expected and torch.backends.mkl.is_available())
