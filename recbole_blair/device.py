@@ -50,3 +50,8 @@ def resolve_precision(name, device):
             stacklevel=2,
         )
     return name
+
+
+def per_device(sizes, device):
+    """The entry of a table of sizes, "cpu" and "cuda", for a torch.device."""
+    return sizes["cpu" if device.type == "cpu" else "cuda"]

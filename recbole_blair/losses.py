@@ -90,7 +90,7 @@ class BoundedSoftmaxLoss(torch.autograd.Function):
         scaled = (users.to(wide) * share).to(users.dtype)
         grad_items = torch.empty_like(items)
         for block, out in zip(exps, grad_items.split(parts[0].shape[0]), strict=True):
-            out.copy_(product(block.T, scaled))
+            product(block.T, scaled, out)
         grad_items.index_add_(0, target, (users.to(wide) / -n_users).to(items.dtype))
         ctx.save_for_backward(grad_users, grad_items)
         return loss

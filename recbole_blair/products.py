@@ -29,13 +29,15 @@ def goes_to_onednn(*tensors):
     return plain and by_onednn() and not torch.compiler.is_compiling()
 
 
-def product(a, b):
-    """a (n, k) @ b (k, m), (n, m), without a gradient."""
+def product(a, b, out=None):
+    """a (n, k) @ b (k, m), (n, m), without a gradient; into `out` where it is given."""
     if not goes_to_onednn(a, b) or not a.shape[1]:
-        return torch.mm(a, b)
+        return torch.mm(a, b, out=out)
     if not a.is_contiguous() and b.numel() < a.numel():  # oneDNN would copy a: turn the product around
-        return onednn_product(b.T, a.T).T
-    return onednn_product(a, b)
+        found = onednn_product(b.T, a.T).T
+    else:
+        found = onednn_product(a, b)
+    return found if out is None else out.copy_(found)
 
 
 def onednn_product(a, b):
@@ -67,10 +69,15 @@ class LinearProduct(torch.autograd.Function):
         return grad_x, product(grad.T, x), grad.sum(0)
 
 
+def linear(x, weight, bias):
+    """x (…, k) @ weight (m, k) transposed + bias (m,): (…, m)."""
+    if torch.is_autocast_enabled(x.device.type) or not goes_to_onednn(x, weight):
+        return F.linear(x, weight, bias)
+    return LinearProduct.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
+
+
 class Linear(nn.Linear):
     """`nn.Linear` with a bias, whose products on the CPU are `product`'s."""
 
     def forward(self, x):
-        if torch.is_autocast_enabled(x.device.type) or not goes_to_onednn(x, self.weight):
-            return F.linear(x, self.weight, self.bias)
-        return LinearProduct.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias).view(*x.shape[:-1], -1)
+        return linear(x, self.weight, self.bias)

@@ -29,6 +29,8 @@ def test_product_in_every_layout(n, k, m, dtype):
         b = (torch.randn(m, k).T if second else torch.randn(k, m)).to(dtype)
         exact, tolerance = a.double() @ b.double(), 2e-2 if dtype == torch.bfloat16 else 1e-4
         torch.testing.assert_close(product(a, b).double(), exact, rtol=tolerance, atol=tolerance)
+        out = torch.empty(n, m, dtype=dtype)
+        assert product(a, b, out) is out and torch.equal(out, product(a, b))
         total = torch.ones(n, m, dtype=torch.promote_types(dtype, torch.float32))
         add_product(total, a, b)
         torch.testing.assert_close(total.double(), exact + 1, rtol=tolerance, atol=tolerance)

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_blair.model.layers import ROWS_AT_A_TIME, fast_dropout, init_weights, per_device, row_chunks
+from recbole_blair.device import per_device
+from recbole_blair.model.layers import ROWS_AT_A_TIME, fast_dropout, init_weights, row_chunks
 from recbole_blair.products import add_product, product
 
 

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from recbole_blair.model.hstu_layers import per_device
+from recbole_blair.device import per_device
 from recbole_blair.model.hstu_loss import GATHER_ELEMENTS, is_small_table
 from recbole_blair.model.layers import row_chunks
 

@@ -46,12 +46,11 @@ class LRULayer(nn.Module):
             step *= 2
         return torch.view_as_real(state).flatten(-2)
 
-    def forward(self, x, at=None):
-        """Map (B, L, H) to (B, L, H), or to (B, 1, H) at the positions `at` (B,)."""
-        state = self.recur(self.state_in(x))
-        if at is not None:
-            row = torch.arange(len(x), device=x.device)
-            state, x = state[row, at][:, None], x[row, at][:, None]
+    def forward(self, x, histories, last=False):
+        """Map packed items (P, H) to (P, H), or to (B, H) at each history's last item."""
+        state = histories.mix(self.state_in(x), lambda part, length, rows: self.recur(part))
+        if last:
+            state, x = state[histories.last], x[histories.last]
         x = self.state_norm(x + fast_dropout(self.state_out(state), self.dropout_prob, self.training))
         inner = self.ff_out(fast_dropout(self.act(self.ff_in(x)), self.dropout_prob, self.training))
         return self.ff_norm(x + fast_dropout(inner, self.dropout_prob, self.training))
@@ -71,11 +70,8 @@ class LRUEncoder(HistoryEncoder):
             LRULayer(*sizes, self.dropout_prob, config["hidden_act"], eps, radius) for _ in range(config["n_layers"])
         )
 
-    def encode_padded(self, x):
-        """Take one group of histories (B, L, H) through all layers but the last; returns (B, L, H)."""
-        x = fast_dropout(self.norm(x), self.dropout_prob, self.training)
-        for layer in self.layers[:-1]:
-            x = layer(x)
+    def placed(self, x, histories):
+        """Nothing tells the positions apart but their order."""
         return x
 
 

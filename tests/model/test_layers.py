@@ -11,13 +11,8 @@ compat.apply()
 from recbole.model.layers import TransformerEncoder
 
 from recbole_blair.model.dot_product import Softmax
-from recbole_blair.model.layers import (
-    HistoryEncoder,
-    TransformerLayer,
-    fast_dropout,
-    gather_rows,
-    length_groups,
-)
+from recbole_blair.model.layers import HistoryEncoder, TransformerLayer, fast_dropout
+from recbole_blair.model.packed import PackedHistories, gather_rows, length_groups
 
 torch.set_default_dtype(torch.float32)
 
@@ -63,19 +58,22 @@ def test_transformer_layer_gives_recbole_output(act):
     x = torch.randn(2, 4, 8, dtype=torch.double)
     mask = torch.tril((item_seq != 0)[:, None, None, :].expand(-1, -1, 4, -1))
     expected = theirs(x, torch.where(mask, 0.0, -10000.0))[-1]
-    got = ours(x)
-    real = item_seq != 0
-    torch.testing.assert_close(got[real], expected[real], rtol=1e-9, atol=1e-9)
+    histories = PackedHistories(torch.tensor([4, 2]), 4)
+    rows = histories.order[histories.at], histories.step
+    torch.testing.assert_close(ours(x[rows], histories), expected[rows], rtol=1e-9, atol=1e-9)
+    last = expected[histories.order, torch.tensor([1, 3])]
+    torch.testing.assert_close(ours(x[rows], histories, last=True), last, rtol=1e-9, atol=1e-9)
 
 
 def plain_history(encoder, vectors, row, length):
     """One row after another, nothing padded, every layer on every position."""
     states = []
     for r, n in zip(row, length):
-        x = encoder.norm(vectors[r[:n]] + encoder.position_embedding.weight[:n])[None]
+        x = encoder.norm(vectors[r[:n]] + encoder.position_embedding.weight[:n])
+        alone = PackedHistories(n[None], int(n))
         for layer in encoder.layers:
-            x = layer(x)
-        states.append(x[0, -1])
+            x = layer(x, alone)
+        states.append(x[-1])
     return torch.stack(states)
 
 
