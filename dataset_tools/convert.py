@@ -7,6 +7,7 @@ items. Every order is total, so the same input gives the same bytes whatever the
 
 import contextlib
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -16,16 +17,15 @@ import numpy as np
 from dataset_tools import cleaning
 from dataset_tools.build_stats import build_file_names
 from dataset_tools.duck import quote
-from dataset_tools.events import ROWS_PER_BATCH, EventStream, cut_by_time, cut_last_out
-from dataset_tools.items import META_FIELDS, write_items
+from dataset_tools.events import EventStream, cut_by_time, cut_last_out
+from dataset_tools.item_table import format_table, item_batches, write_items
+from dataset_tools.items import META_FIELDS
 from dataset_tools.raw_files import GzipCheck, describe_line, line_number_of
 from dataset_tools.rows import write_rows
+from dataset_tools.users import ROWS_PER_BATCH, gather_events
 from recbole_blair.errors import InputError
 from recbole_blair.schema import SPLITS
 
-ITEMS_PER_BATCH = 8_192
-# Reviews are ordered by time * TIE + line number, in 128 bits: exact for 10^12 lines.
-TIE = 10**12
 VALID_FROM, TEST_FROM = 0.8, 0.9  # 8:1:1, for data that has no instants of its own
 
 
@@ -115,10 +115,11 @@ class Tally(NamedTuple):
     counts: dict  # by the name of the rule in `REVIEW_RULES`
     matched: int  # clean reviews whose item has metadata, repeated ones included
     lost: int  # distinct (user, item) pairs without metadata
+    runs: Iterable  # events of users with two or more; see `dataset_tools.users`
 
 
 def clean_reviews(duck, rules=cleaning.REVIEW_RULES):
-    """Make view `event` (user_id, item, ts, tie) of the clean reviews with metadata, table `person` of their users.
+    """Make view `event` (user_id, item, ts, tie) of the clean reviews with metadata; gather those that have rows.
 
     Returns:
         Tally: `repeated_user_item` holds only the pairs without metadata; the others are found while rows are made.
@@ -129,39 +130,26 @@ def clean_reviews(duck, rules=cleaning.REVIEW_RULES):
     by_rule = dict(duck.run("SELECT rule, count(*) FROM review GROUP BY rule"))
     counts = {rule.name: by_rule.get(number, 0) for number, rule in enumerate(rules, 1)}
     duck.run(
-        """CREATE TABLE linked AS SELECT user_id, item, ts, review.rowid AS tie,
-            CASE WHEN item IS NULL THEN review.item_id END AS lost_id
-        FROM review LEFT JOIN item USING (item_id) WHERE rule = 0""",
-        "items of the reviews",
+        """CREATE VIEW event AS SELECT user_id, item, ts, review.rowid AS tie FROM review JOIN item USING (item_id)
+        WHERE rule = 0"""
     )
-    duck.run(
-        """CREATE TABLE lost AS SELECT user_id, lost_id AS item_id, count(*) AS n FROM linked
-        WHERE lost_id IS NOT NULL GROUP BY user_id, lost_id"""
-    )
-    duck.run("CREATE VIEW event AS SELECT user_id, item, ts, tie FROM linked WHERE item IS NOT NULL")
-    make_persons(duck)
+    count_lost = """CREATE TABLE lost AS SELECT user_id, item_id, count(*) AS n FROM review
+        ANTI JOIN item USING (item_id) WHERE rule = 0 GROUP BY user_id, item_id"""
+    with duck.beside(lambda con, _: con.execute(count_lost)) as lost_counted:
+        gathered = gather_events(duck, by_rule.get(0, 0), "users")
+        lost_counted()
     user, item = cleaning.unusable_id_sql("user_id"), cleaning.unusable_id_sql("item_id")
-    counts["unusable_ids"] = drop(duck, "person", user) + drop(duck, "lost", f"{user} OR {item}")
+    counts["unusable_ids"] = gathered.unusable + drop_lost(duck, f"{user} OR {item}")
     lost, lost_reviews = duck.run("SELECT count(*), coalesce(sum(n), 0)::BIGINT FROM lost")[0]
-    matched = duck.value("SELECT coalesce(sum(n), 0)::BIGINT FROM person")
     counts["repeated_user_item"], counts["item_without_metadata"] = lost_reviews - lost, lost
-    return Tally(sum(by_rule.values()), counts, matched, lost)
+    return Tally(sum(by_rule.values()), counts, gathered.usable, lost, gathered.runs)
 
 
-def make_persons(duck):
-    """Make table `person` (user_id, first, n) of the users of `event`; first orders them by time, then line."""
-    duck.run(
-        f"""CREATE OR REPLACE TABLE person AS
-        SELECT user_id, min(ts::HUGEINT * {TIE} + tie) AS first, count(*) AS n FROM event GROUP BY user_id""",
-        "users",
-    )
-
-
-def drop(duck, table, condition):
-    """Delete rows of a table; return how many reviews they stood for."""
-    dropped = duck.value(f"SELECT coalesce(sum(n), 0)::BIGINT FROM {table} WHERE {condition}")
+def drop_lost(duck, condition):
+    """Delete rows of table `lost`; return how many reviews they stood for."""
+    dropped = duck.value(f"SELECT coalesce(sum(n), 0)::BIGINT FROM lost WHERE {condition}")
     if dropped:
-        duck.run(f"DELETE FROM {table} WHERE {condition}")
+        duck.run(f"DELETE FROM lost WHERE {condition}")
     return dropped
 
 
@@ -184,29 +172,12 @@ def resolve_instants(duck, valid_start_ms, test_start_ms):
         return valid_start_ms, test_start_ms
     valid, test = duck.run(
         f"""SELECT quantile_disc(t, {VALID_FROM}), quantile_disc(t, {TEST_FROM}) FROM
-        (SELECT min(ts) AS t FROM event WHERE user_id IN (SELECT user_id FROM person) GROUP BY user_id, item)"""
+        (SELECT min(ts) AS t FROM event WHERE NOT {cleaning.unusable_id_sql("user_id")} GROUP BY user_id, item)"""
     )[0]
     return (
         valid if valid_start_ms is None else valid_start_ms,
         test if test_start_ms is None else test_start_ms,
     )
-
-
-def item_chunks(duck, order):
-    """Yield an ItemBatch of each chunk of the items `order` (n,), in that order."""
-    import pyarrow as pa
-
-    from dataset_tools.plain_items import plain_item_sql, to_item_batch
-
-    ranks = pa.table({"item": pa.array(order.astype(np.int32)), "position": pa.array(np.arange(len(order)))})
-    duck.con.register("ranks", ranks)
-    source = (
-        f"(SELECT item.item_id, position, {', '.join(META_FIELDS)} FROM ranks JOIN item USING (item) "
-        "JOIN meta ON meta.rowid = item.line)"
-    )
-    for batch in duck.batches(plain_item_sql(source, META_FIELDS), ITEMS_PER_BATCH):
-        yield to_item_batch(batch)
-    duck.con.unregister("ranks")
 
 
 def load_item_ids(duck):
@@ -236,17 +207,16 @@ def check_splits(counts, valid_start_ms, test_start_ms, protocol):
     raise InputError(f"the split leaves {' and '.join(empty)} without a row (rows: {rows}; {cut}); {fix}")
 
 
-def write_build(duck, folder, build, settings, cut):
-    """Write the four data files into `folder`; return (RowCounts, ItemCounts, repeated interactions)."""
+def write_build(duck, folder, build, settings, runs, cut, formatted):
+    """Write the four data files into `folder`; return (RowCounts, ItemCounts, repeated interactions).
+
+    `formatted` waits for the table of that name.
+    """
     from tqdm import tqdm
 
     *inter_names, item_name = build_file_names(build)
     item_ids = load_item_ids(duck)
-    duck.run(
-        "CREATE TABLE owner AS SELECT user_id, row_number() OVER (ORDER BY first) AS u FROM person WHERE n > 1",
-        "users by first event",
-    )
-    stream = EventStream(duck, cut, len(item_ids))
+    stream = EventStream(runs, cut, len(item_ids))
     with contextlib.ExitStack() as stack:
         files = {
             name: stack.enter_context(open(folder / file_name, "wb", buffering=1 << 20))
@@ -263,7 +233,8 @@ def write_build(duck, folder, build, settings, cut):
             order = np.concatenate([order, np.setdiff1d(np.arange(len(item_ids)), order)])
         file = stack.enter_context(open(folder / item_name, "wb", buffering=1 << 20))
         bar = stack.enter_context(tqdm(total=len(order), desc="item texts", unit="item", disable=not duck.progress))
-        items = write_items(item_chunks(duck, order), file, settings["ascii_text"], table3_items, bar, duck.threads)
+        formatted()
+        items = write_items(item_batches(duck, order), file, table3_items, bar)
         for done in (*flushed, disk.submit(_flush, file)):
             done.result()
     return rows, items, stream.repeats
@@ -310,24 +281,27 @@ def convert_tables(duck, review_path, folder, build, settings, rules=cleaning.RE
     `rules` are those that the column `rule` of `review` counts, from 1.
     """
     meta_lines, meta_counts = clean_metadata(duck)
-    tally = clean_reviews(duck, rules)
-    check_left(tally, review_path)
-    counts, after_dedup = tally.counts, tally.matched + tally.lost
-    valid_start_ms, test_start_ms = None, None
-    if settings["protocol"] == "last_out":
-        from dataset_tools.last_out import keep_core
 
-        cut = cut_last_out
-        after_dedup, found = keep_core(duck)
-        counts.update(found)
-        make_persons(duck)
-        events = duck.value("SELECT coalesce(sum(n), 0)::BIGINT FROM person")
-    else:
-        instants = settings["valid_start_ms"], settings["test_start_ms"]
-        valid_start_ms, test_start_ms = resolve_instants(duck, *instants)
-        cut = cut_by_time(valid_start_ms, test_start_ms)
-        events = tally.matched
-    rows, items, repeats = write_build(duck, folder, build, settings, cut)
+    def format_beside(con, stopped):
+        format_table(con, stopped, settings["ascii_text"], duck.threads)
+
+    with duck.beside(format_beside) as formatted:  # NumPy's sorting, on one core, leaves the others free
+        tally = clean_reviews(duck, rules)
+        check_left(tally, review_path)
+        counts, after_dedup, events, runs = tally.counts, tally.matched + tally.lost, tally.matched, tally.runs
+        valid_start_ms, test_start_ms = None, None
+        if settings["protocol"] == "last_out":
+            from dataset_tools.last_out import keep_core
+
+            cut = cut_last_out
+            after_dedup, found = keep_core(duck)
+            counts.update(found)
+            events, _, runs = gather_events(duck, after_dedup, "users")
+        else:
+            instants = settings["valid_start_ms"], settings["test_start_ms"]
+            valid_start_ms, test_start_ms = resolve_instants(duck, *instants)
+            cut = cut_by_time(valid_start_ms, test_start_ms)
+        rows, items, repeats = write_build(duck, folder, build, settings, runs, cut, formatted)
     check_splits(rows, valid_start_ms, test_start_ms, settings["protocol"])
     counts["repeated_user_item"] += repeats
     return {

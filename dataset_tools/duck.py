@@ -1,13 +1,17 @@
 """A DuckDB session in a folder of its own: bounded memory, spill to disk, progress, plain errors."""
 
+import contextlib
 import errno
 import threading
+from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from recbole_blair.errors import InputError
 
 MAX_THREADS = 8  # each JSON reader thread holds tens of MB of buffers; more threads only wait for the disk
 _POLL_S = 0.1
+_UNITS = {unit: 1024**power for power, unit in enumerate(("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"))}
 _FULL_DISK = ("no space left", "disk quota", "max_temp_directory_size", "could not write")
 
 
@@ -101,6 +105,35 @@ class Duck:
             yield from con.sql(sql).to_arrow_reader(rows)
         except (self.error, OSError) as error:
             raise self.explain(error) from error
+
+    @contextlib.contextmanager
+    def beside(self, work):
+        """Run `work(connection, stopped)` in a thread; yields a function that waits for its end.
+
+        Left before that, its statement is interrupted, and `stopped` (threading.Event) is set.
+        """
+        con, stopped = self.con.cursor(), threading.Event()
+
+        def wait():
+            try:
+                running.result()
+            except (self.error, OSError) as error:
+                raise self.explain(error) from error
+
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(work, con, stopped)
+            try:
+                yield wait
+            finally:
+                stopped.set()
+                while not running.done():  # it may be between two statements
+                    con.interrupt()
+                    futures.wait([running], _POLL_S)
+
+    def memory_bytes(self):
+        """Return the memory limit in bytes."""
+        number, unit = self.value("SELECT current_setting('memory_limit')").split()
+        return int(float(number) * _UNITS[unit])
 
     def explain(self, error):
         """Turn DuckDB's error into a full disk, an InputError the user can act on, or itself."""

@@ -1,61 +1,25 @@
-"""Raw metadata in, the `.item` file out: one line an item, hashes and lengths gathered on the way."""
+"""Raw metadata in, lines of the `.item` file out, in Python; `item_table` has DuckDB make what needs no cleaning."""
 
-import collections
-import contextlib
-import hashlib
 import json
 import math
 import re
 from typing import NamedTuple
 
 from dataset_tools.plain_items import RECIPE
-from recbole_blair.schema import ITEM_COLUMNS
 from recbole_blair.text.item_text import RECIPES, atomic_text, clean_list, join_fields
 
 META_FIELDS = ("title", "features", "categories", "description", "store", "price")
 DECIMAL_COMMA = re.compile(r"(\d+|\d{1,3}(\.\d{3})+),\d{1,2}")
 TEXT_FIELDS = META_FIELDS[:-1]
-TEXT_COLUMN = 2  # of a line
-RECORDS_BEFORE_WORKERS = 20_000  # fewer are formatted sooner than processes have started
 
 
 class Chunk(NamedTuple):
     """Some items, formatted; bytes, so that a process can hand them to another as they are."""
 
-    lines: bytes  # of the file, each with its newline
+    lines: bytes  # of the file, joined by newlines
     ids: bytes  # joined by newlines
-    texts: bytes  # as the file holds them, joined by newlines
     lengths: list  # characters of each text before quotes are rewritten
-    bad_prices: int  # prices that are no number
-
-
-class ItemCounts:
-    """What the `.item` file holds: number, hashes, and the characters of the text as Table 3 counts them."""
-
-    def __init__(self):
-        self.items = 0
-        self.characters = 0  # of the first `table3_items` texts, before quotes are rewritten
-        self.without_text = 0
-        self.bad_prices = 0
-        self._ids = hashlib.sha256()
-        self._texts = hashlib.sha256()
-
-    def add(self, chunk, table3_items):
-        """Count the items of a `Chunk` and feed its ids and texts into the hashes (`ids_hash`, `text_hash`)."""
-        if not chunk.lengths:
-            return
-        lead = b"\n" if self.items else b""
-        for digest, text in ((self._ids, chunk.ids), (self._texts, chunk.texts)):
-            digest.update(lead)
-            digest.update(text)
-        self.characters += sum(chunk.lengths[: max(0, table3_items - self.items)])
-        self.without_text += chunk.lengths.count(0)
-        self.bad_prices += chunk.bad_prices
-        self.items += len(chunk.lengths)
-
-    def hashes(self):
-        """Return (ids hash, text hash), equal to those of `recbole_blair.text.item_text`."""
-        return self._ids.hexdigest(), self._texts.hexdigest()
+    bad_prices: list  # of bool: the price is no number
 
 
 def parse_price(value):
@@ -143,74 +107,22 @@ def format_items(records, ascii_only):
     Returns:
         Chunk: see there.
     """
-    lines, ids, texts, lengths, bad = [], [], [], [], 0
+    lines, ids, lengths, bad = [], [], [], []
     values = json.loads(f"[{','.join(records)}]")  # one call a chunk: most of a call is its start
     for record, (item_id, *meta) in zip(records, values):
-        line, text, length, bad_price = format_item(item_id, meta, ascii_only, is_plain(record))
+        line, _, length, bad_price = format_item(item_id, meta, ascii_only, is_plain(record))
         lines.append(line)
         ids.append(item_id)
-        texts.append(text)
         lengths.append(length)
-        bad += bad_price
-    lines.append("")
-    return Chunk("\n".join(lines).encode(), "\n".join(ids).encode(), "\n".join(texts).encode(), lengths, bad)
-
-
-def write_items(batches, file, ascii_only, table3_items, bar, workers=1):
-    """Write the `.item` file.
-
-    Args:
-        batches (iterable of ItemBatch): in the order of the file.
-        file: open for writing bytes.
-        ascii_only (bool): see `recbole_blair.text.item_text.clean_text`.
-        table3_items (int): leading items that occur in a row, over which the mean text length is taken.
-        bar (tqdm): advanced by items.
-        workers (int): processes that format; 1 formats in this one.
-
-    Returns:
-        ItemCounts: see there.
-    """
-    counts = ItemCounts()
-    file.write(("\t".join(ITEM_COLUMNS) + "\n").encode())
-    held: collections.deque = collections.deque()  # batches whose records are being formatted
-
-    def records():
-        for batch in batches:
-            held.append(batch)
-            yield batch.records
-
-    with contextlib.closing(format_chunks(records(), ascii_only, workers)) as formatted:  # a failure ends the workers
-        for chunk in formatted:
-            chunk = merge(held.popleft(), chunk)
-            file.write(chunk.lines)
-            counts.add(chunk, table3_items)
-            bar.update(len(chunk.lengths))
-    return counts
-
-
-def merge(batch, chunk):
-    """Put the formatted records of an ItemBatch in their places; returns the Chunk of the whole batch."""
-    lines = list(batch.lines)
-    texts = [None if line is None else line.split(b"\t", 3)[TEXT_COLUMN] for line in lines]
-    lengths = [0 if text is None else len(text) for text in texts]  # ASCII where DuckDB formatted it
-    if chunk.lengths:
-        places = (place for place, line in enumerate(batch.lines) if line is None)
-        ready = zip(places, chunk.lines.split(b"\n"), chunk.texts.split(b"\n"), chunk.lengths)
-        for place, line, text, length in ready:
-            lines[place], texts[place], lengths[place] = line, text, length
-    lines.append(b"")
-    return Chunk(b"\n".join(lines), b"\n".join(batch.ids), b"\n".join(texts), lengths, chunk.bad_prices)
+        bad.append(bad_price)
+    return Chunk("\n".join(lines).encode(), "\n".join(ids).encode(), lengths, bad)
 
 
 def format_chunks(chunks, ascii_only, workers):
-    """Yield the `Chunk` of each list of records, in order; the first `RECORDS_BEFORE_WORKERS` are formatted here."""
-    chunks, formatted = iter(chunks), 0
-    for records in chunks:
-        yield format_items(records, ascii_only)
-        formatted += len(records)
-        if workers > 1 and formatted >= RECORDS_BEFORE_WORKERS:
-            break
-    else:
+    """Yield the `Chunk` of each list of records, in order; 0 workers: formatted in this process."""
+    if not workers:
+        for records in chunks:
+            yield format_items(records, ascii_only)
         return
     from dataset_tools.item_workers import ItemWorkers
 

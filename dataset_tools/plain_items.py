@@ -3,8 +3,6 @@
 Held equal to `dataset_tools.items.format_item` by a test. What DuckDB cannot be sure of stays for that function.
 """
 
-from typing import NamedTuple
-
 from recbole_blair.text.item_text import RECIPES
 
 RECIPE = "recommendation"
@@ -14,27 +12,11 @@ _GAP = "chr(1)"  # stands between the strings of a list; JSON holds every contro
 _MAX_PRICE_WIDTH = 11  # longer ones might be written with an exponent
 
 
-class ItemBatch(NamedTuple):
-    """Items in the order of the file; an item that DuckDB did not format has None and its raw record instead."""
-
-    ids: list  # bytes
-    lines: list  # bytes, without newlines; or None
-    records: list  # JSON arrays (str) of the items with None, in order
-
-
-def to_item_batch(batch):
-    """Turn an Arrow record batch of the columns of `plain_item_sql` into an ItemBatch."""
-    import pyarrow as pa
-
-    ids, lines = (batch.column(name).cast(pa.binary()).to_pylist() for name in ("item_id", "line"))
-    return ItemBatch(ids, lines, batch.column("record").drop_null().to_pylist())
-
-
 def plain_item_sql(source, fields):
-    """Return SQL that gives, in the order of `position`, the columns of `to_item_batch`.
+    """Return SQL that gives item, item_id and line, characters, bad_price; or, in place of the last three, record.
 
     Args:
-        source (str): FROM clause with the columns item_id, position and, as JSON, the fields.
+        source (str): FROM clause with the columns item, item_id and, as JSON, the fields.
         fields (tuple of str): names of the metadata fields, in the order of a record.
     """
     raw = ", ".join(f"nullif({name}::VARCHAR, 'null') AS {name}_raw" for name in fields)
@@ -43,23 +25,28 @@ def plain_item_sql(source, fields):
     texts += [f"{_list_sql(name + '_raw')} AS {name}_text" for name in _LISTS]
     shapes = [_string_shape(f"{name}_raw") for name in _STRINGS] + [_list_shape(f"{name}_raw") for name in _LISTS]
     shapes.append(_price_shape("price_raw"))
+    trimmed = ", ".join(_trim_sql(f"{name}_raw") for name in (*_STRINGS, *_LISTS))
     sentences = ", ".join(_sentence_sql(name) for name in RECIPES[RECIPE])
     tokens = f"replace(replace(categories_text, ' ', '_'), {_GAP}, ' ')"
     cells = ("item_id", "title_text", "item_text", tokens, "store_text", "price_raw")
     line = ", chr(9), ".join(f"coalesce({cell}, '')" for cell in cells)
-    return f"""SELECT item_id, CASE WHEN plain THEN concat({line}) END AS line,
+    return f"""SELECT item, item_id, CASE WHEN plain THEN concat({line}) END AS line,
+            CASE WHEN plain THEN strlen(coalesce(item_text, '')) END AS characters,
+            CASE WHEN plain THEN false END AS bad_price,
             CASE WHEN NOT plain THEN json_array(item_id, {", ".join(fields)})::VARCHAR END AS record FROM (
         SELECT * REPLACE (plain AND NOT contains(concat({", ".join(f"{name}_text" for name in _LISTS)}), '"') AS plain),
             concat_ws(' ', {sentences}) AS item_text FROM (
         SELECT *, {", ".join(texts)}, coalesce({_clean_sql("raw")} AND {" AND ".join(shapes)}, false) AS plain FROM (
+        SELECT * REPLACE ({trimmed}) FROM (
+        SELECT *, contains(raw, '" ') OR contains(raw, ' "') AS spaced FROM (
         SELECT *, concat_ws(',', {joined}) AS raw FROM (
-        SELECT *, {raw} FROM {source})))) ORDER BY position"""
+        SELECT *, {raw} FROM {source}))))))"""
 
 
 def _clean_sql(raw):
     """SQL: the strings are ASCII without escape, tag or entity, and none is empty."""
     absent = ", ".join(f"NOT contains({raw}, {text})" for text in (r"'\'", "'<'", "'  '", "chr(127)", "'\"\"'"))
-    absent += f", NOT contains({raw}, '\" \"')"
+    absent += f", NOT (spaced AND contains({raw}, '\" \"'))"
     return (
         f"strlen({raw}) = length({raw}) AND {absent.replace(', NOT', ' AND NOT')} "
         f"AND (NOT contains({raw}, '&') OR NOT contains(replace({raw}, '& ', ''), '&'))"
@@ -71,7 +58,7 @@ def _string_shape(field):
 
 
 def _string_sql(field):
-    return f"trim(substr({field}, 2, strlen({field}) - 2), ' ')"
+    return f"substr({field}, 2, strlen({field}) - 2)"
 
 
 def _list_shape(field):
@@ -80,9 +67,12 @@ def _list_shape(field):
 
 def _list_sql(field):
     """The list's strings with `_GAP` between them; a quote is left if it holds anything but strings."""
-    joined = f"replace(trim(substr({field}, 3, strlen({field}) - 4), ' '), '\",\"', {_GAP})"
-    joined = f"replace(replace({joined}, ' ' || {_GAP}, {_GAP}), {_GAP} || ' ', {_GAP})"
-    return f"CASE WHEN {field} <> '[]' THEN {joined} END"
+    return f"CASE WHEN {field} <> '[]' THEN replace(substr({field}, 3, strlen({field}) - 4), '\",\"', {_GAP}) END"
+
+
+def _trim_sql(field):
+    """The strings without the one space that either end may have; sooner than `trim`, which walks over characters."""
+    return f"CASE WHEN spaced THEN replace(replace({field}, '\" ', '\"'), ' \"', '\"') ELSE {field} END AS {field}"
 
 
 def _price_shape(field):

@@ -4,17 +4,22 @@ import io
 import json
 import os
 import signal
+import threading
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raw_data import meta
+from tqdm import tqdm
 
-from dataset_tools.convert import clean_metadata, item_chunks, load_metadata
+from dataset_tools.convert import clean_metadata, load_metadata
 from dataset_tools.duck import Duck
+from dataset_tools.item_table import format_table, item_batches, texts_of, write_items
 from dataset_tools.item_workers import ItemWorkers
-from dataset_tools.items import META_FIELDS, format_item, format_items, is_plain, parse_price, write_items
-from dataset_tools.plain_items import ItemBatch
+from dataset_tools.items import META_FIELDS, format_chunks, format_item, format_items, is_plain, parse_price
+from recbole_blair.text.item_text import ids_hash, text_hash
 
 PIECES = ["a", " ", "&", "& ", "&amp;", "&lt", "<b>", "< ", "\x7f", "\x00", "é", '"', "\t", ".", "​", "Tea & Pots"]
 STRINGS = st.lists(st.sampled_from(PIECES), max_size=4).map("".join)
@@ -55,6 +60,9 @@ SHAPES = [  # title, features, categories, description, store, price
     ['q"q', ["a\\"], ["é"], ["<b>"], "AT&T", 1e22],
     ["ends in &", ["&amp;"], ["a  b"], ["tab\t"], "\x7f", 0.00001],
     ["null", ["null"], ["[]"], ["]"], "{", 12345678901.5],
+    [" a b", ["a ", " b ", "c"], [" x y"], [" ,", ", "], " s", 7.5],
+    [" ", ["a"], ["b"], ["c"], "s", 1.5],
+    ["a", [" "], ["b"], ["c "], "s", 1.5],
     ["end?", ["a."], ["b"], ["c!"], "s", -1.5],
 ]
 
@@ -73,22 +81,17 @@ def test_duckdb_formats_as_python(tmp_path, spaced):
     with Duck(folder, "1GB", 1, False) as duck:
         load_metadata(duck, path)
         clean_metadata(duck)
-        (batch,) = item_chunks(duck, np.arange(len(records)))
-    expected = [format_item(f"B{i}", values, False)[0].encode() for i, values in enumerate(records)]
-    found = [line if line is not None else right for line, right in zip(batch.lines, expected)]
-    assert found == expected
-    assert [line is None for line in batch.lines[:5]] == [False, False, False, False, True]
-    assert len(batch.records) == batch.lines.count(None) < len(records)
-    assert format_items(batch.records, False).lines.splitlines() == [
-        right for line, right in zip(batch.lines, expected) if line is None
-    ]
+        format_table(duck.con, threading.Event(), False, 1)
+        found = duck.run("SELECT line, characters, bad_price FROM formatted WHERE line IS NOT NULL ORDER BY item")
+        plain = duck.run("SELECT bool_and(record IS NULL) FROM formatted GROUP BY item ORDER BY item")
+    expected = [format_item(f"B{i}", values, False) for i, values in enumerate(records)]
+    assert found == [(line, characters, bad_price) for line, _, characters, bad_price in expected]
+    assert [one for (one,) in plain[:5]] == [True, True, True, True, False]
 
 
-class Bar:
-    n = 0
-
-    def update(self, n):
-        self.n += n
+def test_texts_of_lines_with_empty_cells():
+    lines = pa.array(["x\tx\tx\tx\tx\tx", "i1\ttitle\ta text, \u00e9.\tc\ts\t1.0", "i2\t\t\t\t\t", "i3\tt\tlast\t\t\t"])
+    assert texts_of(lines[1:]).to_pylist() == ["a text, \u00e9.", "", "last"]
 
 
 def chunks(n=5, size=40):
@@ -99,32 +102,36 @@ def chunks(n=5, size=40):
         ]
 
 
-def batches():
-    for number, records in enumerate(chunks()):
-        ids = [json.loads(record)[0].encode() for record in records]
-        if number == 2:  # DuckDB formatted every one of these
-            lines = format_items(records, False).lines.split(b"\n")[:-1]
-            yield ItemBatch(ids, lines, [])
-        else:  # and each of these but the first
-            lines = format_items(records[:1], False).lines.split(b"\n")[:1] + [None] * (len(records) - 1)
-            yield ItemBatch(ids, lines, records[1:])
-
-
-def written(workers, ascii_only=False):
-    file, bar = io.BytesIO(), Bar()
-    counts = write_items(batches(), file, ascii_only, 90, bar, workers)
-    return file.getvalue(), counts.hashes(), counts.items, counts.characters, counts.bad_prices, bar.n
-
-
-def test_workers_write_the_same_bytes(monkeypatch):
-    alone = written(1)
-    monkeypatch.setattr("dataset_tools.items.RECORDS_BEFORE_WORKERS", 50)
-    assert alone[0].decode().splitlines()[1:3] == [
+def test_workers_write_the_same_bytes():
+    alone = list(format_chunks(chunks(), False, 0))
+    assert alone[0].lines.decode().splitlines()[:2] == [
         "B0\tThing 0\tThing 0. f.\t\t\t0.0",
         "B1\tThing 1 ''x''\tThing 1 ''x''. f.\t\t\t1.0",
     ]
-    assert alone[2] == alone[5] == 200
-    assert written(3) == alone
+    assert list(format_chunks(chunks(), False, 3)) == alone
+
+
+@pytest.mark.parametrize("without_worker", [0, 10**6])
+def test_items_are_written_in_the_order_asked_for(tmp_path, monkeypatch, without_worker):
+    monkeypatch.setattr("dataset_tools.item_table.RECORDS_WITHOUT_WORKER", without_worker)
+    path, folder = tmp_path / "meta.jsonl", tmp_path / "duck"
+    folder.mkdir()
+    metadata = [meta(f"B{i}", f"Thing {i}" + (' "x"' if i % 3 else "")) for i in range(3000)]
+    metadata[7] = meta("B7", None, price="from 12")
+    path.write_text("\n".join(map(json.dumps, metadata)) + "\n", encoding="utf-8")
+    order = np.random.default_rng(1).permutation(3000)[:2500]
+    order = np.append(order[order != 7], 7)
+    file = io.BytesIO()
+    with Duck(folder, "1GB", 2, False) as duck:
+        load_metadata(duck, path)
+        clean_metadata(duck)
+        format_table(duck.con, threading.Event(), False, 2)
+        counts = write_items(item_batches(duck, order), file, len(order) - 1, tqdm(disable=True))
+    expected = [format_item(f"B{i}", [metadata[i].get(field) for field in META_FIELDS], False) for i in order]
+    assert file.getvalue().decode().split("\n")[1:] == [*(line for line, *_ in expected), ""]
+    assert counts.hashes() == (ids_hash([f"B{i}" for i in order]), text_hash([text for _, text, *_ in expected]))
+    assert counts.characters == sum(characters for *_, characters, _ in expected[:-1])
+    assert (counts.items, counts.without_text, counts.bad_prices) == (len(order), 1, 1)
 
 
 def test_a_worker_that_dies_is_named():

@@ -1,0 +1,51 @@
+"""A DuckDB session: work beside the main thread ends with it, and its failure is told."""
+
+import time
+
+import pytest
+
+from dataset_tools.duck import Duck
+from recbole_blair.errors import InputError
+
+
+@pytest.fixture
+def duck(tmp_path):
+    with Duck(tmp_path, "200MB", 2, False) as session:
+        yield session
+
+
+def test_work_beside_is_waited_for(duck):
+    with duck.beside(lambda con, _: con.execute("CREATE TABLE made AS SELECT 7 AS x")) as made:
+        made()
+        assert duck.value("SELECT x FROM made") == 7
+
+
+def test_work_beside_is_stopped_when_left(duck):
+    seen = []
+
+    def work(con, stopped):
+        try:
+            con.execute(
+                "SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE a.range + b.range = 3"
+            ).fetchall()
+        finally:
+            seen.append(stopped.is_set())
+
+    begin = time.monotonic()
+    with pytest.raises(ZeroDivisionError), duck.beside(work):
+        time.sleep(0.2)
+        raise ZeroDivisionError
+    assert seen == [True] and time.monotonic() - begin < 30
+
+
+def test_a_failure_beside_is_explained(duck):
+    query = "CREATE TABLE big AS SELECT list(range) AS x FROM range(100000000)"
+    with (
+        pytest.raises(InputError, match="more than --memory_limit=200MB"),
+        duck.beside(lambda con, _: con.execute(query)) as made,
+    ):
+        made()
+
+
+def test_memory_limit_in_bytes(duck):
+    assert abs(duck.memory_bytes() - 2 * 10**8) < 10**5
