@@ -58,7 +58,7 @@ def _build_line(folder, settings, raw_bytes, memory_limit, unknown):
         )
     return (
         f"build      {folder}: to be converted ({settings['protocol']}), {need}, memory up to {memory_limit} for "
-        f"DuckDB; {free} are free"
+        f"DuckDB and as much, 2 GiB at most, beside it; {free} are free"
     )
 
 
