@@ -143,9 +143,9 @@ def main():
     wrong, gap = agreement(args.device, "bf16" in precisions)
     assert wrong == 0.0 and (gap is None or gap < 0.005), (wrong, gap)
     flags = ("--scale", args.scale, "--device", args.device)
-    naive = measure.run_side(__file__, "--side=naive", *flags)
-    for precision in precisions:
-        ours = measure.run_side(__file__, f"--side={precision}", "--batches", args.batches, *flags)
+    sides = {p: [f"--side={p}", "--batches", args.batches, *flags] for p in precisions}
+    found, naive = measure.run_around(__file__, sides, ["--side=naive", *flags])
+    for precision, ours in found.items():
         measure.emit(
             f"evaluation_{precision}_{args.scale}", ours_s=ours["s"], reference_s=naive["s"],
             ratio=naive["s"] / ours["s"], batch_s=ours["batch_s"], table_s=ours["table_s"],

@@ -210,9 +210,9 @@ def main():
     assert loss_gap < 1e-5 and grad_gap < 1e-4, (loss_gap, grad_gap)
     flags = ("--scale", args.scale, "--device", args.device)
     repeats = 1 if args.device == "cpu" else args.repeats
-    naive = measure.run_side(__file__, "--side=naive", f"--repeats={repeats}", *flags)
-    for precision in measure.precisions(args.device):
-        ours = measure.run_side(__file__, f"--side={precision}", f"--repeats={args.repeats}", *flags)
+    sides = {p: [f"--side={p}", f"--repeats={args.repeats}", *flags] for p in measure.precisions(args.device)}
+    found, naive = measure.run_around(__file__, sides, ["--side=naive", f"--repeats={repeats}", *flags])
+    for precision, ours in found.items():
         measure.emit(
             f"unisrec_step_{precision}_{args.scale}", ours_s=ours["s"], reference_s=naive["s"],
             ratio=naive["s"] / ours["s"], peak_mb=ours["peak_mb"], reference_peak_mb=naive["peak_mb"],

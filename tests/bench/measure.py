@@ -74,6 +74,25 @@ def precisions(device):
     return ("fp32",)
 
 
+def run_around(script, sides, reference):
+    """Run each of `sides`, then the reference, then each again: a machine's clock drifts within minutes.
+
+    Args:
+        sides (dict): arguments of each side, by name; reference (list): arguments.
+
+    Returns:
+        (dict of the sides' lines: the mean of both runs' seconds, the larger peak; the reference's line).
+    """
+    before = {name: run_side(script, *args) for name, args in sides.items()}
+    other = run_side(script, *reference)
+    after = {name: run_side(script, *args) for name, args in sides.items()}
+    merged = {}
+    for name, line in before.items():
+        seconds = {k: (v + after[name][k]) / 2 for k, v in line.items() if k == "s" or k.endswith("_s")}
+        merged[name] = {**line, **seconds, "peak_mb": max(line["peak_mb"], after[name]["peak_mb"])}
+    return merged, other
+
+
 def run_side(script, *args):
     """Run one side of a bench in a process of its own, so that its peak memory is its own; returns its JSON line."""
     done = subprocess.run(

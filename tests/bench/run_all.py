@@ -15,7 +15,14 @@ SMALL = {  # what makes a bench short where it has no --scale
     "bench_search.py": ["--items=8000", "--queries=128", "--documents=2000", "--asked=100", "--repeats=1"],
     "bench_pretraining.py": ["--shape=tiny", "--repeats=1"],
 }
-SCALED = ("bench_conversion.py", "bench_evaluation.py", "bench_growth.py", "bench_loading.py", "bench_training_step.py")
+SCALED = (
+    "bench_conversion.py",
+    "bench_evaluation.py",
+    "bench_growth.py",
+    "bench_loading.py",
+    "bench_products.py",
+    "bench_training_step.py",
+)
 LEFT_OUT = {"bench_pretraining_rows.py", "bench_new_items.py"}  # they train the rows of results tables, for long
 
 

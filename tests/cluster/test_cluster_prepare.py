@@ -84,7 +84,7 @@ def test_tasks_fit_the_nodes():
     )
     with pytest.raises(InputError, match="--threads=9, but the largest node has 8 CPUs"):
         task_resources(nodes, {"threads": 9, "memory_limit": "4GB"})
-    with pytest.raises(InputError, match="--memory_limit=1TB and 2 GiB beside it are more than a node has to give"):
+    with pytest.raises(InputError, match="--memory_limit=1TB and 3 GiB beside it are more than a node has to give"):
         task_resources(nodes, {"threads": 1, "memory_limit": "1TB"})
 
 
