@@ -14,8 +14,9 @@ CPU_INFO = Path("/proc/cpuinfo")
 def by_onednn():
     """True where float32 products go to oneDNN instead of PyTorch's default, MKL: on AMD's processors.
 
-    MKL is slower there by about a tenth (tests/bench/bench_products.py). A fixed rule, not a measurement at run time: the two differ in the last bits,
-    and a resumed run must take the one that it began with.
+    MKL is slower there by about a tenth (tests/bench/bench_products.py).
+    A fixed rule, not a measurement at run time: the two differ in the last bits, and a resumed run must take the one
+    that it began with.
     """
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False

@@ -18,8 +18,6 @@ from recbole_blair.train.display import say
 
 CPUS_A_TASK = 4  # of a domain, where --threads does not say
 BESIDE_DUCKDB = 3 << 30  # bytes of a task beyond DuckDB's limit: events in NumPy, rows as text, other processes
-    3 << 30
-)  # bytes of a task beyond DuckDB's limit: events in NumPy (2 GiB at most), rows as text, processes
 MAX_RETRIES = 3  # of a task whose process or node was lost
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 

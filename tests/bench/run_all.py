@@ -16,6 +16,9 @@ SMALL = {  # what makes a bench short where it has no --scale
     "bench_pretraining.py": ["--shape=tiny", "--repeats=1"],
 }
 SCALED = (
+    "bench_conversion.py", "bench_evaluation.py", "bench_growth.py", "bench_loading.py", "bench_products.py",
+    "bench_training_step.py",
+)  # fmt: skip
     "bench_conversion.py",
     "bench_evaluation.py",
     "bench_growth.py",
