@@ -19,13 +19,6 @@ SCALED = (
     "bench_conversion.py", "bench_evaluation.py", "bench_growth.py", "bench_loading.py", "bench_products.py",
     "bench_training_step.py",
 )  # fmt: skip
-    "bench_conversion.py",
-    "bench_evaluation.py",
-    "bench_growth.py",
-    "bench_loading.py",
-    "bench_products.py",
-    "bench_training_step.py",
-)
 LEFT_OUT = {"bench_pretraining_rows.py", "bench_new_items.py"}  # they train the rows of results tables, for long
 
 
