@@ -8,7 +8,7 @@ from torch import nn
 
 from recbole_blair.device import per_device
 from recbole_blair.model.layers import ROWS_AT_A_TIME, fast_dropout, init_weights, row_chunks
-from recbole_blair.products import add_product, product
+from recbole_blair.products import add_product, linear, product
 
 
 class ExpertMixture(torch.autograd.Function):
@@ -180,5 +180,5 @@ class MLPAdaptor(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             for i, layer in enumerate(self.layers):
                 x = fast_dropout(F.relu(x) if i else x, self.dropout_prob, self.training)
-                x = F.linear(x, layer.weight.to(dtype), layer.bias.to(dtype))
+                x = linear(x, layer.weight.to(dtype), layer.bias.to(dtype))
         return x
