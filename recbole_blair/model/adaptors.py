@@ -33,11 +33,11 @@ class ExpertMixture(torch.autograd.Function):
         for span in row_chunks(len(x), per_device(ExpertMixture.CHUNK, x.device)):
             outputs = product(x[span], weight.view(-1, width).T)
             experts, share = outputs.view(-1, n_experts, hidden), gates[span].to(x.dtype)
-            mixed[span].copy_(weighted_sums(experts, share)).addmm_(share, shift, alpha=-1)
+            mixed[span] = weighted_sums(experts, share)
             if any(ctx.needs_input_grad):
                 kept.append(experts)
         ctx.save_for_backward(x, weight, shift, gates, *kept)
-        return mixed
+        return mixed.addmm_(gates.to(x.dtype), shift, alpha=-1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -45,16 +45,14 @@ class ExpertMixture(torch.autograd.Function):
         x, weight, shift, gates, *kept = ctx.saved_tensors
         n_experts, hidden, width = weight.shape
         grad_weight = torch.zeros(n_experts * hidden, width, dtype=gates.dtype, device=x.device)
-        grad_shift = torch.zeros(n_experts, hidden, dtype=gates.dtype, device=x.device)
-        grad_gates = torch.empty_like(gates)
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad, share = grad.contiguous(), gates.to(x.dtype)
+        grad_shift, grad_gates = -(share.T @ grad), -(grad @ shift.T).to(gates.dtype)
         for span, experts in zip(row_chunks(len(x), per_device(ExpertMixture.CHUNK, x.device)), kept, strict=True):
             # (E, H, n): rows last, as the product wants them
             spread = (share[span].T.contiguous()[:, None] * grad[span].T.contiguous()).view(n_experts * hidden, -1)
             add_product(grad_weight, spread, x[span])
-            grad_shift -= share[span].T @ grad[span]
-            grad_gates[span] = expert_products(experts, grad[span]) - grad[span] @ shift.T
+            grad_gates[span] += expert_products(experts, grad[span])
             if grad_x is not None:
                 grad_x[span] = product(spread.T, weight.view(-1, width))
         return grad_x, grad_weight.view_as(weight).to(weight.dtype), grad_shift.to(weight.dtype), grad_gates
