@@ -87,7 +87,7 @@ class TransformerLayer(nn.Module):
             (P, H), or (B, H) with `last`.
         """
         mixed = self.attend_last(x, histories) if last else histories.mix(self.qkv(x), self.attend)
-        x = x[histories.last] if last else x
+        x = x.index_select(0, histories.last) if last else x
         x = self.attn_norm(fast_dropout(self.attn_out(mixed), self.hidden_dropout, self.training) + x)
         inner = self.ff_out(self.act(self.ff_in(x)))
         return self.ff_norm(fast_dropout(inner, self.hidden_dropout, self.training) + x)
@@ -101,7 +101,7 @@ class TransformerLayer(nn.Module):
     def attend_last(self, x, histories):
         """Attention of each history's last item alone: (P, H) to (B, H)."""
         hidden = x.shape[1]
-        query = linear(x[histories.last], self.qkv.weight[:hidden], self.qkv.bias[:hidden])
+        query = linear(x.index_select(0, histories.last), self.qkv.weight[:hidden], self.qkv.bias[:hidden])
 
         def attend(kv, length, rows):
             (q,), (k, v) = self.heads(query[rows, None], 1), self.heads(kv, 2)
@@ -192,7 +192,7 @@ class HistoryEncoder(nn.Module):
 
     def placed(self, x, histories):
         """Add what tells the positions apart to item vectors (P, H)."""
-        return x + self.position_embedding.weight[histories.step]
+        return x + self.position_embedding(histories.step)
 
 
 def init_weights(module, std):

@@ -37,20 +37,25 @@ class PackedHistories:
 
         Yields:
             (b, l, C) right-padded with zeros; lengths (b,); which packed rows these are, a slice; of each of their
-            items, its place among b x l.
+            items, its place among b x l, or None where none is padding.
         """
         first = 0
         for start, stop, width, n_here in self.groups:
-            here = slice(first, first + n_here)
-            slot = (self.at[here] - start) * width + self.step[here]
-            flat = x.new_zeros((stop - start) * width, x.shape[1]).index_copy_(0, slot, x[here])
+            here, size = slice(first, first + n_here), (stop - start) * width
             first += n_here
-            yield flat.view(stop - start, width, -1), self.length[start:stop], slice(start, stop), slot
+            part, slot = x[here], None
+            if n_here < size:
+                slot = (self.at[here] - start) * width + self.step[here]
+                part = x.new_zeros(size, x.shape[1]).index_copy_(0, slot, part)
+            yield part.view(stop - start, width, -1), self.length[start:stop], slice(start, stop), slot
 
     def mix(self, x, layer):
         """Apply layer((b, l, C), length, rows), which gives (b, l, H), to packed items (P, C): (P, H)."""
-        groups = self.padded(x)
-        return torch.cat([layer(part, length, rows).flatten(0, 1)[slot] for part, length, rows, slot in groups])
+        mixed = []
+        for part, length, rows, slot in self.padded(x):
+            states = layer(part, length, rows).flatten(0, 1)
+            mixed.append(states if slot is None else states.index_select(0, slot))
+        return torch.cat(mixed)
 
     def mix_last(self, x, layer):
         """Apply layer((b, l, C), length, rows), which gives (b, H), to packed items (P, C): (B, H), in packed order."""
