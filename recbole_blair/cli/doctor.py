@@ -155,6 +155,7 @@ def print_devices():
     import torch
 
     from recbole_blair.device import has_fast_bf16
+    from recbole_blair.products import by_onednn
 
     devices = [torch.device("cpu")] + [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
     for device in devices:
@@ -163,7 +164,8 @@ def print_devices():
             card = torch.cuda.get_device_properties(device)
             name = f"{card.name}, {card.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
         else:
-            name = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+            library = "oneDNN" if by_onednn() else "PyTorch's default"
+            name = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, float32 by {library}"
         print_line(str(device), name, f"bf16 {native}")
     if len(devices) == 1:
         why = "this torch is a CPU build" if torch.version.cuda is None else "no driver or no card"

@@ -196,6 +196,8 @@ def test_blocks_of_items_rank_as_whole_rows_do(coarse, at_once):
     scores[dropped] = float("-inf")
     expected = rank_targets(scores, target).tolist()
     assert scorer.ranks(users, target, dropped).tolist() == expected
+    scorer.on_cpu = False  # a GPU's way: some users at a time, whole rows
+    assert scorer.ranks(users, target, dropped).tolist() == expected
 
 
 def test_a_target_whose_score_comes_out_otherwise_in_its_block_is_ranked_from_its_whole_row(monkeypatch):
