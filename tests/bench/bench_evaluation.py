@@ -131,7 +131,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", default="small", choices=measure.SCALES)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batches", type=int, default=6)
+    parser.add_argument("--batches", type=int, default=16)
     parser.add_argument("--side", choices=("naive", "fp32", "bf16"))
     args = parser.parse_args()
     compat.apply()
