@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_tools.rows import Events, flatten_ranges, history_bounds, string_bytes, write_rows
+from dataset_tools.rows import Events, flatten_ranges, history_bounds, string_bytes, writing_rows
 from recbole_blair.schema import INTER_COLUMNS, SPLITS
 
 ITEM_IDS = pa.array([f"i{n}" for n in range(10)])
@@ -33,7 +33,8 @@ def cut(run, size):
 
 def write(run, size, max_history):
     files = {split: io.BytesIO() for split in SPLITS}
-    counts = write_rows(cut(run, size), files, ITEM_IDS, max_history)
+    with writing_rows(cut(run, size), files, ITEM_IDS, max_history) as counts:
+        pass
     return {split: file.getvalue() for split, file in files.items()}, counts
 
 
