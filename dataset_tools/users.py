@@ -197,7 +197,7 @@ def sorted_runs(table, position, begin):
         mine = users[first:last]
         _, events = flatten_ranges(begin[mine], n[mine])
         user = np.repeat(np.arange(len(mine)), n[mine])
-        events = events[order_events(user, ts[events], tie[events])]  # a user's stay where it has its own
+        events = events[order_events(user, ts[events], tie[events])]
         yield Run(names.take(pa.array(position[begin[mine]])), user, item[events].astype(np.int64), ts[events])
         first = last
 
