@@ -20,7 +20,7 @@ from dataset_tools.events import EventStream, cut_by_time, cut_last_out
 from dataset_tools.item_table import format_table, item_batches, write_items
 from dataset_tools.items import META_FIELDS
 from dataset_tools.raw_files import GzipCheck, describe_line, line_number_of
-from dataset_tools.rows import writing_rows
+from dataset_tools.rows import FORMAT_THREADS, writing_rows
 from dataset_tools.users import ROWS_PER_BATCH, gather_events
 from recbole_blair.errors import InputError
 from recbole_blair.schema import SPLITS
@@ -223,7 +223,8 @@ def write_build(duck, folder, build, settings, runs, cut, formatted):
         }
         bar = stack.enter_context(tqdm(desc="rows", unit="event", disable=not duck.progress))
         batches = _counted(stream, bar)
-        with writing_rows(batches, files, item_ids, settings["max_history"], _flush) as rows:
+        threads = max(1, min(FORMAT_THREADS, duck.threads - 1))  # one core counts: the items wait for their order
+        with writing_rows(batches, files, item_ids, settings["max_history"], threads, _flush) as rows:
             bar.close()
             order = rows.item_order()
             table3_items = len(order)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from recbole_blair.schema import INTER_COLUMNS, SPLITS
 
-FORMAT_THREADS = 2  # more would wait for the one that fetches and counts; each holds the text of a batch
+FORMAT_THREADS = 2  # at most: more would wait for the one that fetches and counts; each holds the text of a batch
 BATCHES_AHEAD = 32  # counted but not yet written; without its text a batch takes some 5 MB
 
 
@@ -201,7 +201,7 @@ def string_bytes(strings):
 
 
 @contextlib.contextmanager
-def writing_rows(batches, files, item_ids, max_history, done=None):
+def writing_rows(batches, files, item_ids, max_history, threads=FORMAT_THREADS, done=None):
     """Write the rows of every split and count them; yields as soon as they are counted.
 
     The last rows are written while the block runs; left without an error, the files are whole.
@@ -211,6 +211,7 @@ def writing_rows(batches, files, item_ids, max_history, done=None):
         files (dict): split name to a file open for writing bytes; each gets its header here.
         item_ids (pa.StringArray): (items,) id of each item index.
         max_history (int): the longest history that is kept.
+        threads (int): that format, beside the one that fetches and counts.
         done (callable | None): called with each file once it is whole, beside the block.
 
     Yields:
@@ -219,7 +220,7 @@ def writing_rows(batches, files, item_ids, max_history, done=None):
     for file in files.values():
         file.write("\t".join(INTER_COLUMNS).encode())
     counts = RowCounts(len(item_ids))
-    pool = ThreadPoolExecutor(FORMAT_THREADS)  # Arrow and NumPy let go of the interpreter while they copy
+    pool = ThreadPoolExecutor(threads)  # Arrow and NumPy let go of the interpreter while they copy
     waiting: collections.deque = collections.deque()
     before = pool.submit(lambda: None)
     try:

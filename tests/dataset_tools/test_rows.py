@@ -33,9 +33,9 @@ def cut(run, size):
         yield Events(*(column[begin:end] for column in run))
 
 
-def write(run, size, max_history):
+def write(run, size, max_history, threads=2):
     files = {split: io.BytesIO() for split in SPLITS}
-    with writing_rows(cut(run, size), files, ITEM_IDS, max_history) as counts:
+    with writing_rows(cut(run, size), files, ITEM_IDS, max_history, threads) as counts:
         pass
     return {split: file.getvalue() for split, file in files.items()}, counts
 
@@ -88,7 +88,7 @@ def test_batches_make_no_difference(lengths, items, size, max_history):
     run = events(lengths, items)
     whole, counts = write(run, 1000, max_history)
     parts, found = write(run, size, max_history)
-    assert parts == whole
+    assert parts == whole == write(run, size, max_history, threads=1)[0]
     for name in ("n_users", "first_rows", "history_items"):
         assert getattr(found, name) == getattr(counts, name)
     assert counts.n_users == sum(length > 1 for length in lengths)
@@ -99,7 +99,7 @@ def test_batches_make_no_difference(lengths, items, size, max_history):
 
 def test_files_are_whole_and_done_after_the_block():
     files, done = {split: io.BytesIO() for split in SPLITS}, []
-    with writing_rows(cut(events([3, 2, 4], range(9)), 2), files, ITEM_IDS, 5, done.append) as counts:
+    with writing_rows(cut(events([3, 2, 4], range(9)), 2), files, ITEM_IDS, 5, done=done.append) as counts:
         assert counts.rows.sum() == 6 and counts.item_order().tolist() == list(range(9))
     assert done == list(files.values())
     assert sum(file.getvalue().count(b"\n") for file in files.values()) == 6 + len(SPLITS)
