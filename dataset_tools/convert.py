@@ -8,7 +8,6 @@ items. Every order is total, so the same input gives the same bytes whatever the
 import contextlib
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from dataset_tools.events import EventStream, cut_by_time, cut_last_out
 from dataset_tools.item_table import format_table, item_batches, write_items
 from dataset_tools.items import META_FIELDS
 from dataset_tools.raw_files import GzipCheck, describe_line, line_number_of
-from dataset_tools.rows import write_rows
+from dataset_tools.rows import FORMAT_THREADS, writing_rows
 from dataset_tools.users import ROWS_PER_BATCH, gather_events
 from recbole_blair.errors import InputError
 from recbole_blair.schema import SPLITS
@@ -210,7 +209,7 @@ def check_splits(counts, valid_start_ms, test_start_ms, protocol):
 def write_build(duck, folder, build, settings, runs, cut, formatted):
     """Write the four data files into `folder`; return (RowCounts, ItemCounts, repeated interactions).
 
-    `formatted` waits for the table of that name.
+    Items are written beside the last rows. `formatted` waits for the table of that name.
     """
     from tqdm import tqdm
 
@@ -223,20 +222,19 @@ def write_build(duck, folder, build, settings, runs, cut, formatted):
             for name, file_name in zip(SPLITS, inter_names)
         }
         bar = stack.enter_context(tqdm(desc="rows", unit="event", disable=not duck.progress))
-        rows = write_rows(_counted(stream, bar), files, item_ids, settings["max_history"])
-        bar.close()
-        disk = stack.enter_context(ThreadPoolExecutor(1))  # the disk takes the rows while the items are formatted
-        flushed = [disk.submit(_flush, file) for file in files.values()]
-        order = rows.item_order()
-        table3_items = len(order)
-        if settings["catalogue"] == "all":
-            order = np.concatenate([order, np.setdiff1d(np.arange(len(item_ids)), order)])
-        file = stack.enter_context(open(folder / item_name, "wb", buffering=1 << 20))
-        bar = stack.enter_context(tqdm(total=len(order), desc="item texts", unit="item", disable=not duck.progress))
-        formatted()
-        items = write_items(item_batches(duck, order), file, table3_items, bar)
-        for done in (*flushed, disk.submit(_flush, file)):
-            done.result()
+        batches = _counted(stream, bar)
+        threads = max(1, min(FORMAT_THREADS, duck.threads - 1))  # one core counts: the items wait for their order
+        with writing_rows(batches, files, item_ids, settings["max_history"], threads, _flush) as rows:
+            bar.close()
+            order = rows.item_order()
+            table3_items = len(order)
+            if settings["catalogue"] == "all":
+                order = np.concatenate([order, np.setdiff1d(np.arange(len(item_ids)), order)])
+            file = stack.enter_context(open(folder / item_name, "wb", buffering=1 << 20))
+            bar = stack.enter_context(tqdm(total=len(order), desc="item texts", unit="item", disable=not duck.progress))
+            formatted()
+            items = write_items(item_batches(duck, order), file, table3_items, bar)
+            _flush(file)
     return rows, items, stream.repeats
 
 

@@ -6,6 +6,7 @@ may reach back over it, and no row sees anything that comes later in that order.
 """
 
 import collections
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -15,7 +16,8 @@ import pyarrow.compute as pc
 
 from recbole_blair.schema import INTER_COLUMNS, SPLITS
 
-FORMAT_THREADS = 2  # more would wait for the one that fetches and counts
+FORMAT_THREADS = 2  # at most: more would wait for the one that fetches and counts; each holds the text of a batch
+BATCHES_AHEAD = 32  # counted but not yet written; without its text a batch takes some 5 MB
 
 
 class Events(NamedTuple):
@@ -198,33 +200,41 @@ def string_bytes(strings):
     return memoryview(data)[ends[strings.offset] : ends[strings.offset + len(strings)]]
 
 
-def write_rows(batches, files, item_ids, max_history):
-    """Write the rows of every split and count them.
+@contextlib.contextmanager
+def writing_rows(batches, files, item_ids, max_history, threads=FORMAT_THREADS, done=None):
+    """Write the rows of every split and count them; yields as soon as they are counted.
+
+    The last rows are written while the block runs; left without an error, the files are whole.
 
     Args:
         batches (iterable of Events): sorted; a user may go on in the next batch.
         files (dict): split name to a file open for writing bytes; each gets its header here.
         item_ids (pa.StringArray): (items,) id of each item index.
         max_history (int): the longest history that is kept.
+        threads (int): that format, beside the one that fetches and counts.
+        done (callable | None): called with each file once it is whole, beside the block.
 
-    Returns:
+    Yields:
         RowCounts: rows, users, items and history lengths.
     """
     for file in files.values():
         file.write("\t".join(INTER_COLUMNS).encode())
     counts = RowCounts(len(item_ids))
+    pool = ThreadPoolExecutor(threads)  # Arrow and NumPy let go of the interpreter while they copy
     waiting: collections.deque = collections.deque()
-    with ThreadPoolExecutor(FORMAT_THREADS) as pool:  # Arrow and NumPy let go of the interpreter while they copy
+    before = pool.submit(lambda: None)
+    try:
         for events, bounds in _rows_of(batches, max_history):
-            waiting.append((pool.submit(format_rows, events, item_ids, *bounds), events.split[bounds[0]]))
+            before = pool.submit(_write_batch, files, events, item_ids, bounds, before)
+            waiting.append(before)
             counts.add(events, *bounds)
-            if len(waiting) > FORMAT_THREADS:
-                _write_lines(files, *waiting.popleft())
-        while waiting:
-            _write_lines(files, *waiting.popleft())
-    for file in files.values():
-        file.write(b"\n")
-    return counts
+            if len(waiting) > BATCHES_AHEAD:
+                waiting.popleft().result()
+        before = pool.submit(_end_files, files, done, before)
+        yield counts
+        before.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _rows_of(batches, max_history):
@@ -240,15 +250,24 @@ def _rows_of(batches, max_history):
         context = tail_of_last_user(events, max(max_history, 2))
 
 
-def _write_lines(files, lines, split):
-    """Write the formatted lines of a batch to the files of their splits, (rows,) int8."""
-    lines = lines.result()
+def _write_batch(files, events, item_ids, bounds, before):
+    """Format the rows of a batch; write them to the files of their splits once `before`, of the last batch, is done."""
+    lines, split = format_rows(events, item_ids, *bounds), events.split[bounds[0]]
+    before.result()  # begun sooner: never one that waits for this thread
     for number, name in enumerate(SPLITS):
         mine = split == number
         if mine.all():
             files[name].write(string_bytes(lines))
         elif mine.any():
             files[name].write(string_bytes(lines.filter(pa.array(mine))))
+
+
+def _end_files(files, done, before):
+    before.result()
+    for file in files.values():
+        file.write(b"\n")
+        if done:
+            done(file)
 
 
 def drop_repeats(events, n_items):

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataset_tools.cleaning import UNUSABLE_ID_PATTERN, UNUSABLE_ID_WORDS
-from dataset_tools.rows import string_bytes
+from dataset_tools.rows import flatten_ranges, string_bytes
 
 HASH = "hash(user_id)"
 EVENT_BYTES = 160  # of memory for an event while its part is worked on
@@ -178,26 +178,27 @@ def columns_of(table, position):
 
 
 def sorted_runs(table, position, begin):
-    """Yield the Runs of the events at `position` of a table, sorted here."""
+    """Yield the Runs of the events at `position` of a table; users are sorted first, each Run's events when it is due.
+
+    What takes the Runs can work beside it on the one before.
+    """
     if not len(begin):
         return
     n = np.diff(begin, append=len(position))
     item, ts, tie = columns_of(table, position)
-    first_ts, first_tie = first_events(ts, tie, begin, n)
-    users = order_by(first_ts, first_tie)
-    names = table.column("user_id").combine_chunks().take(pa.array(position[begin[users]]))
-    rank = np.empty(len(users), np.int64)
-    rank[users] = np.arange(len(users))
-    user = np.repeat(rank, n)
-    order = order_events(user, ts, tie)
-    user, item, ts = user[order], item[order], ts[order]
+    users = order_by(*first_events(ts, tie, begin, n))
+    names = table.column("user_id").combine_chunks()
+    del table  # its memory: the rows take some
     ends = np.cumsum(n[users])
     first = 0
-    while first < len(names):
-        begin_row = ends[first - 1] if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, begin_row + ROWS_PER_BATCH, "right")))
-        rows = slice(begin_row, ends[last - 1])
-        yield Run(names[first:last], user[rows] - first, item[rows].astype(np.int64), ts[rows])
+    while first < len(users):
+        before = ends[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + ROWS_PER_BATCH, "right")))
+        mine = users[first:last]
+        _, events = flatten_ranges(begin[mine], n[mine])
+        user = np.repeat(np.arange(len(mine)), n[mine])
+        events = events[order_events(user, ts[events], tie[events])]
+        yield Run(names.take(pa.array(position[begin[mine]])), user, item[events].astype(np.int64), ts[events])
         first = last
 
 

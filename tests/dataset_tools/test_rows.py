@@ -1,13 +1,15 @@
 """The row writer alone: histories by hand, and the same rows however the events are cut into batches."""
 
+import errno
 import io
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_tools.rows import Events, flatten_ranges, history_bounds, string_bytes, write_rows
+from dataset_tools.rows import Events, flatten_ranges, history_bounds, string_bytes, writing_rows
 from recbole_blair.schema import INTER_COLUMNS, SPLITS
 
 ITEM_IDS = pa.array([f"i{n}" for n in range(10)])
@@ -31,9 +33,10 @@ def cut(run, size):
         yield Events(*(column[begin:end] for column in run))
 
 
-def write(run, size, max_history):
+def write(run, size, max_history, threads=2):
     files = {split: io.BytesIO() for split in SPLITS}
-    counts = write_rows(cut(run, size), files, ITEM_IDS, max_history)
+    with writing_rows(cut(run, size), files, ITEM_IDS, max_history, threads) as counts:
+        pass
     return {split: file.getvalue() for split, file in files.items()}, counts
 
 
@@ -85,10 +88,37 @@ def test_batches_make_no_difference(lengths, items, size, max_history):
     run = events(lengths, items)
     whole, counts = write(run, 1000, max_history)
     parts, found = write(run, size, max_history)
-    assert parts == whole
+    assert parts == whole == write(run, size, max_history, threads=1)[0]
     for name in ("n_users", "first_rows", "history_items"):
         assert getattr(found, name) == getattr(counts, name)
     assert counts.n_users == sum(length > 1 for length in lengths)
     assert (found.rows == counts.rows).all() and (found.users == counts.users).all()
     assert (found.targets == counts.targets).all()
     assert found.item_order().tolist() == counts.item_order().tolist()
+
+
+def test_files_are_whole_and_done_after_the_block():
+    files, done = {split: io.BytesIO() for split in SPLITS}, []
+    with writing_rows(cut(events([3, 2, 4], range(9)), 2), files, ITEM_IDS, 5, done=done.append) as counts:
+        assert counts.rows.sum() == 6 and counts.item_order().tolist() == list(range(9))
+    assert done == list(files.values())
+    assert sum(file.getvalue().count(b"\n") for file in files.values()) == 6 + len(SPLITS)
+
+
+@pytest.mark.parametrize("batches", [3, 200])
+def test_a_failed_write_is_raised(batches):
+    class Full(io.BytesIO):
+        def write(self, data):
+            if self.tell():
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    run, files = events([2] * batches, [1, 2] * batches), {split: Full() for split in SPLITS}
+    with pytest.raises(OSError, match="No space left"), writing_rows(cut(run, 2), files, ITEM_IDS, 5):
+        pass
+
+
+def test_an_error_in_the_block_is_the_one_raised():
+    files = {split: io.BytesIO() for split in SPLITS}
+    with pytest.raises(KeyError, match="mine"), writing_rows(cut(events([9], range(9)), 2), files, ITEM_IDS, 5):
+        raise KeyError("mine")
