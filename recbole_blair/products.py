@@ -25,8 +25,9 @@ def by_onednn():
 
 def goes_to_onednn(*tensors):
     """True for float32 tensors on such a CPU, outside of a compiled graph."""
-    plain = all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
-    return plain and by_onednn() and not torch.compiler.is_compiling()
+    if torch.compiler.is_compiling():
+        return False
+    return all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors) and by_onednn()
 
 
 def product(a, b, out=None):
