@@ -4,6 +4,7 @@ import warnings
 
 from recbole_blair.errors import InputError
 
+CACHE_BYTES = 1 << 24  # of a block that is worked on at a time on the CPU, so that it stays in the cache
 ALIGNED = 8  # a GPU's matrix units want rows of whole 16 bytes: so many bfloat16 numbers
 
 

@@ -3,11 +3,10 @@
 import torch
 import torch.nn.functional as F
 
-from recbole_blair.device import ALIGNED
+from recbole_blair.device import ALIGNED, CACHE_BYTES
 from recbole_blair.products import add_product, product
 
 SOFTMAX_CHUNK = 1024  # rows whose logits over all items exist at a time
-BLOCK_BYTES = 1 << 24  # of logits that are worked on at a time on the CPU, so that they stay in the cache
 SUM_PART = 128  # numbers summed to one bfloat16 on the way to a row's sum
 LARGEST_BOUND = 40.0  # sums of exp(40) and of exp(-40) are normal float32 values
 DEVICE_LOGITS = 1 << 28  # logits that exist at a time on a GPU: half a gigabyte in bfloat16
@@ -139,8 +138,8 @@ class DeviceBoundedSoftmaxLoss(torch.autograd.Function):
 
 
 def block_width(users, n_items):
-    """How many items' logits with all users (B, H) fit BLOCK_BYTES; a whole number of SUM_PARTs."""
-    width = BLOCK_BYTES // (len(users) * users.element_size())
+    """How many items' logits with all users (B, H) fit CACHE_BYTES; a whole number of SUM_PARTs."""
+    width = CACHE_BYTES // (len(users) * users.element_size())
     return max(1, min(n_items, max(SUM_PART, width - width % SUM_PART)))
 
 

@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
-COUNT_BYTES = 1 << 24  # of scores compared at a time on the CPU, so that they stay in the cache
+from recbole_blair.device import CACHE_BYTES
+from recbole_blair.losses import row_sums
+
 FLOAT32_COUNTS = 1 << 24  # whole numbers up to which float32 sums are exact
-BFLOAT16_PART = 256  # as many ones, at most, as bfloat16 counts exactly
 
 
 def rank_targets(scores, target):
@@ -46,7 +47,7 @@ def count_above_and_equal(candidates, own):
     Comparisons are written as ones and zeros of the scores' own dtype, in chunks that stay in the cache: the processor
     compares and sums those sixteen at a time, and booleans one by one.
     """
-    rows = max(1, COUNT_BYTES // max(1, candidates.shape[1] * candidates.element_size()))
+    rows = max(1, CACHE_BYTES // max(1, candidates.shape[1] * candidates.element_size()))
     counts, buffer = np.empty((2, len(candidates))), torch.empty_like(candidates[:rows])
     for start in range(0, len(candidates), rows):
         part, mine = candidates[start : start + rows], own[start : start + rows]
@@ -57,14 +58,9 @@ def count_above_and_equal(candidates, own):
 
 
 def count_ones(ones):
-    """Sum rows (B, M) of ones and zeros; (B,) float64 array.
-
-    bfloat16 in parts that it counts exactly: PyTorch copies rows to another dtype before it sums them in that.
-    """
+    """Sum rows (B, M) of ones and zeros; (B,) float64 array. The parts of `row_sums` are exact here."""
     wide = torch.float32 if ones.shape[1] <= FLOAT32_COUNTS else torch.float64
-    if ones.dtype == torch.bfloat16 and ones.shape[1] % BFLOAT16_PART == 0:
-        ones = ones.view(len(ones), -1, BFLOAT16_PART).sum(2)
-    return ones.sum(1, dtype=torch.promote_types(wide, ones.dtype)).double().numpy()
+    return row_sums(ones, torch.promote_types(wide, ones.dtype)).squeeze(1).double().numpy()
 
 
 def device_ranks(candidates, own):

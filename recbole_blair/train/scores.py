@@ -4,16 +4,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from recbole_blair.device import ALIGNED
+from recbole_blair.device import ALIGNED, CACHE_BYTES
+from recbole_blair.losses import SUM_PART
 from recbole_blair.products import product
-from recbole_blair.train.ranks import (
-    BFLOAT16_PART,
-    COUNT_BYTES,
-    count_above_and_equal,
-    drop_scores,
-    middle_ranks,
-    rank_targets,
-)
+from recbole_blair.train.ranks import count_above_and_equal, drop_scores, middle_ranks, rank_targets
 
 N_PARTS = 3  # bfloat16 numbers that hold a float32 one: three times eight bits
 OWN_AT_ONCE = 128  # users whose targets' scores are taken from one small product
@@ -90,9 +84,9 @@ class DotScores:
         return ranks
 
     def block_width(self, n_users):
-        """Items whose scores with so many users fit the cache and `max_elements`; a whole number of `BFLOAT16_PART`."""
-        width = min(COUNT_BYTES // self.table.element_size(), self.max_elements) // max(1, n_users)
-        return max(1, width - width % BFLOAT16_PART if width > BFLOAT16_PART else width)
+        """Items whose scores with so many users fit the cache and `max_elements`; a whole number of `SUM_PART`."""
+        width = min(CACHE_BYTES // self.table.element_size(), self.max_elements) // max(1, n_users)
+        return max(1, width - width % SUM_PART if width > SUM_PART else width)
 
     def own_scores(self, laid, target):
         """The score of each user's own target, (B, 1), of laid-out users."""

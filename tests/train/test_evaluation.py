@@ -134,7 +134,7 @@ def test_a_model_that_scores_nan_stops_the_evaluation(dataset):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("at_once", [1, 3000, 1 << 24])
 def test_counts_do_not_depend_on_how_many_rows_are_compared_at_a_time(dtype, at_once, monkeypatch):
-    monkeypatch.setattr(ranks, "COUNT_BYTES", at_once)
+    monkeypatch.setattr(ranks, "CACHE_BYTES", at_once)
     scores = torch.from_numpy(np.random.default_rng(0).integers(0, 50, (7, 301))).to(dtype)
     above, ties = count_above_and_equal(scores, scores[:, 5:6])
     assert above.tolist() == (scores > scores[:, 5:6]).sum(1).tolist()
