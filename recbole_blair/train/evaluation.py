@@ -13,7 +13,7 @@ from recbole_blair.schema import ITEM_ID
 from recbole_blair.train.ahead import ahead
 from recbole_blair.train.metrics import compute_metrics
 from recbole_blair.train.progress import progress_bar
-from recbole_blair.train.ranks import drop_scores, rank_targets
+from recbole_blair.train.ranks import rank_in_parts
 from recbole_blair.train.scores import DotScores
 
 MORE_ON_A_GPU = 8  # times max_score_elements, which is chosen for a CPU's cache and memory
@@ -76,13 +76,8 @@ class Evaluator:
 
     def full_ranks(self, model, batch, dropped):
         """Ranks of a batch's targets among the scores of the model's own full sort."""
-        rows, ranks = max(1, self.max_elements() // self.dataset.n_items), []
-        for start in range(0, len(batch), rows):
-            part = slice(start, start + rows)
-            scores = self.full_scores(model, batch, part)
-            drop_scores(scores, dropped, start)
-            ranks.append(rank_targets(scores, batch[ITEM_ID][part]))
-        return np.concatenate(ranks)
+        rows = max(1, self.max_elements() // self.dataset.n_items)
+        return rank_in_parts(lambda part: self.full_scores(model, batch, part), batch[ITEM_ID], dropped, rows)
 
     def full_scores(self, model, batch, part):
         """Scores (b, N) of a slice of the batch from the model's own full sort, in float32: bfloat16 would tie them."""

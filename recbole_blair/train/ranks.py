@@ -29,6 +29,24 @@ def rank_targets(scores, target):
     return numbers_only(device_ranks(candidates, own))
 
 
+def rank_in_parts(scores_of, target, dropped, rows):
+    """Rank as `rank_targets`, some rows at a time.
+
+    Args:
+        scores_of (callable): gives the scores (b, N) of a slice of the rows.
+        target (B,) int64: item ids.
+        dropped: as of `drop_scores`.
+        rows (int): at a time.
+    """
+    ranks = []
+    for start in range(0, len(target), rows):
+        part = slice(start, start + rows)
+        scores = scores_of(part)
+        drop_scores(scores, dropped, start)
+        ranks.append(rank_targets(scores, target[part]))
+    return np.concatenate(ranks)
+
+
 def middle_ranks(above, ties):
     """Ranks (B,) of the counts of scores above and equal to each row's own, itself included."""
     return numbers_only(np.where(ties, above + (ties + 1.0) / 2.0, np.nan))  # nothing equals a NaN, not even itself

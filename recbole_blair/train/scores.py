@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from recbole_blair.device import ALIGNED, CACHE_BYTES
 from recbole_blair.losses import SUM_PART
 from recbole_blair.products import product
-from recbole_blair.train.ranks import count_above_and_equal, drop_scores, middle_ranks, rank_targets
+from recbole_blair.train.ranks import count_above_and_equal, drop_scores, middle_ranks, rank_in_parts, rank_targets
 
 N_PARTS = 3  # bfloat16 numbers that hold a float32 one: three times eight bits
 OWN_AT_ONCE = 128  # users whose targets' scores are taken from one small product
@@ -34,7 +34,7 @@ class DotScores:
         if coarse:
             table = F.pad(table.bfloat16(), (0, N_PARTS), value=1.0)
         self.missing = 0 if self.on_cpu and not coarse else -table.shape[1] % ALIGNED
-        self.table = F.pad(table, (0, self.missing, 0, 0 if self.on_cpu else -len(table) % ALIGNED))
+        self.table = zero_padded(table, self.missing, 0 if self.on_cpu else -len(table) % ALIGNED)
 
     def ranks(self, users, target, dropped=None):
         """Rank each user's target among all items.
@@ -51,13 +51,8 @@ class DotScores:
         """
         if self.on_cpu:
             return self.ranks_in_blocks(users, target, dropped)
-        rows, ranks = max(1, self.max_elements // self.n_items), []
-        for start in range(0, len(users), rows):
-            part = slice(start, start + rows)
-            scores = self.against(users[part], target[part])
-            drop_scores(scores, dropped, start)
-            ranks.append(rank_targets(scores, target[part]))
-        return np.concatenate(ranks)
+        rows = max(1, self.max_elements // self.n_items)
+        return rank_in_parts(lambda part: self.against(users[part], target[part]), target, dropped, rows)
 
     def ranks_in_blocks(self, users, target, dropped):
         """Rank as `ranks`, a block of items at a time: scores are compared while they are in the cache.
@@ -68,13 +63,14 @@ class DotScores:
         laid = self.laid_out(users, target)
         own = self.own_scores(laid, target)
         counts, settled = np.zeros((2, len(users))), torch.ones(len(users), dtype=torch.bool)
-        for start in range(1, self.n_items, self.block_width(len(users))):
-            block = self.table[start : min(start + self.block_width(len(users)), self.n_items)]
+        start = 1  # the block's first item
+        for block in self.table[1:].split(self.block_width(len(users))):
             scores = product(laid, block.T)
             here = ((target >= start) & (target < start + len(block))).nonzero().squeeze(1)
             settled[here] = scores[here, target[here] - start] == own[here, 0]
             drop_scores(scores, dropped, first_column=start)
             counts += count_above_and_equal(scores, own)
+            start += len(block)
         counts[1, ~settled.numpy()] = 1.0  # whatever they were: these ranks are made anew
         ranks = middle_ranks(*counts)
         for row in (~settled).nonzero().squeeze(1).tolist():
@@ -110,7 +106,7 @@ class DotScores:
     def laid_out(self, users, target):
         """Users (b, as wide as the table) for products with it: when coarse, less the target's, to 24 bits."""
         if not self.coarse:
-            return F.pad(users.to(self.table.dtype), (0, self.missing))
+            return zero_padded(users.to(self.table.dtype), self.missing)
         users = users.bfloat16()
         rest = (users.float() * self.table[target, : self.hidden].float()).sum(1)
         columns = [users]
@@ -118,7 +114,7 @@ class DotScores:
             part = rest.bfloat16()
             columns.append(-part[:, None])
             rest = rest - part.float()
-        return F.pad(torch.cat(columns, 1), (0, self.missing))
+        return zero_padded(torch.cat(columns, 1), self.missing)
 
     def plain(self, users):
         """Scores (b, N) in float32 of the same inputs, not shifted: for lists of best items."""
@@ -126,3 +122,8 @@ class DotScores:
         if not self.coarse:
             return users.to(table.dtype) @ table.T
         return users.bfloat16().float() @ table.float().T
+
+
+def zero_padded(x, columns, rows=0):
+    """Add columns and rows of zeros to x (n, m); x itself, not a copy of it, where there are none to add."""
+    return F.pad(x, (0, columns, 0, rows)) if columns or rows else x
