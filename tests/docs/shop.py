@@ -9,8 +9,8 @@ COLOURS = ["red", "blue", "green", "black", "white"]
 FORMS = ["small", "large", "folding", "light"]
 
 
-def write_shop(folder, customers=150, seed=1):
-    """Write log.csv and items.csv: every customer likes two kinds of things; 120 items, some 1,500 events."""
+def write_shop(folder, customers=450, seed=1):
+    """Write log.csv and items.csv: every customer likes two kinds of things; 120 items, some 4,600 events."""
     rng = random.Random(seed)
     items = [
         (f"p{n + 1}", f"{form.capitalize()} {colour} {kind}", kind.capitalize(), f"A {form} {kind} in {colour}.")

@@ -48,7 +48,7 @@ def test_the_page_runs_as_written(tmp_path):
         # the doctor's status is 1 where this machine lacks something; that is its business, not the page's
         assert done.returncode == 0 or argv[0] == "doctor", f"{' '.join(argv)}\n{done.stderr[-2000:]}"
         printed.append(done.stdout)
-    assert "#Items 120" in printed[1] and "users 150" in printed[1]
+    assert "#Items 120" in printed[1] and "users 450" in printed[1]
     known = {line.split(",")[0] for line in (tmp_path / "items.csv").read_text(encoding="utf-8").splitlines()[1:]}
     bought = [line.split(",")[1] for line in (tmp_path / "log.csv").read_text().splitlines() if line.startswith("c1,")]
     shown = re.findall(r"^ +\d+ +\d\.\d+ +(p\d+)", printed[4].partition("c2")[0], re.MULTILINE)
