@@ -1,14 +1,18 @@
 """Losses: tensors in, scalar out."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
 from recbole_blair.device import ALIGNED, CACHE_BYTES
-from recbole_blair.products import add_product, product
+from recbole_blair.products import add_product, fuses, product, sigmoid_product
 
 SOFTMAX_CHUNK = 1024  # rows whose logits over all items exist at a time
 SUM_PART = 128  # numbers summed to one bfloat16 on the way to a row's sum
 LARGEST_BOUND = 40.0  # sums of exp(40) and of exp(-40) are normal float32 values
+SIGMOID_SHIFT = 20  # below -20 a sigmoid is the exponential to 2e-9, less than float32 can tell
+LARGEST_SHIFTED_BOUND = 30.0  # exp(-20 - 2 x 30) is a normal float32 value
 DEVICE_LOGITS = 1 << 28  # logits that exist at a time on a GPU: half a gigabyte in bfloat16
 
 
@@ -30,8 +34,9 @@ def full_softmax_loss(users, items, target, chunk=SOFTMAX_CHUNK, bound=None):
     """
     items = items.to(users.dtype)
     if bound is not None and bound <= LARGEST_BOUND:
-        form = BoundedSoftmaxLoss if users.device.type == "cpu" else DeviceBoundedSoftmaxLoss
-        return form.apply(users, items, target)
+        if users.device.type != "cpu":
+            return DeviceBoundedSoftmaxLoss.apply(users, items, target)
+        return BoundedSoftmaxLoss.apply(users, items, target, shift_of(bound, users, items))
     if not hasattr(F, "linear_cross_entropy"):
         return ChunkedSoftmaxLoss.apply(users, items, target, chunk)
     options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=chunk, acc_policy="compact")
@@ -70,20 +75,23 @@ class BoundedSoftmaxLoss(torch.autograd.Function):
     No exponential overflows, so that it is taken as soon as a block of logits is there, while that is in the cache,
     and no row's maximum is looked for. The exponentials are kept (users x items, in the users' dtype); once the rows'
     sums are known, one product a block gives the items' gradient, which needs no accumulation.
+
+    With a `shift` every logit is lowered by it, which the softmax does not see, so far that its sigmoid is its
+    exponential: oneDNN takes it of its sums in float32, before they are rounded and written.
     """
 
     @staticmethod
-    def forward(ctx, users, items, target):
+    def forward(ctx, users, items, target, shift):
         wide, n_users = torch.promote_types(users.dtype, torch.float32), len(users)
         parts = items.split(block_width(users, len(items)))
         total, mixed = users.new_zeros((n_users, 1), dtype=wide), torch.zeros(users.shape, dtype=wide)
         exps = []  # a block for each part, (B, items of the part)
         for part in parts:
-            exps.append(product(users, part.T).exp_())
+            exps.append(shifted_exponentials(users, part, shift))
             total += row_sums(exps[-1], wide)
             add_product(mixed, exps[-1], part)
         own = (users.to(wide) * items[target].to(wide)).sum(1)
-        loss = (total.squeeze(1).log() - own).mean()
+        loss = (total.squeeze(1).log() + shift - own).mean()
         share = 1.0 / (total * n_users)  # (B, 1)
         grad_users = mixed.mul_(share).sub_(items[target].to(wide), alpha=1.0 / n_users).to(users.dtype)
         scaled = (users.to(wide) * share).to(users.dtype)
@@ -98,8 +106,22 @@ class BoundedSoftmaxLoss(torch.autograd.Function):
     def backward(ctx, grad):
         grad_users, grad_items = ctx.saved_tensors
         if grad.item() == 1.0:  # the usual case: two passes over memory less
-            return grad_users, grad_items, None
-        return (grad * grad_users).to(grad_users.dtype), (grad * grad_items).to(grad_items.dtype), None
+            return grad_users, grad_items, None, None
+        return (grad * grad_users).to(grad_users.dtype), (grad * grad_items).to(grad_items.dtype), None, None
+
+
+def shift_of(bound, users, items):
+    """How far to lower logits of that bound so that a sigmoid gives their exponentials; 0: take those instead."""
+    if bound > LARGEST_SHIFTED_BOUND or not fuses(users, items):
+        return 0
+    return math.ceil(bound) + SIGMOID_SHIFT  # a small integer: bfloat16 has it
+
+
+def shifted_exponentials(users, items, shift):
+    """exp(users (n, H) @ items (m, H) transposed - shift), (n, m); as a sigmoid where `shift_of` gave the shift."""
+    if not shift:
+        return product(users, items.T).exp_()
+    return sigmoid_product(users, items.T, users.new_full((len(items),), -shift))
 
 
 class DeviceBoundedSoftmaxLoss(torch.autograd.Function):

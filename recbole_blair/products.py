@@ -11,6 +11,12 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 @functools.cache
+def has_onednn():
+    """True where PyTorch has oneDNN and its product with bias and activation, an operator without a public name."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@functools.cache
 def by_onednn():
     """True where float32 products go to oneDNN instead of PyTorch's default, MKL: on AMD's processors.
 
@@ -18,9 +24,12 @@ def by_onednn():
     A fixed rule, not a measurement at run time: the two differ in the last bits, and a resumed run must take the one
     that it began with.
     """
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
-        return False
-    return torch.backends.mkl.is_available() and CPU_INFO.exists() and "AuthenticAMD" in CPU_INFO.read_text()
+    return (
+        has_onednn()
+        and torch.backends.mkl.is_available()
+        and CPU_INFO.exists()
+        and "AuthenticAMD" in CPU_INFO.read_text()
+    )
 
 
 def goes_to_onednn(*tensors):
@@ -28,6 +37,13 @@ def goes_to_onednn(*tensors):
     if torch.compiler.is_compiling():
         return False
     return all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors) and by_onednn()
+
+
+def fuses(*tensors):
+    """True where a bias and an activation cost no pass over the product of these tensors, float32 or bfloat16."""
+    if not all(x.dtype == torch.bfloat16 and x.device.type == "cpu" for x in tensors):
+        return goes_to_onednn(*tensors)
+    return not torch.compiler.is_compiling() and has_onednn() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def product(a, b, out=None):
@@ -41,9 +57,23 @@ def product(a, b, out=None):
     return found if out is None else out.copy_(found)
 
 
-def onednn_product(a, b):
+def biased_product(a, b, bias):
+    """a (n, k) @ b (k, m) + bias (m,) | None, without a gradient."""
+    if bias is None:
+        return product(a, b)
+    if not fuses(a, b, bias) or not a.shape[1]:
+        return torch.addmm(bias, a, b)
+    return onednn_product(a, b, bias)
+
+
+def sigmoid_product(a, b, bias):
+    """The sigmoid of a (n, k) @ b (k, m) + bias (m,), taken of the sums before they are rounded; where it `fuses`."""
+    return onednn_product(a, b, bias, "sigmoid")
+
+
+def onednn_product(a, b, bias=None, activation="none"):
     """a @ b by oneDNN, which takes b in either layout and copies an a whose columns lie together."""
-    return torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(a, b.T, bias, activation, [], "")
 
 
 def add_product(total, a, b):
@@ -55,22 +85,22 @@ def add_product(total, a, b):
 
 
 class LinearProduct(torch.autograd.Function):
-    """x (n, k) @ weight (m, k) transposed + bias (m,), all three products as `product` takes them."""
+    """x (n, k) @ weight (m, k) transposed + bias (m,) | None, all three products as `product` takes them."""
 
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
-        return product(x, weight.T).add_(bias)
+        return biased_product(x, weight.T, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         grad_x = product(grad, weight) if ctx.needs_input_grad[0] else None
-        return grad_x, product(grad.T, x), grad.sum(0)
+        return grad_x, product(grad.T, x), grad.sum(0) if ctx.needs_input_grad[2] else None
 
 
-def linear(x, weight, bias):
+def linear(x, weight, bias=None):
     """x (…, k) @ weight (m, k) transposed + bias (m,): (…, m)."""
     if torch.is_autocast_enabled(x.device.type) or not goes_to_onednn(x, weight):
         return F.linear(x, weight, bias)

@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from recbole_blair.environment import missing_variables
 from recbole_blair.errors import InputError
 
 OBJECT_STORE_MB = 256  # of a cluster started here: data is memory-mapped from its files, not put into the store
@@ -136,7 +137,7 @@ def ray_cluster(address=None, cpus=None, gpus=None, *, object_store_mb=OBJECT_ST
         InputError: Ray is not installed, does not start here, or there is no cluster at the address.
     """
     quiet = {**QUIET, "RAY_USAGE_STATS_ENABLED": str(int(report_usage))}
-    with environment({**quiet, **PATIENT, **worker_environment(os.environ)}):
+    with environment({**quiet, **PATIENT, **missing_variables(os.environ)}):
         ray = import_ray()
         if ray.is_initialized():
             yield describe(ray, started_here=False)
@@ -159,7 +160,7 @@ def connect(ray, address, cpus, gpus, object_store_mb, temp_dir):
     if address:
         try:
             probe(address)
-            ray.init(address, runtime_env={"env_vars": worker_environment({})}, **common)
+            ray.init(address, runtime_env={"env_vars": missing_variables({})}, **common)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             raise InputError(
                 f"no Ray cluster answers at ray_address={address} ({' '.join(str(error).split())[:160]}); start one "
@@ -212,12 +213,6 @@ def describe(ray, started_here):
     found = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
     return Cluster(found.get("CPU", 0.0), found.get("GPU", 0.0), nodes, started_here)
-
-
-def worker_environment(given):
-    """What workers need in their environment before OpenMP loads; what `given` sets already is left alone."""
-    wanted = {"OMP_WAIT_POLICY": "passive", "THP_MEM_ALLOC_ENABLE": "1"}  # as on our command line, see cli/main.py
-    return {k: v for k, v in wanted.items() if k not in given}
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_blair import losses
+from recbole_blair import losses, products
 from recbole_blair.losses import ChunkedSoftmaxLoss, full_softmax_loss, in_batch_softmax_loss
 
 
@@ -30,9 +30,14 @@ def test_full_softmax_equals_cross_entropy(chunk, form, monkeypatch):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("temperature", [0.07, 0.025])
-def test_bounded_softmax_at_its_bound(temperature):
+@pytest.mark.parametrize("by_sigmoid", [True, False])
+@pytest.mark.parametrize("temperature", [0.07, 1 / 30, 0.025])
+def test_bounded_softmax_at_its_bound(temperature, by_sigmoid, monkeypatch):
     """Cosines of 1 and -1 over the temperature, float32 and bfloat16, against float64."""
+    if by_sigmoid and not products.has_onednn():
+        pytest.skip("this build of PyTorch has no oneDNN")
+    monkeypatch.setattr(losses, "fuses", lambda *tensors: by_sigmoid)
+    monkeypatch.setattr(losses, "CACHE_BYTES", 1 << 16)  # several blocks
     items = F.normalize(torch.randn(5000, 16), dim=1)
     users, target = torch.cat([items[:20], -items[:20]]) / temperature, torch.arange(40) % 20
     exact = [users.double().requires_grad_(), items.double().requires_grad_()]

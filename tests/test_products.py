@@ -1,19 +1,20 @@
 """Products by another library than PyTorch's default: equal to float64's, gradients too, and only where it pays."""
 
 import itertools
+import math
 
 import pytest
 import torch
 from torch import nn
 
 from recbole_blair import products
-from recbole_blair.products import Linear, add_product, goes_to_onednn, product
+from recbole_blair.products import Linear, add_product, biased_product, goes_to_onednn, product, sigmoid_product
 
 
 @pytest.fixture(autouse=True)
 def everywhere(monkeypatch):
     """oneDNN is in every x86 build; which processor this is does not matter."""
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+    if not products.has_onednn():
         pytest.skip("this build of PyTorch has no oneDNN")
     monkeypatch.setattr(products, "by_onednn", lambda: True)
 
@@ -34,6 +35,25 @@ def test_product_in_every_layout(n, k, m, dtype):
         total = torch.ones(n, m, dtype=torch.promote_types(dtype, torch.float32))
         add_product(total, a, b)
         torch.testing.assert_close(total.double(), exact + 1, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("n,k,m", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_biased_product(n, k, m, dtype):
+    a, b, bias = torch.randn(n, k).to(dtype), torch.randn(m, k).to(dtype).T, torch.randn(m).to(dtype)
+    exact, tolerance = a.double() @ b.double() + bias.double(), 2e-2 if dtype == torch.bfloat16 else 1e-4
+    torch.testing.assert_close(biased_product(a, b, bias).double(), exact, rtol=tolerance, atol=tolerance)
+    assert torch.equal(biased_product(a, b, None), product(a, b))
+
+
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 2e-5), (torch.bfloat16, 4e-3)])
+def test_the_sigmoid_of_a_low_product_is_its_exponential(dtype, tolerance):
+    a, b = torch.randn(200, 16).to(dtype), torch.randn(16, 300).to(dtype)
+    sums = a.double() @ b.double()
+    shift = math.ceil(sums.abs().max()) + 20
+    got = sigmoid_product(a, b, torch.full((300,), -shift, dtype=dtype))
+    assert (sums - shift).min() < -50
+    torch.testing.assert_close(got.double(), (sums - shift).exp(), rtol=tolerance, atol=0)
 
 
 def test_slices_and_repeated_rows():

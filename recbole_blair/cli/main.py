@@ -9,6 +9,7 @@ import sys
 import time
 
 from recbole_blair import __version__, cli
+from recbole_blair.environment import set_environment
 from recbole_blair.errors import InputError
 from recbole_blair.launch import is_first_process
 
@@ -52,9 +53,7 @@ def main(argv=None):
     Returns:
         int: 0 done, 2 wrong use or input (one line on stderr), 1 failure. Ctrl-C gives 130.
     """
-    # Threads that spin while they wait make PyTorch several times slower wherever another process wants a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when OpenMP loads, so before torch
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages for large tensors: fewer page faults a step
+    set_environment()
     argv = sys.argv[1:] if argv is None else list(argv)
     names = command_names()
     if argv and argv[0] in names and getattr(load_command(argv[0]), "PASS_THROUGH", False):

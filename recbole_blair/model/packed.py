@@ -39,13 +39,12 @@ class PackedHistories:
             (b, l, C) right-padded with zeros; lengths (b,); which packed rows these are, a slice; of each of their
             items, its place among b x l, or None where none is padding.
         """
-        first = 0
-        for start, stop, width, n_here in self.groups:
-            here, size = slice(first, first + n_here), (stop - start) * width
-            first += n_here
-            part, slot = x[here], None
+        sizes = [group[3] for group in self.groups]
+        packed = zip(x.split(sizes), self.at.split(sizes), self.step.split(sizes), strict=True)
+        for (start, stop, width, n_here), (part, at, step) in zip(self.groups, packed, strict=True):
+            size, slot = (stop - start) * width, None
             if n_here < size:
-                slot = (self.at[here] - start) * width + self.step[here]
+                slot = (at - start) * width + step
                 part = x.new_zeros(size, x.shape[1]).index_copy_(0, slot, part)
             yield part.view(stop - start, width, -1), self.length[start:stop], slice(start, stop), slot
 

@@ -8,12 +8,10 @@ Usage: `python tests/bench/bench_evaluation.py --scale=games`.
 
 import argparse
 import contextlib
-import os
 import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 
 import measure
@@ -22,6 +20,7 @@ import torch
 from bench_training_step import FakeDataset, NaiveStep, make_batch, make_model
 
 from recbole_blair import compat
+from recbole_blair.environment import set_environment
 
 VALID_SHARE = 0.1  # valid rows among all
 
@@ -137,6 +136,8 @@ def main():
     compat.apply()
     size = measure.SCALES[args.scale]
     if args.side:
+        if args.side != "naive":
+            set_environment()
         side(args, size)
         return
     precisions = measure.precisions(args.device)

@@ -6,13 +6,11 @@ and the whole of the scale; a ratio of at most 4.5 for four times the size count
 
 import argparse
 import contextlib
-import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 
 import measure

@@ -13,12 +13,10 @@ Usage: `python tests/bench/bench_new_items.py --data_path=dataset --raw_dir=raw 
 import argparse
 import gzip
 import json
-import os
 import statistics
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 
 import measure

@@ -6,13 +6,11 @@ are compared with dropout off before anything is timed. Usage: `python tests/ben
 """
 
 import argparse
-import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 

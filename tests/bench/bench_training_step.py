@@ -7,11 +7,9 @@ separate experts, float32, the whole logit matrix. Usage: `python tests/bench/be
 import argparse
 import contextlib
 import copy
-import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 
 import measure
@@ -21,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_blair import compat
+from recbole_blair.environment import set_environment
 from recbole_blair.memory import keep_freed_memory
 
 QUIET = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "adaptor_dropout_prob": 0.0, "noisy_gating": False}
@@ -204,7 +203,7 @@ def main():
     size = measure.SCALES[args.scale]
     if args.side:
         if args.side != "naive":
-            os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as our command line sets it
+            set_environment()
         return side(args, size)
     loss_gap, grad_gap = agreement(args.device)
     assert loss_gap < 1e-5 and grad_gap < 1e-4, (loss_gap, grad_gap)

@@ -1,6 +1,7 @@
 """What every bench shares: synthetic data of a given size, peak memory, one JSON line a case."""
 
 import json
+import os
 import platform
 import resource
 import statistics
@@ -10,6 +11,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from recbole_blair.environment import THREADS
+
+os.environ.update(THREADS)  # of both sides, before torch is imported: as our command line sets it
 
 SCALES = {  # items, train rows, rows a batch, feature width
     "small": {"n_items": 5_000, "n_rows": 40_000, "batch": 512, "width": 384},

@@ -131,6 +131,15 @@ def test_fast_dropout_drops_the_share_and_keeps_the_mean(p, dtype):
     assert torch.equal(fast_dropout(x, p, training=False), x)
 
 
+def test_fast_dropout_follows_pytorchs_seed():
+    x, masks = torch.ones(50, 40), []
+    for _ in range(2):
+        torch.manual_seed(5)
+        masks += [fast_dropout(x, 0.5, training=True) for _ in range(2)]
+    assert torch.equal(masks[0], masks[2]) and torch.equal(masks[1], masks[3])
+    assert not torch.equal(masks[0], masks[1])
+
+
 def test_sampled_softmax_with_many_draws_estimates_the_full_one():
     torch.manual_seed(3)
     counts = torch.tensor([0, 50, 1, 1, 30, 5, 1, 1, 2, 9]).numpy()
