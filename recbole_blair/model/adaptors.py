@@ -80,10 +80,7 @@ def expert_products(experts, grad):
 
 
 class NormalisedRows(torch.autograd.Function):
-    """L2-normalise rows (n, H) into `dtype`, computed in float32 or wider, in row chunks that stay in the cache.
-
-    Chunks share their buffers: fresh memory for each would cost more than the arithmetic.
-    """
+    """L2-normalise rows (n, H) into `dtype`, computed in float32 or wider, in row chunks that stay in the cache."""
 
     CHUNK = ROWS_AT_A_TIME
     LEAST_NORM = 1e-12  # of PyTorch's normalize
@@ -93,11 +90,10 @@ class NormalisedRows(torch.autograd.Function):
         wide = torch.promote_types(x.dtype, torch.float32)
         unit = torch.empty(x.shape, dtype=dtype, device=x.device)
         inverse = torch.empty(len(x), 1, dtype=wide, device=x.device)
-        (buffer,) = chunk_buffers(1, x, wide, NormalisedRows.CHUNK)
-        for span in row_chunks(len(x), len(buffer)):
-            row = buffer[: span.stop - span.start].copy_(x[span])
+        for span in row_chunks(len(x), per_device(NormalisedRows.CHUNK, x.device)):
+            row = x[span].to(wide)
             torch.reciprocal(row.norm(dim=1, keepdim=True).clamp_(min=NormalisedRows.LEAST_NORM), out=inverse[span])
-            unit[span].copy_(row.mul_(inverse[span]))
+            unit[span] = row * inverse[span]
         ctx.save_for_backward(unit, inverse)
         ctx.input_dtype = x.dtype
         return unit
@@ -106,18 +102,11 @@ class NormalisedRows(torch.autograd.Function):
     def backward(ctx, grad):
         unit, inverse = ctx.saved_tensors
         grad_x = torch.empty(grad.shape, dtype=ctx.input_dtype, device=grad.device)
-        buffers = chunk_buffers(3, grad, inverse.dtype, NormalisedRows.CHUNK)
-        for span in row_chunks(len(grad), len(buffers[0])):
-            g, u, product = (buffer[: span.stop - span.start] for buffer in buffers)
-            along = torch.mul(g.copy_(grad[span]), u.copy_(unit[span]), out=product).sum(1, keepdim=True)
-            grad_x[span].copy_(g.addcmul_(u, along, value=-1).mul_(inverse[span]))
+        for span in row_chunks(len(grad), per_device(NormalisedRows.CHUNK, grad.device)):
+            g, u = grad[span].to(inverse.dtype), unit[span].to(inverse.dtype)
+            across = torch.addcmul(g, u, (g * u).sum(1, keepdim=True), value=-1)
+            grad_x[span] = across.mul_(inverse[span])
         return grad_x, None
-
-
-def chunk_buffers(n, x, dtype, sizes):
-    """Return n buffers for chunks of x's rows (N, H), each (at most as many rows as the device takes, H)."""
-    rows = max(1, min(len(x), per_device(sizes, x.device)))
-    return [torch.empty(rows, x.shape[1], dtype=dtype, device=x.device) for _ in range(n)]
 
 
 class MoEAdaptor(nn.Module):

@@ -69,8 +69,7 @@ class BlairTrainer:
         if config["learner"] != "sgd":
             self.rates["betas"] = adam_betas(config)
         trained = [p for p in model.parameters() if p.requires_grad] or [torch.nn.Parameter(torch.zeros(()))]
-        fused = True if self.device.type == "cuda" else None
-        self.optimiser = OPTIMISERS[config["learner"]](trained, fused=fused, **self.rates)
+        self.optimiser = OPTIMISERS[config["learner"]](trained, fused=True, **self.rates)
         self.epoch, self.best_epoch, self.best_value, self.misses = 0, None, None, 0
         self.best_metrics, self.seconds = {}, {"train": 0.0, "valid": 0.0}
         self.stopped = False

@@ -138,7 +138,7 @@ def step_of(module, precision, device, batch):
     """A whole training step: forward, backward, Adam."""
     kind = torch.device(device).type
     trained = [p for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=1e-3, fused=kind == "cuda" or None)
+    optimiser = torch.optim.Adam(trained, lr=1e-3, fused=True)
 
     def step():
         optimiser.zero_grad(set_to_none=True)
