@@ -226,7 +226,7 @@ def write_build(duck, folder, build, settings, runs, cut, formatted):
         }
         bar = stack.enter_context(tqdm(desc="rows", unit="event", disable=not duck.progress))
         batches = _counted(stream, bar)
-        threads = max(1, min(FORMAT_THREADS, duck.threads - 1))  # one core counts: the items wait for their order
+        threads = min(FORMAT_THREADS, duck.threads)  # beside the one that counts, a third of the work
         with writing_rows(batches, files, item_ids, settings["max_history"], threads, _flush) as rows:
             bar.close()
             order = rows.item_order()
