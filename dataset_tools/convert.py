@@ -15,7 +15,7 @@ import numpy as np
 
 from dataset_tools import cleaning
 from dataset_tools.build_stats import build_file_names
-from dataset_tools.duck import quote
+from dataset_tools.duck import keep_buffers, quote
 from dataset_tools.events import EventStream, cut_by_time, cut_last_out
 from dataset_tools.item_table import format_table, item_batches, write_items
 from dataset_tools.items import META_FIELDS
@@ -118,7 +118,9 @@ class Tally(NamedTuple):
 
 
 def clean_reviews(duck, rules=cleaning.REVIEW_RULES):
-    """Make view `event` (user_id, item, ts, tie) of the clean reviews with metadata; gather those that have rows.
+    """Make view `event` (user_id, item, ts, tie) of the clean reviews; gather those that have rows.
+
+    Item is NULL where there is no metadata: one join finds the numbers of the items and what has none.
 
     Returns:
         Tally: `repeated_user_item` holds only the pairs without metadata; the others are found while rows are made.
@@ -129,14 +131,14 @@ def clean_reviews(duck, rules=cleaning.REVIEW_RULES):
     by_rule = dict(duck.run("SELECT rule, count(*) FROM review GROUP BY rule"))
     counts = {rule.name: by_rule.get(number, 0) for number, rule in enumerate(rules, 1)}
     duck.run(
-        """CREATE VIEW event AS SELECT user_id, item, ts, review.rowid AS tie FROM review JOIN item USING (item_id)
+        """CREATE VIEW event AS SELECT user_id, item, ts, review.rowid AS tie FROM review LEFT JOIN item USING (item_id)
         WHERE rule = 0"""
     )
-    count_lost = """CREATE TABLE lost AS SELECT user_id, item_id, count(*) AS n FROM review
-        ANTI JOIN item USING (item_id) WHERE rule = 0 GROUP BY user_id, item_id"""
-    with duck.beside(lambda con, _: con.execute(count_lost)) as lost_counted:
-        gathered = gather_events(duck, by_rule.get(0, 0), "users")
-        lost_counted()
+    gathered = gather_events(duck, by_rule.get(0, 0), "users")
+    duck.run(
+        """CREATE TABLE lost AS SELECT user_id, item_id, count(*) AS n FROM review
+        SEMI JOIN without_item ON review.rowid = without_item.tie GROUP BY user_id, item_id"""
+    )
     user, item = cleaning.unusable_id_sql("user_id"), cleaning.unusable_id_sql("item_id")
     counts["unusable_ids"] = gathered.unusable + drop_lost(duck, f"{user} OR {item}")
     lost, lost_reviews = duck.run("SELECT count(*), coalesce(sum(n), 0)::BIGINT FROM lost")[0]
@@ -171,7 +173,8 @@ def resolve_instants(duck, valid_start_ms, test_start_ms):
         return valid_start_ms, test_start_ms
     valid, test = duck.run(
         f"""SELECT quantile_disc(t, {VALID_FROM}), quantile_disc(t, {TEST_FROM}) FROM
-        (SELECT min(ts) AS t FROM event WHERE NOT {cleaning.unusable_id_sql("user_id")} GROUP BY user_id, item)"""
+        (SELECT min(ts) AS t FROM event WHERE item IS NOT NULL AND NOT {cleaning.unusable_id_sql("user_id")}
+         GROUP BY user_id, item)"""
     )[0]
     return (
         valid if valid_start_ms is None else valid_start_ms,
@@ -223,7 +226,7 @@ def write_build(duck, folder, build, settings, runs, cut, formatted):
         }
         bar = stack.enter_context(tqdm(desc="rows", unit="event", disable=not duck.progress))
         batches = _counted(stream, bar)
-        threads = max(1, min(FORMAT_THREADS, duck.threads - 1))  # one core counts: the items wait for their order
+        threads = min(FORMAT_THREADS, duck.threads)  # beside the one that counts, a third of the work
         with writing_rows(batches, files, item_ids, settings["max_history"], threads, _flush) as rows:
             bar.close()
             order = rows.item_order()
@@ -249,6 +252,7 @@ def _flush(file):
     os.fsync(file.fileno())
 
 
+@keep_buffers()
 def convert(duck, review_path, meta_path, folder, build, settings):
     """Convert one domain.
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from recbole_blair.errors import InputError
+from recbole_blair.memory import keep_freed_memory
 
 MAX_THREADS = 8  # each JSON reader thread holds tens of MB of buffers; more threads only wait for the disk
 _POLL_S = 0.1
@@ -157,6 +158,23 @@ class Duck:
 
     def __exit__(self, *_):
         self.close()
+
+
+@contextlib.contextmanager
+def keep_buffers():
+    """Let large blocks that were freed serve the next request, those of Arrow too.
+
+    Arrow's own allocators hand them back to the system, which clears each page anew: a twentieth of a conversion.
+    """
+    import pyarrow as pa
+
+    pool = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        with keep_freed_memory():
+            yield
+    finally:
+        pa.set_memory_pool(pool)
 
 
 def _cores():

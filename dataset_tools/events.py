@@ -1,8 +1,8 @@
 """From sorted events to deduplicated, cut events of whole users."""
 
 import numpy as np
-import pyarrow as pa
 
+from dataset_tools.arrow import to_arrow
 from dataset_tools.rows import Events, drop_repeats
 from recbole_blair.schema import SPLITS
 
@@ -41,7 +41,7 @@ class EventStream:
         users = 0
         for names, number, item, time_ms in self._runs:
             split = np.zeros(len(number), np.int8)
-            events = Events(number + users, names.take(pa.array(number)), item, time_ms, split)
+            events = Events(number + users, names.take(to_arrow(number)), item, time_ms, split)
             users += len(names)
             kept = drop_repeats(events, self._n_items)
             self.repeats += len(number) - len(kept.user)

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dataset_tools.arrow import to_arrow, to_numpy, to_string, to_strings
 from dataset_tools.items import META_FIELDS, format_chunks
 from dataset_tools.plain_items import plain_item_sql
 from dataset_tools.rows import string_bytes
@@ -35,7 +36,7 @@ class ItemCounts:
         for digest, column in ((self._ids, batch.column("item_id")), (self._texts, texts_of(batch.column("line")))):
             digest.update(lead)
             digest.update(join_lines(column))
-        lengths = batch.column("characters").to_numpy()
+        lengths = to_numpy(batch.column("characters"))
         self.characters += int(lengths[: max(0, table3_items - self.items)].sum())
         self.without_text += len(lengths) - int(np.count_nonzero(lengths))
         self.bad_prices += batch.column("bad_price").true_count
@@ -48,7 +49,8 @@ class ItemCounts:
 
 def join_lines(strings):
     """Return the bytes of an Arrow string array, joined by newlines."""
-    return pc.binary_join(pa.ListArray.from_arrays([0, len(strings)], strings), "\n")[0].as_buffer()
+    ends = np.array([0, len(strings)], np.int32)
+    return pc.binary_join(pa.ListArray.from_arrays(to_arrow(ends), strings), to_string(b"\n"))[0].as_buffer()
 
 
 def texts_of(lines):
@@ -58,7 +60,7 @@ def texts_of(lines):
     ends = tabs[:, TEXT_COLUMN - 1 : TEXT_COLUMN + 1] + np.array([1, 0])  # of what precedes a text, of the text
     ends = np.append(np.int32(0), ends.astype(np.int32).ravel())
     cells = pa.StringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(data))
-    return cells.take(pa.array(np.arange(1, len(cells), 2)))
+    return cells.take(to_arrow(np.arange(1, len(cells), 2)))
 
 
 def format_table(con, stopped, ascii_only, threads):
@@ -96,14 +98,14 @@ def format_table(con, stopped, ascii_only, threads):
 
 
 def _chunk_table(items, chunk):
-    lines, ids = (pa.array(column.decode().split("\n"), pa.string()) for column in (chunk.lines, chunk.ids))
-    columns = {"item": items, "item_id": ids, "line": lines}
-    return pa.table({**columns, "characters": chunk.lengths, "bad_price": chunk.bad_prices})
+    lines, ids = (to_strings(column.split(b"\n")) for column in (chunk.lines, chunk.ids))
+    counts = (to_arrow(np.array(values)) for values in (chunk.lengths, chunk.bad_prices))
+    return pa.table([items, ids, lines, *counts], ["item", "item_id", "line", "characters", "bad_price"])
 
 
 def item_batches(duck, order):
     """Yield the rows of table `formatted` of the items `order` (n,), in that order, as Arrow record batches."""
-    ranks = pa.table({"item": pa.array(order.astype(np.int32)), "position": pa.array(np.arange(len(order)))})
+    ranks = pa.table([to_arrow(order.astype(np.int32)), to_arrow(np.arange(len(order)))], ["item", "position"])
     duck.con.register("ranks", ranks)
     yield from duck.batches(
         """SELECT item_id, line, characters::BIGINT AS characters, bad_price FROM formatted

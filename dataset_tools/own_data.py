@@ -193,11 +193,11 @@ def write_own(folder, settings, files, mappings, memory_limit, threads, progress
     from filelock import FileLock
 
     from dataset_tools.convert import convert_tables
-    from dataset_tools.duck import Duck
+    from dataset_tools.duck import Duck, keep_buffers
     from recbole_blair import __version__
 
     def fill(temporary):
-        with Duck(temporary, memory_limit, threads, progress) as duck:
+        with keep_buffers(), Duck(temporary, memory_limit, threads, progress) as duck:
             encoded = load_interactions(duck, files[0], mappings[0], settings["timestamp_unit"])
             load_items(duck, files[1], mappings[1], settings["list_separator"])
             found = convert_tables(duck, files[0].path, temporary, folder.name, settings, RULES)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dataset_tools.arrow import to_arrow, to_string
 from recbole_blair.schema import INTER_COLUMNS, SPLITS
 
 FORMAT_THREADS = 2  # at most: more would wait for the one that fetches and counts; each holds the text of a batch
@@ -140,13 +141,13 @@ def format_rows(events, item_ids, target, start, length):
     the items, then with the times: "\\n" user "\\t" item " " item … "\\t" item "\\t" time " " time … "\\t" time.
     """
     offsets, flat = flatten_ranges(start, length + 1)
-    times = pc.cast(pa.array(events.time_ms), pa.string())
+    times = pc.cast(to_arrow(events.time_ms), pa.string())
     return pc.binary_join_element_wise(
-        "\n",
-        events.user_id.take(pa.array(target)),
-        join_ranges(item_ids.take(pa.array(events.item)), offsets, flat),
+        to_string(b"\n"),
+        events.user_id.take(to_arrow(target)),
+        join_ranges(item_ids.take(to_arrow(events.item)), offsets, flat),
         join_ranges(times, offsets, flat),
-        "",
+        to_string(b""),
     )
 
 
@@ -182,13 +183,13 @@ def common_width(strings):
 
 def _join_ranges_of_any_width(strings, offsets, flat):
     """Do the work of `join_ranges` for strings of different widths."""
-    begins, ends = offsets[:-1], offsets[1:]
+    ends = offsets[1:]
     keep = np.ones(len(flat), bool)
     keep[ends - 1] = False
-    lists = pa.array((offsets - np.arange(len(offsets))).astype(np.int32))
-    past = pc.binary_join(pa.ListArray.from_arrays(lists, strings.take(pa.array(flat[keep]))), " ")
-    last = strings.take(pa.array(flat[ends - 1]))
-    return pc.binary_join_element_wise(pa.repeat("", len(begins)), past, last, "\t")
+    lists = to_arrow((offsets - np.arange(len(offsets))).astype(np.int32))
+    past = pc.binary_join(pa.ListArray.from_arrays(lists, strings.take(to_arrow(flat[keep]))), to_string(b" "))
+    last = strings.take(to_arrow(flat[ends - 1]))
+    return pc.binary_join_element_wise(to_string(b""), past, last, to_string(b"\t"))
 
 
 def string_bytes(strings):
@@ -259,7 +260,7 @@ def _write_batch(files, events, item_ids, bounds, before):
         if mine.all():
             files[name].write(string_bytes(lines))
         elif mine.any():
-            files[name].write(string_bytes(lines.filter(pa.array(mine))))
+            files[name].write(string_bytes(lines.filter(to_arrow(mine))))
 
 
 def _end_files(files, done, before):
@@ -287,5 +288,5 @@ def drop_repeats(events, n_items):
         return events
     keep = np.ones(len(key), bool)
     keep[repeated] = False
-    user_id = events.user_id.filter(pa.array(keep))
+    user_id = events.user_id.filter(to_arrow(keep))
     return Events(events.user[keep], user_id, events.item[keep], events.time_ms[keep], events.split[keep])

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dataset_tools.arrow import to_arrow, to_numpy, to_strings
 from dataset_tools.cleaning import UNUSABLE_ID_PATTERN, UNUSABLE_ID_WORDS
 from dataset_tools.rows import flatten_ranges, string_bytes
 
@@ -47,7 +48,8 @@ class Gathered(NamedTuple):
 def gather_events(duck, events, label=None):
     """Gather and sort the events of users with two or more.
 
-    Needs `event` (user_id, item, ts, tie); ties of time go by `tie`, which is unique.
+    Needs `event` (user_id, item, ts, tie); ties of time go by `tie`, which is unique. Events whose item is NULL are
+    left out; table `without_item` holds their `tie`.
 
     Args:
         duck (Duck): session.
@@ -61,9 +63,13 @@ def gather_events(duck, events, label=None):
 
     parts = parts_of(events, duck.memory_bytes())
     usable = unusable = 0
+    duck.run("CREATE OR REPLACE TABLE without_item (tie BIGINT)")
     for part in tqdm(range(parts), desc=label, unit="part", disable=label is None or not duck.progress):
-        table, dropped = drop_unusable(read_part(duck, part, parts))
-        usable, unusable = usable + len(table), unusable + dropped
+        table = read_part(duck, part, parts)
+        events = store_without_item(duck, table)
+        table = drop_unusable(table)
+        left = int(np.count_nonzero(has_item(table)))
+        usable, unusable = usable + left, unusable + events - left
         position, begin = group_users(table)
         if parts == 1:
             return Gathered(usable, unusable, sorted_runs(table, position, begin))
@@ -80,27 +86,41 @@ def parts_of(events, memory_bytes):
 
 
 def read_part(duck, part, parts):
-    """Return the events of one part of the users as an Arrow table, with the hash of the user."""
+    """Return the events of one part of the users as an Arrow table, with the hash of the user; no item is -1."""
     where = f"WHERE {HASH} % {parts} = {part}" if parts > 1 else ""
-    sql = f"SELECT {HASH} AS hash, user_id, item, ts, tie FROM event {where}"
+    sql = f"SELECT {HASH} AS hash, user_id, coalesce(item, -1) AS item, ts, tie FROM event {where}"
     return pa.Table.from_batches([batch.cast(_SCHEMA) for batch in duck.batches(sql, ROWS_PER_BATCH)], _SCHEMA)
 
 
+def has_item(table):
+    """Tell which events have an item."""
+    return to_numpy(table.column("item")) >= 0
+
+
+def store_without_item(duck, table):
+    """Add the events that have no item to table `without_item`; return the number of the others."""
+    lost = np.flatnonzero(~has_item(table))
+    if len(lost):
+        duck.con.register("lost", pa.table([to_arrow(to_numpy(table.column("tie"))[lost])], ["tie"]))
+        duck.run("INSERT INTO without_item SELECT tie FROM lost")
+        duck.con.unregister("lost")
+    return len(table) - len(lost)
+
+
 def drop_unusable(table):
-    """Leave out events whose user id cannot be written; returns (table, events left out)."""
+    """Leave out events whose user id cannot be written."""
     users = table.column("user_id")
     if not any(may_be_unusable(chunk) for chunk in users.chunks):
-        return table, 0
-    words = pc.is_in(users, pa.array(UNUSABLE_ID_WORDS))
-    usable = pc.invert(pc.or_(words, pc.match_substring_regex(users, UNUSABLE_ID_PATTERN)))
-    left = table.filter(usable)
-    return left, len(table) - len(left)
+        return table
+    words = pc.is_in(users, to_strings([word.encode() for word in UNUSABLE_ID_WORDS]))
+    return table.filter(pc.invert(pc.or_(words, pc.match_substring_regex(users, UNUSABLE_ID_PATTERN))))
 
 
 def may_be_unusable(ids):
     """Tell whether an id holds a byte that no id may, or is as short as a word that none may be."""
     data = np.frombuffer(string_bytes(ids), np.uint8)
-    if ((data <= ord(" ")) | (data == ord('"')) | (data == _DELETE)).any():
+    seldom = len(data) and (data.min() <= ord('"') or data.max() >= _DELETE)  # two fast passes spare five slow ones
+    if seldom and ((data <= ord(" ")) | (data == ord('"')) | (data == _DELETE)).any():
         return True
     return len(ids) > 0 and pc.min(pc.binary_length(ids)).as_py() <= _WORD_BYTES
 
@@ -109,22 +129,23 @@ def group_users(table):
     """Find the events of users with two or more, users together.
 
     Args:
-        table (pa.Table): events with the columns hash and user_id.
+        table (pa.Table): events with the columns hash, user_id and item; those without an item stay out.
 
     Returns:
         position: (n,) places in the table; begin: (users,) places in `position`.
     """
     bits = np.uint64(max(1, len(table) - 1).bit_length())  # of a key: the place; the others are the hash's
     place = (np.uint64(1) << bits) - np.uint64(1)
-    key = table.column("hash").to_numpy() & ~place
+    key = to_numpy(table.column("hash")) & ~place
     key |= np.arange(len(key), dtype=np.uint64)
+    key = key[has_item(table)]
     key.sort()
     position, key = (key & place).astype(np.int64), key >> bits
     same = ~changes(key)
     several = same | np.append(same[1:], False)
     position, key = position[several], key[several]
     users = table.column("user_id").combine_chunks()
-    names = users.take(pa.array(position))
+    names = users.take(to_arrow(position))
     new_key, new_user = changes(key), changes_of_strings(names)
     separate(position, names, new_key, new_user)
     return keep_several(position, np.flatnonzero(new_user))
@@ -137,8 +158,7 @@ def changes(values):
 
 def changes_of_strings(strings):
     """Do the work of `changes` for an Arrow array."""
-    differs = pc.not_equal(strings[1:], strings[:-1]).to_numpy(zero_copy_only=False)
-    return np.append(True, differs)[: len(strings)]
+    return np.append(True, to_numpy(pc.not_equal(strings[1:], strings[:-1])))[: len(strings)]
 
 
 def separate(position, names, new_key, new_user):
@@ -174,7 +194,7 @@ def first_events(ts, tie, begin, n):
 
 def columns_of(table, position):
     """Return item, ts and tie of the events at `position`."""
-    return (table.column(name).to_numpy()[position] for name in ("item", "ts", "tie"))
+    return (to_numpy(table.column(name))[position] for name in ("item", "ts", "tie"))
 
 
 def sorted_runs(table, position, begin):
@@ -198,7 +218,7 @@ def sorted_runs(table, position, begin):
         _, events = flatten_ranges(begin[mine], n[mine])
         user = np.repeat(np.arange(len(mine)), n[mine])
         events = events[order_events(user, ts[events], tie[events])]
-        yield Run(names.take(pa.array(position[begin[mine]])), user, item[events].astype(np.int64), ts[events])
+        yield Run(names.take(to_arrow(position[begin[mine]])), user, item[events].astype(np.int64), ts[events])
         first = last
 
 
@@ -252,4 +272,4 @@ def _run(batch):
     """Turn an Arrow record batch of whole users into a Run."""
     users, item, ts = batch.columns
     user = np.cumsum(users.is_valid()) - 1
-    return Run(users.drop_null(), user, item.to_numpy().astype(np.int64), ts.to_numpy())
+    return Run(users.drop_null(), user, to_numpy(item).astype(np.int64), to_numpy(ts))

@@ -2,9 +2,10 @@
 
 import time
 
+import pyarrow as pa
 import pytest
 
-from dataset_tools.duck import Duck
+from dataset_tools.duck import Duck, keep_buffers
 from recbole_blair.errors import InputError
 
 
@@ -49,3 +50,11 @@ def test_a_failure_beside_is_explained(duck):
 
 def test_memory_limit_in_bytes(duck):
     assert abs(duck.memory_bytes() - 2 * 10**8) < 10**5
+
+
+def test_blocks_are_kept_inside_and_arrow_has_its_own_pool_again_after():
+    before = pa.default_memory_pool().backend_name
+    with pytest.raises(RuntimeError, match="inside"), keep_buffers():
+        assert pa.default_memory_pool().backend_name == "system"
+        raise RuntimeError("inside")
+    assert pa.default_memory_pool().backend_name == before

@@ -70,8 +70,7 @@ def test_many_users_in_several_parts_and_runs(tmp_path):
 @pytest.mark.parametrize("word", UNUSABLE_ID_WORDS)
 def test_words_that_read_as_missing_are_dropped(word):
     table = pa.table({"user_id": ["A" * 28, word, "B" * 28]})
-    left, dropped = drop_unusable(table)
-    assert left.column("user_id").to_pylist() == ["A" * 28, "B" * 28] and dropped == 1
+    assert drop_unusable(table).column("user_id").to_pylist() == ["A" * 28, "B" * 28]
 
 
 def test_an_order_too_wide_for_one_integer():
@@ -84,3 +83,17 @@ def test_parts_fit_the_memory():
     assert parts_of(4_600_000, 10**9) == 1
     assert parts_of(4_600_000, 2 * 10**8) == 4
     assert parts_of(67_000_000, 4 * 10**9) == parts_of(67_000_000, 10**12) == 8
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_events_without_an_item_stay_out_and_are_noted(tmp_path, parts):
+    events = [("u", 1, 10**12), ("u", None, 10**12), ("u", 2, 10**12 + 1), ("NA", None, 10**12), ("x", None, 10**12)]
+    with Duck(tmp_path, "1GB", 2, False) as duck, pytest.MonkeyPatch.context() as patch:
+        rows = ", ".join(f"('{user}', {item or 'NULL'}, {ts}, {line})" for line, (user, item, ts) in enumerate(events))
+        duck.run(f"CREATE TABLE event AS SELECT * FROM (VALUES {rows}) AS t(user_id, item, ts, tie)")
+        patch.setattr(users, "parts_of", lambda *_: parts)
+        found = gather_events(duck, len(events))
+        (run,) = found.runs
+        assert (found.usable, found.unusable) == (2, 0)
+        assert (run.names.to_pylist(), run.item.tolist()) == (["u"], [1, 2])
+        assert sorted(duck.run("SELECT tie FROM without_item")) == [(1,), (3,), (4,)]
