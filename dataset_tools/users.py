@@ -66,10 +66,10 @@ def gather_events(duck, events, label=None):
     duck.run("CREATE OR REPLACE TABLE without_item (tie BIGINT)")
     for part in tqdm(range(parts), desc=label, unit="part", disable=label is None or not duck.progress):
         table = read_part(duck, part, parts)
-        events = store_without_item(duck, table)
+        matched = store_without_item(duck, table)
         table = drop_unusable(table)
         left = int(np.count_nonzero(has_item(table)))
-        usable, unusable = usable + left, unusable + events - left
+        usable, unusable = usable + left, unusable + matched - left
         position, begin = group_users(table)
         if parts == 1:
             return Gathered(usable, unusable, sorted_runs(table, position, begin))

@@ -73,7 +73,8 @@ def sigmoid_product(a, b, bias):
 
 def onednn_product(a, b, bias=None, activation="none"):
     """a @ b by oneDNN, which takes b in either layout and copies an a whose columns lie together."""
-    return torch.ops.mkldnn._linear_pointwise(a, b.T, bias, activation, [], "")
+    form = "none" if activation == "gelu" else ""  # the exact one
+    return torch.ops.mkldnn._linear_pointwise(a, b.T, bias, activation, [], form)
 
 
 def add_product(total, a, b):
@@ -102,13 +103,47 @@ class LinearProduct(torch.autograd.Function):
 
 def linear(x, weight, bias=None):
     """x (…, k) @ weight (m, k) transposed + bias (m,): (…, m)."""
-    if torch.is_autocast_enabled(x.device.type) or not goes_to_onednn(x, weight):
+    if torch.is_autocast_enabled(x.device.type) or not fuses(x, weight):
         return F.linear(x, weight, bias)
-    return LinearProduct.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
+    rows = x.reshape(-1, x.shape[-1])
+    if not torch.is_grad_enabled():
+        return biased_product(rows, weight.T, bias).view(*x.shape[:-1], -1)
+    if x.dtype != torch.float32:
+        return F.linear(x, weight, bias)
+    return LinearProduct.apply(rows, weight, bias).view(*x.shape[:-1], -1)
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` with a bias, whose products on the CPU are `product`'s."""
+    """`nn.Linear` whose products on the CPU are `product`'s."""
 
     def forward(self, x):
         return linear(x, self.weight, self.bias)
+
+
+class GeluLinear(nn.Linear):
+    """`nn.Linear` and GELU, on the CPU in one pass where no gradient is wanted."""
+
+    def forward(self, x):
+        if torch.is_grad_enabled() or not fuses(x, self.weight, self.bias):
+            return F.gelu(super().forward(x))
+        found = onednn_product(x.reshape(-1, x.shape[-1]), self.weight.T, self.bias, "gelu")
+        return found.view(*x.shape[:-1], -1)
+
+
+def use_products(model):
+    """Let every plain `nn.Linear` of a transformers encoder take its products from here, for use without gradients.
+
+    BERT and its like keep a linear layer and its activation side by side: an exact GELU becomes part of the product.
+    """
+    for module in list(model.modules()):
+        if type(module) is nn.Linear:
+            module.__class__ = Linear
+        activation, inner = getattr(module, "intermediate_act_fn", None), getattr(module, "dense", None)
+        if is_exact_gelu(activation) and isinstance(inner, nn.Linear) and inner.bias is not None:
+            inner.__class__ = GeluLinear
+            module.intermediate_act_fn = nn.Identity()
+
+
+def is_exact_gelu(activation):
+    """True for PyTorch's exact GELU, or the module of transformers that calls it."""
+    return getattr(activation, "act", activation) is F.gelu

@@ -1,5 +1,6 @@
 """Products by another library than PyTorch's default: equal to float64's, gradients too, and only where it pays."""
 
+import copy
 import itertools
 import math
 
@@ -8,7 +9,16 @@ import torch
 from torch import nn
 
 from recbole_blair import products
-from recbole_blair.products import Linear, add_product, biased_product, goes_to_onednn, product, sigmoid_product
+from recbole_blair.products import (
+    GeluLinear,
+    Linear,
+    add_product,
+    biased_product,
+    goes_to_onednn,
+    product,
+    sigmoid_product,
+    use_products,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -107,3 +117,39 @@ def test_the_processor_decides(vendor, expected, monkeypatch, tmp_path):
         (tmp_path / "cpuinfo").write_text(f"processor : 0\nvendor_id\t: {vendor}\n")
     monkeypatch.setattr(products, "CPU_INFO", tmp_path / "cpuinfo")
     assert products.by_onednn.__wrapped__() is (expected and torch.backends.mkl.is_available())
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "Distil", "T5"])
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_an_encoder_gives_the_same_states(kind, dtype, tolerance):
+    transformers = pytest.importorskip("transformers")
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    models = {
+        "Bert": lambda: transformers.BertModel(transformers.BertConfig(vocab_size=50, **shape)),
+        "Roberta": lambda: transformers.RobertaModel(transformers.RobertaConfig(vocab_size=50, **shape)),
+        "Distil": lambda: transformers.DistilBertModel(
+            transformers.DistilBertConfig(vocab_size=50, dim=32, n_layers=2, n_heads=2, hidden_dim=64)
+        ),
+        "T5": lambda: transformers.T5EncoderModel(
+            transformers.T5Config(vocab_size=50, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2)
+        ),
+    }
+    torch.manual_seed(0)
+    plain = models[kind]().to(dtype).eval()
+    ours, ids = copy.deepcopy(plain), torch.randint(3, 50, (4, 9))
+    use_products(ours)
+    fused = [module for module in ours.modules() if type(module) is GeluLinear]
+    assert len(fused) == (2 if kind in ("Bert", "Roberta") else 0)
+    assert not any(type(module) is nn.Linear for module in ours.modules())
+    with torch.inference_mode():
+        expected, got = (model(input_ids=ids).last_hidden_state for model in (plain, ours))
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_gelu_linear(grad):
+    layer, x = nn.Linear(6, 4), torch.randn(2, 5, 6) * 3
+    expected = nn.functional.gelu(layer(x))
+    layer.__class__ = GeluLinear
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)

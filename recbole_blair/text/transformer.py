@@ -316,6 +316,8 @@ def _load_model(folder, precision):
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
     from transformers.utils import logging
 
+    from recbole_blair.products import use_products
+
     weight_files(folder)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     bars = logging.is_progress_bar_enabled()
@@ -346,6 +348,7 @@ def _load_model(folder, precision):
             "which would "
             "stay random; give a folder with the whole encoder"
         )
+    use_products(model)
     return model.eval().requires_grad_(False), tokenizer
 
 
