@@ -47,7 +47,7 @@ def test_pbt_goes_on_from_better_trials_with_other_rates(sweep_keys, tmp_path):
     folder, space = tmp_path / "sweep", tmp_path / "space.yaml"
     space.write_text("learning_rate: {loguniform: [1.0e-6, 1.0e-2]}\nhidden_size: {choice: [16, 32]}\n")
     keys = {**sweep_keys, "epochs": 6}
-    argv = tune_argv(folder, keys, space=space, scheduler="pbt", perturbation_interval=2, num_samples=4, seed=1)
+    argv = tune_argv(folder, keys, space=space, scheduler="pbt", perturbation_interval=1, num_samples=4, seed=1)
     assert main(argv) == 0
     trials = files.load_trials(folder)
     assert set(statuses(folder).values()) == {"finished"}
