@@ -102,15 +102,11 @@ class LinearProduct(torch.autograd.Function):
 
 
 def linear(x, weight, bias=None):
-    """x (…, k) @ weight (m, k) transposed + bias (m,): (…, m)."""
-    if torch.is_autocast_enabled(x.device.type) or not fuses(x, weight):
+    """x (…, k) @ weight (m, k) transposed + bias (m,) | None: (…, m)."""
+    ours = goes_to_onednn if torch.is_grad_enabled() else fuses
+    if torch.is_autocast_enabled(x.device.type) or not ours(x, weight):
         return F.linear(x, weight, bias)
-    rows = x.reshape(-1, x.shape[-1])
-    if not torch.is_grad_enabled():
-        return biased_product(rows, weight.T, bias).view(*x.shape[:-1], -1)
-    if x.dtype != torch.float32:
-        return F.linear(x, weight, bias)
-    return LinearProduct.apply(rows, weight, bias).view(*x.shape[:-1], -1)
+    return LinearProduct.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
 
 
 class Linear(nn.Linear):

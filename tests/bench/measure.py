@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from recbole_blair.environment import THREADS
 
-os.environ.update(THREADS)  # of both sides, before torch is imported: as our command line sets it
+if not THREADS.keys() & os.environ.keys():  # for both sides, before torch is imported: as our command line sets it
+    os.environ.update(THREADS)
 
 SCALES = {  # items, train rows, rows a batch, feature width
     "small": {"n_items": 5_000, "n_rows": 40_000, "batch": 512, "width": 384},
