@@ -14,7 +14,8 @@ from pathlib import Path
 
 from dataset_tools.domains import resolve_datasets
 from dataset_tools.duck import Duck, quote
-from dataset_tools.pairs import raw_paths, scan, write_json
+from dataset_tools.pairs import raw_paths, write_json
+from dataset_tools.raw_files import json_lines, reading
 from recbole_blair.errors import InputError
 from recbole_blair.schema import MATCHED_REVIEWS, TEST_START_MS, VALID_START_MS
 
@@ -101,14 +102,13 @@ def load_evaluation(duck, path, valid_start_ms, test_start_ms):
     """Add a domain's reviews from the first instant on."""
     columns = "{user_id: 'VARCHAR', parent_asin: 'VARCHAR', timestamp: 'BIGINT', title: 'VARCHAR', text: 'VARCHAR'}"
     text = normal_sql("concat_ws(' ', title, text)")
-    scan(
-        duck,
-        path,
-        f"INSERT INTO evaluation SELECT CASE WHEN timestamp >= {int(test_start_ms)} THEN 'test' ELSE 'valid' END, "
-        f"user_id, parent_asin, timestamp, {text} FROM read_json({quote(path)}, format='newline_delimited', "
-        f"ignore_errors=true, columns={columns}) WHERE timestamp >= {int(valid_start_ms)}",
-        "evaluation reviews",
-    )
+    with reading(duck, path):
+        duck.run(
+            f"INSERT INTO evaluation SELECT CASE WHEN timestamp >= {int(test_start_ms)} THEN 'test' ELSE 'valid' END, "
+            f"user_id, parent_asin, timestamp, {text} FROM {json_lines(path, columns)} "
+            f"WHERE timestamp >= {int(valid_start_ms)}",
+            f"evaluation reviews {path.name}",
+        )
 
 
 def shingles_sql(text):

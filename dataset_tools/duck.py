@@ -11,6 +11,7 @@ from recbole_blair.errors import InputError
 from recbole_blair.memory import keep_freed_memory
 
 MAX_THREADS = 8  # each JSON reader thread holds tens of MB of buffers; more threads only wait for the disk
+STREAM_BUFFER = "64MB"  # rows that wait for who reads a stream: the scan goes on while they are worked on
 _POLL_S = 0.1
 _UNITS = {unit: 1024**power for power, unit in enumerate(("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"))}
 _FULL_DISK = ("no space left", "disk quota", "max_temp_directory_size", "could not write")
@@ -42,6 +43,7 @@ class Duck:
             "threads": self.threads,
             "memory_limit": memory_limit,
             "temp_directory": str(self.folder / "spill"),
+            "streaming_buffer_size": STREAM_BUFFER,
             "preserve_insertion_order": "true",  # the row number is the order of the lines: ties depend on it
             "enable_progress_bar": "true",
             "enable_progress_bar_print": "false",
@@ -80,30 +82,38 @@ class Duck:
         return result
 
     def _watch(self, thread, label):
-        from tqdm import tqdm
-
         if label is None or not self.progress:
             thread.join()
             return
-        with tqdm(total=100, desc=label, unit="%", bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}") as bar:
+        with self._bar(label) as bar:
             while thread.is_alive():
                 thread.join(_POLL_S)
                 done = self.con.query_progress()
                 bar.update(max(0.0, min(99.0, done) - bar.n))
             bar.update(100 - bar.n)
 
+    def _bar(self, label):
+        from tqdm import tqdm
+
+        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
+        return tqdm(total=100, desc=label, unit="%", bar_format=form, disable=label is None or not self.progress)
+
     def value(self, sql):
         """Return the one value of the one row of a query."""
         return self.run(sql)[0][0]
 
-    def batches(self, sql, rows, own_connection=False):
-        """Yield Arrow record batches of about `rows` rows, in the order of the query.
+    def batches(self, sql, rows, own_connection=False, label=None):
+        """Yield Arrow record batches of about `rows` rows, in the order of the query; `label` as of `run`.
 
         Two queries that are read in turns need `own_connection` for one of them.
         """
         con = self.con.cursor() if own_connection else self.con
         try:
-            yield from con.sql(sql).to_arrow_reader(rows)
+            with self._bar(label) as bar:
+                for batch in con.sql(sql).to_arrow_reader(rows):
+                    yield batch
+                    bar.update(max(0.0, min(99.0, con.query_progress()) - bar.n))
+                bar.update(100 - bar.n)
         except (self.error, OSError) as error:
             raise self.explain(error) from error
 

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from dataset_tools.arrow import to_arrow
-from dataset_tools.rows import Events, drop_repeats
+from dataset_tools.rows import Events
 from recbole_blair.schema import SPLITS
 
 
@@ -38,11 +37,19 @@ class EventStream:
         self._runs, self._cut, self._n_items = runs, cut, n_items
 
     def __iter__(self):
-        users = 0
-        for names, number, item, time_ms in self._runs:
-            split = np.zeros(len(number), np.int8)
-            events = Events(number + users, names.take(to_arrow(number)), item, time_ms, split)
-            users += len(names)
-            kept = drop_repeats(events, self._n_items)
-            self.repeats += len(number) - len(kept.user)
-            yield kept._replace(split=self._cut(kept.user, kept.time_ms))
+        for run in self._runs:
+            kept = first_of_pairs(run.user, run.item, self._n_items)
+            self.repeats += len(run.user) - int(np.count_nonzero(kept))
+            user, item, time_ms = (
+                (run.user, run.item, run.time_ms) if kept.all() else (run.user[kept], run.item[kept], run.time_ms[kept])
+            )
+            yield Events(run.names, user, item, time_ms, self._cut(user, time_ms))
+
+
+def first_of_pairs(user, item, n_items):
+    """Tell which events (n,) are a user's first with an item; `item` is below `n_items`."""
+    key = user * n_items + item
+    order = np.argsort(key, kind="stable")
+    key, kept = key[order], np.ones(len(key), bool)
+    kept[order[1:][key[1:] == key[:-1]]] = False
+    return kept

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from dataset_tools.domains import find_raw_file, raw_relative, raw_root, resolve_domain
 from dataset_tools.duck import Duck, quote
-from dataset_tools.raw_files import GzipCheck
+from dataset_tools.raw_files import reading
 from recbole_blair.errors import InputError
 from recbole_blair.schema import TEST_START_MS
 from recbole_blair.text.item_text import clean_text
@@ -143,17 +143,12 @@ def _stream(path, sql, label, memory_limit, progress):
     """Yield columns (dict of lists) of a query over a raw file, a batch at a time."""
     from tqdm import tqdm
 
-    check = GzipCheck(path)
     with (
         tempfile.TemporaryDirectory() as folder,
         Duck(folder, memory_limit, progress=False) as duck,
         tqdm(desc=label, unit="row", disable=not progress) as bar,
+        reading(duck, path),
     ):
-        try:
-            for batch in duck.batches(sql, ROWS_PER_BATCH):
-                bar.update(batch.num_rows)
-                yield batch.to_pydict()
-        except duck.error as error:
-            check.finish()
-            raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    check.finish()
+        for batch in duck.batches(sql, ROWS_PER_BATCH):
+            bar.update(batch.num_rows)
+            yield batch.to_pydict()

@@ -56,12 +56,12 @@ class ItemWorkers:
         process = self._free.get()
         try:
             _write(process.stdin, ["\n".join(records).encode()])
-            lines, ids, numbers = (_read(process.stdout) for _ in range(3))
+            lines, numbers = (_read(process.stdout) for _ in range(2))
         except (OSError, EOFError) as error:
             raise RuntimeError(f"a process that formats item texts ended with status {process.wait()}") from error
         finally:
             self._free.put(process)
-        return Chunk(lines, ids, *json.loads(numbers))
+        return Chunk(lines, *json.loads(numbers))
 
     def __enter__(self):
         return self
@@ -110,7 +110,7 @@ def work(ascii_only):
         except EOFError:
             return
         chunk = format_items(records.split("\n") if records else [], ascii_only)
-        _write(sys.stdout.buffer, [*chunk[:2], json.dumps(chunk[2:]).encode()])
+        _write(sys.stdout.buffer, [chunk.lines, json.dumps(chunk[1:]).encode()])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ class Chunk(NamedTuple):
     """Some items, formatted; bytes, so that a process can hand them to another as they are."""
 
     lines: bytes  # of the file, joined by newlines
-    ids: bytes  # joined by newlines
     lengths: list  # characters of each text before quotes are rewritten
     bad_prices: list  # of bool: the price is no number
 
@@ -107,15 +106,14 @@ def format_items(records, ascii_only):
     Returns:
         Chunk: see there.
     """
-    lines, ids, lengths, bad = [], [], [], []
+    lines, lengths, bad = [], [], []
     values = json.loads(f"[{','.join(records)}]")  # one call a chunk: most of a call is its start
     for record, (item_id, *meta) in zip(records, values):
         line, _, length, bad_price = format_item(item_id, meta, ascii_only, is_plain(record))
         lines.append(line)
-        ids.append(item_id)
         lengths.append(length)
         bad.append(bad_price)
-    return Chunk("\n".join(lines).encode(), "\n".join(ids).encode(), lengths, bad)
+    return Chunk("\n".join(lines).encode(), lengths, bad)
 
 
 def format_chunks(chunks, ascii_only, workers):

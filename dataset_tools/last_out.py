@@ -8,10 +8,11 @@ with at least five left.
 from dataset_tools.cleaning import unusable_id_sql
 
 CORE = 5
+CORE_EVENTS = "SELECT user_id, item_id, ts, 0::UTINYINT AS rule FROM core ORDER BY tie"
 
 
 def keep_core(duck):
-    """Replace view `event` by a table of the interactions that stay; needs table `review`.
+    """Make table `core` (user_id, item_id, ts, tie) of the interactions that stay; needs table `review`.
 
     Returns:
         (pairs, counts): distinct (user, item) pairs before any filter; the counts of the rules that apply here.
@@ -25,8 +26,7 @@ def keep_core(duck):
     pairs = duck.value("SELECT count(*) FROM pair")
     outside = iterate_core(duck)
     lost = duck.value("SELECT count(*) FROM pair WHERE item_id NOT IN (SELECT item_id FROM item)")
-    duck.run("DROP VIEW event")
-    duck.run("CREATE TABLE event AS SELECT user_id, item, ts, tie FROM pair JOIN item USING (item_id)")
+    duck.run("CREATE TABLE core AS SELECT * FROM pair WHERE item_id IN (SELECT item_id FROM item)")
     return pairs, {
         "repeated_user_item": reviews - pairs,
         "outside_5_core": outside,
@@ -51,15 +51,15 @@ def iterate_core(duck):
 
 
 def keep_frequent(duck):
-    """Filter table `event` by counts taken once, then drop users left with too few; return the events dropped."""
-    before = duck.value("SELECT count(*) FROM event")
+    """Filter table `core` by counts taken once, then drop users left with too few; return the events dropped."""
+    before = duck.value("SELECT count(*) FROM core")
     duck.run(
-        f"""CREATE OR REPLACE TABLE event AS SELECT * FROM event
-        WHERE user_id IN (SELECT user_id FROM event GROUP BY user_id HAVING count(*) >= {CORE})
-        AND item IN (SELECT item FROM event GROUP BY item HAVING count(*) >= {CORE})"""
+        f"""CREATE OR REPLACE TABLE core AS SELECT * FROM core
+        WHERE user_id IN (SELECT user_id FROM core GROUP BY user_id HAVING count(*) >= {CORE})
+        AND item_id IN (SELECT item_id FROM core GROUP BY item_id HAVING count(*) >= {CORE})"""
     )
     duck.run(
-        f"""CREATE OR REPLACE TABLE event AS SELECT * FROM event
-        WHERE user_id IN (SELECT user_id FROM event GROUP BY user_id HAVING count(*) >= {CORE})"""
+        f"""CREATE OR REPLACE TABLE core AS SELECT * FROM core
+        WHERE user_id IN (SELECT user_id FROM core GROUP BY user_id HAVING count(*) >= {CORE})"""
     )
-    return before - duck.value("SELECT count(*) FROM event")
+    return before - duck.value("SELECT count(*) FROM core")

@@ -3,6 +3,7 @@
 from dataset_tools import cleaning
 from dataset_tools.items import META_FIELDS
 from dataset_tools.own_files import Scan
+from dataset_tools.raw_files import broken_lines, reading
 from recbole_blair.errors import InputError
 from recbole_blair.schema import ITEM_ID, TIMESTAMP, USER_ID
 
@@ -49,18 +50,15 @@ def load_interactions(duck, file, mapping, unit):
     Raises:
         InputError: broken lines, a wrong time unit.
     """
-    from dataset_tools.convert import load_table
-
     for field, names in mapping.items():
         if len(names) > 1:
             raise InputError(f"--columns: {field}={'+'.join(names)}; expected one column")
     duck.run("SET TimeZone = 'UTC'")  # of times without a zone
     scan = Scan(duck, file, [names[0] for names in mapping.values()])
     user, item, time = (scan.text_sql(mapping[field][0]) for field in INTERACTION_FIELDS)
-    load_table(
-        duck,
-        file.path,
-        f"""CREATE TABLE review AS SELECT {id_sql("u")} AS user_id, {id_sql("i")} AS item_id, ts, CASE
+    with reading(duck, file.path):
+        duck.run(
+            f"""CREATE TABLE review AS SELECT {id_sql("u")} AS user_id, {id_sql("i")} AS item_id, ts, CASE
             WHEN u IS NULL AND i IS NULL AND t IS NULL THEN 1
             WHEN coalesce(u, '') = '' OR coalesce(i, '') = '' THEN 2
             WHEN ts IS NULL OR ts <= 0 THEN 3
@@ -68,8 +66,8 @@ def load_interactions(duck, file, mapping, unit):
             WHEN ts >= {cleaning.MAX_TIME_MS} THEN 5 ELSE 0 END::UTINYINT AS rule
         FROM (SELECT trim(u) AS u, trim(i) AS i, t, {time_sql("t", unit)} AS ts
               FROM (SELECT {user} AS u, {item} AS i, {time} AS t FROM {scan.sql()}))""",
-        "interactions",
-    )
+            f"interactions {file.path.name}",
+        )
     rejected = check_broken(duck, scan, "review", "rule = 1")
     duck.run(f"INSERT INTO review SELECT NULL, NULL, NULL, 1 FROM range({rejected})")
     check_unit(duck, file, mapping[TIMESTAMP][0], unit)
@@ -80,7 +78,7 @@ def load_interactions(duck, file, mapping, unit):
 
 def load_items(duck, file, mapping, separator):
     """Read the items into table `meta` (item_id, `META_FIELDS` as JSON), in line order; without a file, ids alone."""
-    from dataset_tools.convert import BROKEN_META, load_table
+    from dataset_tools.convert import BROKEN_META
 
     if file is None:
         empty = ", ".join(f"NULL::JSON AS {field}" for field in META_FIELDS)
@@ -92,9 +90,9 @@ def load_items(duck, file, mapping, separator):
     scan = Scan(duck, file, [name for names in mapping.values() for name in names])
     fields = ", ".join(f"{field_sql(scan, f, mapping.get(f), separator)} AS {f}" for f in META_FIELDS)
     text = f"nullif(trim({scan.text_sql(mapping[ITEM_ID][0])}), '')"
-    load_table(
-        duck, file.path, f"CREATE TABLE meta AS SELECT {id_sql(text)} AS item_id, {fields} FROM {scan.sql()}", "items"
-    )
+    with reading(duck, file.path):
+        sql = f"CREATE TABLE meta AS SELECT {id_sql(text)} AS item_id, {fields} FROM {scan.sql()}"
+        duck.run(sql, f"items {file.path.name}")
     check_broken(duck, scan, "meta", BROKEN_META)
 
 
@@ -127,9 +125,7 @@ def check_broken(duck, scan, table, condition):
         InputError: names the file and the first broken line; or the file has no row.
     """
     path = scan.file.path
-    empty, rows, first = duck.run(
-        f"SELECT count(*) FILTER ({condition}), count(*), min(rowid) FILTER ({condition}) FROM {table}"
-    )[0]
+    empty, rows, first = broken_lines(duck, table, condition)
     rejected, place = scan.finish(empty, first)
     if not rows + rejected:
         raise InputError(f"{path} holds no row")

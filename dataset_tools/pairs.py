@@ -14,11 +14,10 @@ import shutil
 from pathlib import Path
 
 from dataset_tools import cleaning
-from dataset_tools.convert import check_broken
 from dataset_tools.domains import PUBLISHED, is_sample, raw_relative, raw_root, resolve_datasets
 from dataset_tools.duck import Duck, quote
 from dataset_tools.fetch import find_raw
-from dataset_tools.raw_files import GzipCheck
+from dataset_tools.raw_files import broken_lines, check_broken, json_lines, reading
 from recbole_blair.errors import InputError
 from recbole_blair.schema import VALID_START_MS
 from recbole_blair.text.item_text import clean_text, item_text
@@ -215,14 +214,13 @@ def load_sampled_reviews(duck, path, settings):
     fields = ", ".join(
         f"CASE WHEN rule = 0 THEN {part.split(' AS ')[0]} END AS {part.rsplit(' ', 1)[-1]}" for part in kept
     )
-    scan(
-        duck,
-        path,
-        f"CREATE TABLE review AS SELECT rule, {fields} FROM (SELECT *, (CASE {cases} ELSE 0 END)::UTINYINT AS rule "
-        f"FROM read_json({quote(path)}, format='newline_delimited', ignore_errors=true, columns={columns}))",
-        "reviews",
-    )
-    check_broken(duck, path, "review", "rule = 1")
+    with reading(duck, path):
+        duck.run(
+            f"CREATE TABLE review AS SELECT rule, {fields} FROM (SELECT *, (CASE {cases} ELSE 0 END)::UTINYINT AS rule "
+            f"FROM {json_lines(path, columns)})",
+            f"reviews {Path(path).name}",
+        )
+    check_broken(path, *broken_lines(duck, "review", "rule = 1"))
     found = dict(duck.run("SELECT rule, count(*) FROM review GROUP BY rule"))
     counts = {"reviews": sum(found.values())}
     return counts | {name: found.get(number, 0) for number, (name, _) in enumerate(rules, 1)}
@@ -230,32 +228,19 @@ def load_sampled_reviews(duck, path, settings):
 
 def load_wanted_metadata(duck, path):
     """Read the metadata of the items that a taken review names into table `meta`, an item's first line."""
-    columns = ", ".join(f"{field}: 'JSON'" for field in META_FIELDS)
-    scan(
-        duck,
-        path,
-        f"CREATE TABLE raw_meta AS SELECT parent_asin AS item_id, {', '.join(META_FIELDS)} FROM "
-        f"read_json({quote(path)}, format='newline_delimited', ignore_errors=true, "
-        f"columns={{parent_asin: 'VARCHAR', {columns}}})",
-        "metadata",
-    )
+    columns = "{" + ", ".join(["parent_asin: 'VARCHAR'", *(f"{field}: 'JSON'" for field in META_FIELDS)]) + "}"
+    with reading(duck, path):
+        duck.run(
+            f"CREATE TABLE raw_meta AS SELECT parent_asin AS item_id, {', '.join(META_FIELDS)} FROM "
+            f"{json_lines(path, columns)}",
+            f"metadata {Path(path).name}",
+        )
     broken = " AND ".join(f"{column} IS NULL" for column in ("item_id", *META_FIELDS))
-    check_broken(duck, path, "raw_meta", broken)
+    check_broken(path, *broken_lines(duck, "raw_meta", broken))
     duck.run(
         "CREATE TABLE meta AS SELECT * FROM raw_meta WHERE item_id IN (SELECT item_id FROM review WHERE rule = 0) "
         "QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY rowid) = 1"
     )
-
-
-def scan(duck, path, sql, label):
-    """Run the one scan of a raw file, its gzip verified beside it."""
-    check = GzipCheck(path)
-    try:
-        duck.run(sql, f"{label} {Path(path).name}")
-    except (duck.error, OSError) as error:
-        check.finish()  # a damaged gzip explains the error better
-        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    check.finish()
 
 
 def write_shards(duck, work, name, min_chars, counts, progress):

@@ -13,7 +13,7 @@ _MAX_PRICE_WIDTH = 11  # longer ones might be written with an exponent
 
 
 def plain_item_sql(source, fields):
-    """Return SQL that gives item, item_id and line, characters, bad_price; or, in place of the last three, record.
+    """Return SQL that gives item, line, text_begin, text_end, characters and bad_price, or item and record alone.
 
     Args:
         source (str): FROM clause with the columns item, item_id and, as JSON, the fields.
@@ -30,9 +30,11 @@ def plain_item_sql(source, fields):
     tokens = f"replace(replace(categories_text, ' ', '_'), {_GAP}, ' ')"
     cells = ("item_id", "title_text", "item_text", tokens, "store_text", "price_raw")
     line = ", chr(9), ".join(f"coalesce({cell}, '')" for cell in cells)
-    return f"""SELECT item, item_id, CASE WHEN plain THEN concat({line}) END AS line,
-            CASE WHEN plain THEN strlen(coalesce(item_text, '')) END AS characters,
-            CASE WHEN plain THEN false END AS bad_price,
+    text, before = "strlen(coalesce(item_text, ''))", "strlen(item_id) + strlen(coalesce(title_text, '')) + 2"
+    return f"""SELECT item, CASE WHEN plain THEN concat({line}) END AS line,
+            CASE WHEN plain THEN {before} ELSE 0 END::INTEGER AS text_begin,
+            CASE WHEN plain THEN {before} + {text} ELSE 0 END::INTEGER AS text_end,
+            CASE WHEN plain THEN {text} ELSE 0 END::INTEGER AS characters, false AS bad_price,
             CASE WHEN NOT plain THEN json_array(item_id, {", ".join(fields)})::VARCHAR END AS record FROM (
         SELECT * REPLACE (plain AND NOT contains(concat({", ".join(f"{name}_text" for name in _LISTS)}), '"') AS plain),
             concat_ws(' ', {sentences}) AS item_text FROM (

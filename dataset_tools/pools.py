@@ -23,8 +23,8 @@ import numpy as np
 
 from dataset_tools.cleaning import MAX_BROKEN_SHARE
 from dataset_tools.domains import PUBLISHED, find_raw_file, raw_root, resolve_domain
-from dataset_tools.duck import Duck, quote
-from dataset_tools.raw_files import GzipCheck, describe_line, line_number_of
+from dataset_tools.duck import Duck
+from dataset_tools.raw_files import describe_line, json_lines, line_number_of, reading
 from recbole_blair.errors import InputError
 from recbole_blair.schema import ITEM_ID
 from recbole_blair.text.item_text import item_text
@@ -247,31 +247,23 @@ def _read_meta(path, fields, memory_limit, progress):
     from tqdm import tqdm
 
     columns = ", ".join(["parent_asin: 'VARCHAR'", *(f"{f}: 'JSON'" for f in fields)])
-    sql = (
-        f"SELECT {', '.join(['parent_asin', *fields])} FROM read_json({quote(path)}, "
-        f"format='newline_delimited', ignore_errors=true, columns={{{columns}}})"
-    )
+    sql = f"SELECT {', '.join(['parent_asin', *fields])} FROM {json_lines(path, f'{{{columns}}}')}"
     lines, broken, first = 0, 0, None
-    check = GzipCheck(path)
     label = f"{'texts' if fields else 'ids'} {Path(path).name}"
     with (
         tempfile.TemporaryDirectory() as folder,
         Duck(folder, memory_limit, progress=False) as duck,
         tqdm(desc=label, unit="item", disable=not progress) as bar,
+        reading(duck, path),
     ):
-        try:
-            for batch in duck.batches(sql, ROWS_PER_BATCH):
-                rows = batch.to_pydict()
-                good = [bool(i) for i in rows["parent_asin"]]
-                if first is None and not all(good):
-                    first = lines + good.index(False)
-                lines, broken = lines + len(good), broken + len(good) - sum(good)
-                bar.update(len(good))
-                yield {c: [v for v, ok in zip(values, good) if ok] for c, values in rows.items()}
-        except duck.error as error:
-            check.finish()
-            raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    check.finish()
+        for batch in duck.batches(sql, ROWS_PER_BATCH):
+            rows = batch.to_pydict()
+            good = [bool(i) for i in rows["parent_asin"]]
+            if first is None and not all(good):
+                first = lines + good.index(False)
+            lines, broken = lines + len(good), broken + len(good) - sum(good)
+            bar.update(len(good))
+            yield {c: [v for v, ok in zip(values, good) if ok] for c, values in rows.items()}
     if broken > MAX_BROKEN_SHARE * lines or lines == broken:
         number = line_number_of(path, first) if first is not None else 1
         what = describe_line(path, number) if lines else "the file is empty"

@@ -1,10 +1,14 @@
-"""Raw files on disk: is the gzip whole, and which line of a file is the broken one."""
+"""Raw files: read as lines of JSON; is the gzip whole, are lines broken, and which is the first."""
 
+import contextlib
+import errno
 import gzip
 import json
 import threading
 import zlib
 
+from dataset_tools.cleaning import MAX_BROKEN_SHARE
+from dataset_tools.duck import quote
 from recbole_blair.errors import InputError
 
 _READ_BYTES = 1 << 20
@@ -73,6 +77,51 @@ class GzipCheck(threading.Thread):
             raise self._failure
         if self._fault is not None:
             raise gzip_error(self.path, self._fault)
+
+
+def json_lines(path, columns):
+    """Return SQL of the lines of a file, the order kept; a line that does not parse is NULL throughout."""
+    return f"read_json({quote(path)}, format='newline_delimited', ignore_errors=true, columns={columns})"
+
+
+def broken_lines(duck, table, condition):
+    """Return the broken lines of a table, all its lines, and the first broken one, from 0 (None)."""
+    return duck.run(f"SELECT count(*) FILTER ({condition}), count(*), min(rowid) FILTER ({condition}) FROM {table}")[0]
+
+
+@contextlib.contextmanager
+def reading(duck, path):
+    """Name the raw file where the one scan of it, inside, fails; its gzip is verified beside it."""
+    check = GzipCheck(path)
+    try:
+        yield
+    except (duck.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        check.finish()  # a damaged gzip explains the error better
+        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    check.finish()
+
+
+def check_broken(path, broken, lines, first):
+    """Stop when more than `MAX_BROKEN_SHARE` of the lines are broken.
+
+    Args:
+        path (Path): of the raw file.
+        broken, lines (int): numbers of lines.
+        first (int | None): the first broken one, from 0.
+
+    Raises:
+        InputError: names the file and the first broken line; or the file has no line at all.
+    """
+    if not lines:
+        raise InputError(f"{path} holds no line; fetch it again")
+    if broken > MAX_BROKEN_SHARE * lines:
+        number = line_number_of(path, first)
+        raise InputError(
+            f"{path} line {number}: {describe_line(path, number)}; {broken:,} of {lines:,} lines are broken, more "
+            f"than {MAX_BROKEN_SHARE:.1%}. Fetch the file again, or repair it"
+        )
 
 
 def line_number_of(path, record):

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataset_tools.arrow import to_arrow, to_string
+from dataset_tools.arrow import common_width, string_bytes, take_strings, to_arrow, to_string
 from recbole_blair.schema import INTER_COLUMNS, SPLITS
 
 FORMAT_THREADS = 2  # at most: more would wait for the one that fetches and counts; each holds the text of a batch
@@ -22,10 +22,10 @@ BATCHES_AHEAD = 32  # counted but not yet written; without its text a batch take
 
 
 class Events(NamedTuple):
-    """Events of whole or partial users, users together, in time order within a user."""
+    """Events of whole users, users together, in time order within a user."""
 
-    user: np.ndarray  # (n,) int64, equal for equal users
-    user_id: pa.Array  # (n,) string
+    names: pa.Array  # (users,) ids
+    user: np.ndarray  # (n,) int64 index into `names`, ascending
     item: np.ndarray  # (n,) int64 index into the item ids
     time_ms: np.ndarray  # (n,) int64
     split: np.ndarray  # (n,) int8 index into SPLITS, of the row whose target this event is
@@ -39,36 +39,24 @@ class RowCounts:
         self.users = np.zeros(len(SPLITS), np.int64)
         self.targets = np.zeros((len(SPLITS), n_items), bool)
         self.n_users = 0
-        self.first_rows = 0
         self.history_items = 0
-        self._last_user = np.full(len(SPLITS), -1, np.int64)
         self._seen = np.zeros(n_items, bool)
         self._order: list[np.ndarray] = []
 
-    def add(self, events, target, start, length):
-        """Count the rows whose targets are the positions `target`; `start`, `length` describe their histories."""
+    def add(self, events, target, length):
+        """Count the rows whose targets are the positions `target`, with histories of `length`."""
         user, split = events.user[target], events.split[target]
         self.rows += np.bincount(split, minlength=len(SPLITS))
         self.history_items += int(length.sum())
-        first = np.zeros(len(events.user), bool)
-        is_first = (length == 1) & (target - start == 1) & self._begins(events, start)
-        self.first_rows += int(is_first.sum())
-        self.n_users += int(is_first.sum())
+        first_row = changes(user)
+        self.n_users += int(first_row.sum())
         for number in range(len(SPLITS)):
-            mine = user[split == number]
-            if len(mine):
-                new = 1 + np.count_nonzero(mine[1:] != mine[:-1]) - (mine[0] == self._last_user[number])
-                self.users[number] += int(new)
-                self._last_user[number] = mine[-1]
-            self.targets[number, events.item[target[split == number]]] = True
-        first[target] = True
-        first[start[is_first]] = True
-        self._note_items(events.item[first])
-
-    @staticmethod
-    def _begins(events, start):
-        """Tell whether the position is the user's first within these events."""
-        return (start == 0) | (events.user[np.maximum(start, 1) - 1] != events.user[start])
+            mine = split == number
+            self.users[number] += int(changes(user[mine]).sum())
+            self.targets[number, events.item[target[mine]]] = True
+        occurs = np.zeros(len(events.user), bool)
+        occurs[target] = occurs[target[first_row] - 1] = True  # the one before a user's first row is the user's first
+        self._note_items(events.item[occurs])
 
     def _note_items(self, items):
         new = items[~self._seen[items]]
@@ -81,47 +69,24 @@ class RowCounts:
         return np.concatenate(self._order) if self._order else np.zeros(0, np.int64)
 
 
-def concat_events(left, right):
-    """Join two runs of events."""
-    return Events(
-        np.concatenate([left.user, right.user]),
-        pa.concat_arrays([left.user_id, right.user_id]),
-        np.concatenate([left.item, right.item]),
-        np.concatenate([left.time_ms, right.time_ms]),
-        np.concatenate([left.split, right.split]),
-    )
+def changes(values):
+    """Tell where a value (n,) differs from the one before; the first does."""
+    return np.append(True, values[1:] != values[:-1])[: len(values)]
 
 
-def tail_of_last_user(events, limit):
-    """Return the last user's latest `limit` events: the history that rows of the next batch may need."""
-    n = len(events.user)
-    begin = int(np.searchsorted(events.user[::-1] != events.user[-1], True)) if n else 0
-    keep = slice(n - min(begin, limit), n)
-    return Events(
-        events.user[keep],
-        events.user_id[keep.start :],
-        events.item[keep],
-        events.time_ms[keep],
-        events.split[keep],
-    )
-
-
-def history_bounds(user, n_context, max_history):
-    """Return (target, start, length) of the rows in a run of events.
+def history_bounds(user, max_history):
+    """Return (target, start, length) of the rows of whole users.
 
     Args:
         user (ndarray): (n,) the user of each event, equal users together.
-        n_context (int): leading events that were targets of an earlier batch.
         max_history (int): the longest history that is kept.
 
     Returns:
         target, start, length: (rows,) position of the target, of the history's first event, history length.
     """
-    position = np.arange(len(user))
-    new_user = np.ones(len(user), bool)
-    new_user[1:] = user[1:] != user[:-1]
+    position, new_user = np.arange(len(user)), changes(user)
     first = np.maximum.accumulate(np.where(new_user, position, 0))
-    target = position[(position > first) & (position >= n_context)]
+    target = np.flatnonzero(~new_user)
     start = np.maximum(first[target], target - max_history)
     return target, start, target - start
 
@@ -144,7 +109,7 @@ def format_rows(events, item_ids, target, start, length):
     times = pc.cast(to_arrow(events.time_ms), pa.string())
     return pc.binary_join_element_wise(
         to_string(b"\n"),
-        events.user_id.take(to_arrow(target)),
+        take_strings(events.names, events.user[target]),
         join_ranges(item_ids.take(to_arrow(events.item)), offsets, flat),
         join_ranges(times, offsets, flat),
         to_string(b""),
@@ -173,14 +138,6 @@ def join_ranges(strings, offsets, flat):
     return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(ends), pa.py_buffer(cells))
 
 
-def common_width(strings):
-    """Return the number of bytes that all strings have, or None if they differ."""
-    _, offsets, _ = strings.buffers()
-    ends = np.frombuffer(offsets, np.int32)[strings.offset : strings.offset + len(strings) + 1]
-    widths = np.diff(ends)
-    return int(widths[0]) if len(widths) and widths[0] > 0 and (widths == widths[0]).all() else None
-
-
 def _join_ranges_of_any_width(strings, offsets, flat):
     """Do the work of `join_ranges` for strings of different widths."""
     ends = offsets[1:]
@@ -192,15 +149,6 @@ def _join_ranges_of_any_width(strings, offsets, flat):
     return pc.binary_join_element_wise(to_string(b""), past, last, to_string(b"\t"))
 
 
-def string_bytes(strings):
-    """Return the bytes of an Arrow string array, one string after the other, without a copy."""
-    _, offsets, data = strings.buffers()
-    if data is None:
-        return b""
-    ends = np.frombuffer(offsets, np.int32)
-    return memoryview(data)[ends[strings.offset] : ends[strings.offset + len(strings)]]
-
-
 @contextlib.contextmanager
 def writing_rows(batches, files, item_ids, max_history, threads=FORMAT_THREADS, done=None):
     """Write the rows of every split and count them; yields as soon as they are counted.
@@ -208,7 +156,7 @@ def writing_rows(batches, files, item_ids, max_history, threads=FORMAT_THREADS, 
     The last rows are written while the block runs; left without an error, the files are whole.
 
     Args:
-        batches (iterable of Events): sorted; a user may go on in the next batch.
+        batches (iterable of Events): sorted.
         files (dict): split name to a file open for writing bytes; each gets its header here.
         item_ids (pa.StringArray): (items,) id of each item index.
         max_history (int): the longest history that is kept.
@@ -225,10 +173,14 @@ def writing_rows(batches, files, item_ids, max_history, threads=FORMAT_THREADS, 
     waiting: collections.deque = collections.deque()
     before = pool.submit(lambda: None)
     try:
-        for events, bounds in _rows_of(batches, max_history):
+        for events in batches:
+            bounds = history_bounds(events.user, max_history)
+            if not len(bounds[0]):
+                continue
             before = pool.submit(_write_batch, files, events, item_ids, bounds, before)
             waiting.append(before)
-            counts.add(events, *bounds)
+            target, _, length = bounds
+            counts.add(events, target, length)
             if len(waiting) > BATCHES_AHEAD:
                 waiting.popleft().result()
         before = pool.submit(_end_files, files, done, before)
@@ -236,19 +188,6 @@ def writing_rows(batches, files, item_ids, max_history, threads=FORMAT_THREADS, 
         before.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _rows_of(batches, max_history):
-    """Yield each batch, led by what its rows need of the batch before, and the bounds of its rows."""
-    context = None
-    for batch in batches:
-        if not len(batch.user):
-            continue
-        events = batch if context is None else concat_events(context, batch)
-        bounds = history_bounds(events.user, len(events.user) - len(batch.user), max_history)
-        if len(bounds[0]):
-            yield events, bounds
-        context = tail_of_last_user(events, max(max_history, 2))
 
 
 def _write_batch(files, events, item_ids, bounds, before):
@@ -269,24 +208,3 @@ def _end_files(files, done, before):
         file.write(b"\n")
         if done:
             done(file)
-
-
-def drop_repeats(events, n_items):
-    """Keep a user's first event with each item.
-
-    Args:
-        events (Events): whole users.
-        n_items (int): bound of the item indices.
-
-    Returns:
-        Events: order kept.
-    """
-    key = (events.user - events.user[0]) * n_items + events.item
-    order = np.argsort(key, kind="stable")
-    repeated = order[1:][key[order[1:]] == key[order[:-1]]]
-    if not len(repeated):
-        return events
-    keep = np.ones(len(key), bool)
-    keep[repeated] = False
-    user_id = events.user_id.filter(to_arrow(keep))
-    return Events(events.user[keep], user_id, events.item[keep], events.time_ms[keep], events.split[keep])

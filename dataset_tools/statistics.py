@@ -11,11 +11,11 @@ from pathlib import Path
 
 from dataset_tools import cleaning
 from dataset_tools.build_stats import load_stats
-from dataset_tools.convert import check_broken, load_table
 from dataset_tools.duck import Duck, quote
 from dataset_tools.fetch import ensure_raw
 from dataset_tools.pairs import write_json
 from dataset_tools.prepare import build_is_whole, build_name_of, build_settings, check_raw_unchanged, raw_name
+from dataset_tools.raw_files import broken_lines, check_broken, json_lines, reading
 from recbole_blair import __version__
 from recbole_blair.errors import InputError
 from recbole_blair.paths import file_stamps
@@ -160,31 +160,28 @@ def _count(duck, review_path, meta_path):
     """Scan both raw files into the tables `review` and `item`; return the counts of Table 1."""
     columns = "{user_id: 'VARCHAR', parent_asin: 'VARCHAR', timestamp: 'BIGINT', title: 'VARCHAR', text: 'VARCHAR'}"
     whole = f"timestamp BETWEEN {cleaning.MIN_TIME_MS} AND {cleaning.MAX_TIME_MS - 1}"
-    load_table(
-        duck,
-        review_path,
-        f"""CREATE TABLE review AS
-        SELECT nullif(user_id, '') AS user_id, nullif(parent_asin, '') AS item_id,
-               CASE WHEN {whole} THEN timestamp END AS ts,
-               {words_sql("concat_ws(' ', title, text)")}::UINTEGER AS words,
-               coalesce(user_id, parent_asin, timestamp::VARCHAR, title, text) IS NULL AS broken
-        FROM read_json({quote(review_path)}, format='newline_delimited', ignore_errors=true, columns={columns})""",
-        "reviews",
-    )
-    check_broken(duck, review_path, "review", "broken")
+    with reading(duck, review_path):
+        duck.run(
+            f"""CREATE TABLE review AS
+            SELECT nullif(user_id, '') AS user_id, nullif(parent_asin, '') AS item_id,
+                   CASE WHEN {whole} THEN timestamp END AS ts,
+                   {words_sql("concat_ws(' ', title, text)")}::UINTEGER AS words,
+                   coalesce(user_id, parent_asin, timestamp::VARCHAR, title, text) IS NULL AS broken
+            FROM {json_lines(review_path, columns)}""",
+            f"reviews {Path(review_path).name}",
+        )
+    check_broken(review_path, *broken_lines(duck, "review", "broken"))
     fields = ", ".join(f"{field}: 'JSON'" for field in TEXT_FIELDS)
     text = f"concat_ws(' ', {', '.join(field_text_sql(field) for field in TEXT_FIELDS)})"
-    load_table(
-        duck,
-        meta_path,
-        f"""CREATE TABLE meta AS
-        SELECT nullif(parent_asin, '') AS item_id, {words_sql(text)}::UINTEGER AS words,
-               coalesce(parent_asin, {", ".join(f"{field}::VARCHAR" for field in TEXT_FIELDS)}) IS NULL AS broken
-        FROM read_json({quote(meta_path)}, format='newline_delimited', ignore_errors=true,
-                       columns={{parent_asin: 'VARCHAR', {fields}}})""",
-        "metadata",
-    )
-    check_broken(duck, meta_path, "meta", "broken")
+    with reading(duck, meta_path):
+        duck.run(
+            f"""CREATE TABLE meta AS
+            SELECT nullif(parent_asin, '') AS item_id, {words_sql(text)}::UINTEGER AS words,
+                   coalesce(parent_asin, {", ".join(f"{field}::VARCHAR" for field in TEXT_FIELDS)}) IS NULL AS broken
+            FROM {json_lines(meta_path, f"{{parent_asin: 'VARCHAR', {fields}}}")}""",
+            f"metadata {Path(meta_path).name}",
+        )
+    check_broken(meta_path, *broken_lines(duck, "meta", "broken"))
     duck.run(
         """CREATE TABLE item AS
         SELECT item_id, bool_or(reviewed) AS reviewed, bool_or(NOT reviewed) AS described, max(words) AS words FROM (

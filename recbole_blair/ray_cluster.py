@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_blair.environment import missing_variables
+from recbole_blair.environment import NO_AVX512, missing_variables
 from recbole_blair.errors import InputError
 
 OBJECT_STORE_MB = 256  # of a cluster started here: data is memory-mapped from its files, not put into the store
@@ -160,7 +160,8 @@ def connect(ray, address, cpus, gpus, object_store_mb, temp_dir):
     if address:
         try:
             probe(address)
-            ray.init(address, runtime_env={"env_vars": missing_variables({})}, **common)
+            variables = missing_variables(NO_AVX512)  # those nodes may have another processor
+            ray.init(address, runtime_env={"env_vars": variables}, **common)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             raise InputError(
                 f"no Ray cluster answers at ray_address={address} ({' '.join(str(error).split())[:160]}); start one "

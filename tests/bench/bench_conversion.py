@@ -26,6 +26,9 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPO), str(REPO / "tests" / "dataset_tools")]
+
+from recbole_blair.environment import missing_variables
+
 GAMES_ITEMS = 137_249  # with metadata; 115,816 of them occur in a row
 GAMES_REVIEWS = 4_600_000
 
@@ -146,7 +149,8 @@ def run_side(args, side):
         shutil.rmtree(Path(args.folder) / "ours", ignore_errors=True)
     options = [f"--{key}={getattr(args, key)}" for key in ("reviews", "items", "memory_limit", "threads", "folder")]
     command = [sys.executable, __file__, f"--child={side}", *options, *(["--gzip"] if args.gzip else [])]
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    variables = {**os.environ, **missing_variables(os.environ)}  # as our command line sets them
+    result = subprocess.run(command, check=True, capture_output=True, text=True, env=variables)
     return json.loads(result.stdout.splitlines()[-1])
 
 

@@ -6,29 +6,39 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dataset_tools import users
+from dataset_tools import reviews, users
 from dataset_tools.cleaning import UNUSABLE_ID_WORDS
 from dataset_tools.duck import Duck
-from dataset_tools.users import drop_unusable, gather_events, order_events, parts_of
+from dataset_tools.reviews import are_unusable, read_reviews, resolve_instants, tally_of
+from dataset_tools.users import order_events, parts_of, user_runs
 
 NAMES = ["u", "NA", "a b", 'q"q', "Zoë", "AE" + "7" * 26, "x" * 9, "y\x7f", "tab\t"]
 USABLE = {"u", "Zoë", "AE" + "7" * 26, "x" * 9}
 EVENTS = st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 9), st.integers(10**12, 10**12 + 4)), max_size=60)
+ITEM_IDS = pa.array([f"i{n}" for n in range(100)])
+
+
+def read(duck, events, most=None):
+    """Return the finished Reviews of (user, item, ts) or (user, item, ts, rule); `most` events fit the memory."""
+    columns = list(zip(*((user, f"i{item}", ts, *(rule or [0])) for user, item, ts, *rule in events))) or [()] * 4
+    types = {"user_id": pa.string(), "item_id": pa.string(), "ts": pa.int64(), "rule": pa.uint8()}
+    duck.con.register("raw", pa.table([pa.array(c, t) for c, t in zip(columns, types.values())], list(types)))
+    with pytest.MonkeyPatch.context() as patch:
+        if most:
+            patch.setattr(users, "MOST_BYTES", most * users.EVENT_BYTES)
+        found = read_reviews(duck, "SELECT * FROM raw", ITEM_IDS)
+        found.finish()
+    assert found.events.in_table == bool(most and len(events) > most)
+    return found
 
 
 def gathered(folder, events, parts):
     """Return (usable, unusable, rows of (user, item, ts)) of events whose line is their place."""
-    with Duck(folder, "1GB", 2, False) as duck:
-        rows = [(user, item, ts, line) for line, (user, item, ts) in enumerate(events)]
-        columns = list(zip(*rows)) or [(), (), (), ()]
-        types = (pa.string(), pa.int32(), pa.int64(), pa.int64())
-        table = pa.table([pa.array(c, t) for c, t in zip(columns, types)], ["user_id", "item", "ts", "tie"])
-        duck.con.register("event", table)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(users, "parts_of", lambda *_: parts)
-            found = gather_events(duck, len(rows))
-            runs = list(found.runs)
-        return found.usable, found.unusable, [
+    with Duck(folder, "1GB", 2, False) as duck, pytest.MonkeyPatch.context() as patch:
+        found = read(duck, events, 7 if parts > 1 else None)
+        patch.setattr(users, "parts_of", lambda *_: parts)
+        runs = list(user_runs(duck, found.events))
+        return found.matched, found.unusable, [
             (run.names[int(u)].as_py(), int(i), int(t))
             for run in runs
             for u, i, t in zip(run.user, run.item, run.time_ms)
@@ -51,7 +61,7 @@ def by_a_plain_sort(events, usable=USABLE):
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_events_are_gathered_as_by_a_plain_sort(tmp_path_factory, parts, hashed, events):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(users, "HASH", hashed)
+        patch.setattr(reviews, "HASH", hashed)
         patch.setattr(users, "ROWS_PER_BATCH", 3)
         assert gathered(tmp_path_factory.mktemp("duck"), events, parts) == by_a_plain_sort(events)
 
@@ -68,9 +78,8 @@ def test_many_users_in_several_parts_and_runs(tmp_path):
 
 
 @pytest.mark.parametrize("word", UNUSABLE_ID_WORDS)
-def test_words_that_read_as_missing_are_dropped(word):
-    table = pa.table({"user_id": ["A" * 28, word, "B" * 28]})
-    assert drop_unusable(table).column("user_id").to_pylist() == ["A" * 28, "B" * 28]
+def test_words_that_read_as_missing_cannot_be_written(word):
+    assert are_unusable(pa.array(["A" * 28, word, None, "B" * 28])).tolist() == [False, True, True, False]
 
 
 def test_an_order_too_wide_for_one_integer():
@@ -79,21 +88,27 @@ def test_an_order_too_wide_for_one_integer():
 
 
 def test_parts_fit_the_memory():
-    assert parts_of(0, 10**9) == 1
-    assert parts_of(4_600_000, 10**9) == 1
+    assert parts_of(4_600_000, 10**9) == 2
     assert parts_of(4_600_000, 2 * 10**8) == 4
     assert parts_of(67_000_000, 4 * 10**9) == parts_of(67_000_000, 10**12) == 8
 
 
-@pytest.mark.parametrize("parts", [1, 4])
-def test_events_without_an_item_stay_out_and_are_noted(tmp_path, parts):
-    events = [("u", 1, 10**12), ("u", None, 10**12), ("u", 2, 10**12 + 1), ("NA", None, 10**12), ("x", None, 10**12)]
-    with Duck(tmp_path, "1GB", 2, False) as duck, pytest.MonkeyPatch.context() as patch:
-        rows = ", ".join(f"('{user}', {item or 'NULL'}, {ts}, {line})" for line, (user, item, ts) in enumerate(events))
-        duck.run(f"CREATE TABLE event AS SELECT * FROM (VALUES {rows}) AS t(user_id, item, ts, tie)")
-        patch.setattr(users, "parts_of", lambda *_: parts)
-        found = gather_events(duck, len(events))
-        (run,) = found.runs
-        assert (found.usable, found.unusable) == (2, 0)
-        assert (run.names.to_pylist(), run.item.tolist()) == (["u"], [1, 2])
-        assert sorted(duck.run("SELECT tie FROM without_item")) == [(1,), (3,), (4,)]
+@pytest.mark.parametrize("most", [None, 3])
+def test_what_makes_no_row_is_counted(tmp_path, most):
+    start = 10**12
+    events = [
+        ("u", 1, start), ("u", 100, start), ("u", 2, start + 1), ("NA", 100, start), ("x", 101, start), ("u", 100, 7),
+        (None, 3, None, 1), ("v", 1, start, 4), ("u", 1, 9, 5), ("NA", 1, start), ("w", 5, start + 5),
+    ]  # fmt: skip
+    with Duck(tmp_path, "1GB", 2, False) as duck:
+        found = read(duck, events, most)
+        tally = tally_of(duck, found)
+        assert resolve_instants(duck, found.events, None, 5) == (start + 5, 5)
+        (run,) = user_runs(duck, found.events)
+    assert (run.names.to_pylist(), run.item.tolist()) == (["u"], [1, 2])
+    assert (found.first_broken, tally.reviews, tally.matched, tally.lost) == (6, 11, 3, 2)
+    assert tally.counts == {
+        "broken_json": 1, "empty_ids": 0, "rating_outside_1_5": 0, "time_missing_or_not_positive": 1,
+        "time_in_seconds": 1, "time_in_microseconds": 0, "unusable_ids": 2, "repeated_user_item": 1,
+        "item_without_metadata": 2,
+    }  # fmt: skip

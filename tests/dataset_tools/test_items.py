@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from raw_data import meta
 from tqdm import tqdm
 
-from dataset_tools.convert import clean_metadata, load_metadata
+from dataset_tools import item_table
+from dataset_tools.arrow import take_strings
+from dataset_tools.convert import load_metadata, number_items
 from dataset_tools.duck import Duck
-from dataset_tools.item_table import format_table, item_batches, texts_of, write_items
+from dataset_tools.item_table import format_items_into, held_lines, taken_lines, text_bounds, write_items
 from dataset_tools.item_workers import ItemWorkers
 from dataset_tools.items import META_FIELDS, format_chunks, format_item, format_items, is_plain, parse_price
 from recbole_blair.text.item_text import ids_hash, text_hash
@@ -80,18 +82,26 @@ def test_duckdb_formats_as_python(tmp_path, spaced):
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with Duck(folder, "1GB", 1, False) as duck:
         load_metadata(duck, path)
-        clean_metadata(duck)
-        format_table(duck.con, threading.Event(), False, 1)
-        found = duck.run("SELECT line, characters, bad_price FROM formatted WHERE line IS NOT NULL ORDER BY item")
-        plain = duck.run("SELECT bool_and(record IS NULL) FROM formatted GROUP BY item ORDER BY item")
+        number_items(duck)
+        lines = held_lines(duck)
+        format_items_into(lines, duck.con, threading.Event(), False, 1)
+        with lines.as_relation():
+            rows = duck.run("SELECT * FROM formatted ORDER BY item, line NULLS FIRST")
+    found = [(line, characters, bad) for _, line, _, _, characters, bad in rows if line is not None]
+    texts = [line.encode()[begin:end].decode() for _, line, begin, end, *_ in rows if line is not None]
+    by_python = {item for item, line, *_ in rows if line is None}
     expected = [format_item(f"B{i}", values, False) for i, values in enumerate(records)]
     assert found == [(line, characters, bad_price) for line, _, characters, bad_price in expected]
-    assert [one for (one,) in plain[:5]] == [True, True, True, True, False]
+    assert texts == [text for _, text, *_ in expected]
+    assert [item in by_python for item in range(5)] == [False, False, False, False, True]
 
 
 def test_texts_of_lines_with_empty_cells():
     lines = pa.array(["x\tx\tx\tx\tx\tx", "i1\ttitle\ta text, \u00e9.\tc\ts\t1.0", "i2\t\t\t\t\t", "i3\tt\tlast\t\t\t"])
-    assert texts_of(lines[1:]).to_pylist() == ["a text, \u00e9.", "", "last"]
+    bounds = zip(*text_bounds(lines[1:]))
+    assert [line.as_py().encode()[begin:end].decode() for line, (begin, end) in zip(lines[1:], bounds)] == [
+        "a text, \u00e9.", "", "last",
+    ]  # fmt: skip
 
 
 def chunks(n=5, size=40):
@@ -111,9 +121,12 @@ def test_workers_write_the_same_bytes():
     assert list(format_chunks(chunks(), False, 3)) == alone
 
 
-@pytest.mark.parametrize("without_worker", [0, 10**6])
-def test_items_are_written_in_the_order_asked_for(tmp_path, monkeypatch, without_worker):
-    monkeypatch.setattr("dataset_tools.item_table.RECORDS_WITHOUT_WORKER", without_worker)
+@pytest.mark.parametrize("without_worker", [0, 100])
+@pytest.mark.parametrize("in_memory", [10**9, 50_000])
+def test_items_are_written_in_the_order_asked_for(tmp_path, monkeypatch, without_worker, in_memory):
+    monkeypatch.setattr(item_table, "CHUNKS_WITHOUT_WORKER", without_worker)
+    monkeypatch.setattr(item_table, "MOST_BYTES", in_memory)
+    monkeypatch.setattr(item_table, "ITEMS_PER_BATCH", 300)
     path, folder = tmp_path / "meta.jsonl", tmp_path / "duck"
     folder.mkdir()
     metadata = [meta(f"B{i}", f"Thing {i}" + (' "x"' if i % 3 else "")) for i in range(3000)]
@@ -124,9 +137,11 @@ def test_items_are_written_in_the_order_asked_for(tmp_path, monkeypatch, without
     file = io.BytesIO()
     with Duck(folder, "1GB", 2, False) as duck:
         load_metadata(duck, path)
-        clean_metadata(duck)
-        format_table(duck.con, threading.Event(), False, 2)
-        counts = write_items(item_batches(duck, order), file, len(order) - 1, tqdm(disable=True))
+        ids = take_strings(number_items(duck).item_ids, order)
+        lines = held_lines(duck)
+        format_items_into(lines, duck.con, threading.Event(), False, 2)
+        assert lines.in_table == (in_memory < 10**9)
+        counts = write_items(taken_lines(duck, lines, order), ids, file, len(order) - 1, tqdm(disable=True))
     expected = [format_item(f"B{i}", [metadata[i].get(field) for field in META_FIELDS], False) for i in order]
     assert file.getvalue().decode().split("\n")[1:] == [*(line for line, *_ in expected), ""]
     assert counts.hashes() == (ids_hash([f"B{i}" for i in order]), text_hash([text for _, text, *_ in expected]))

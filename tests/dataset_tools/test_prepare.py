@@ -193,11 +193,11 @@ def test_duckdb_out_of_disk_is_one_line_and_exit_2(small, monkeypatch, capsys):
     """DuckDB may fill the disk too: its message becomes ENOSPC, which the command prints as one line."""
     import duckdb
 
-    def full(duck, *_):
+    def full(duck, *_, **__):
         error = duckdb.IOException('IO Error: Could not write file "x": No space left on device\nmore')
         raise duck.explain(error)
 
-    monkeypatch.setattr(convert_module, "load_reviews", full)
+    monkeypatch.setattr(convert_module, "read_reviews", full)
     arguments = ["--dataset=Appliances", f"--raw_dir={small}", f"--data_path={small / 'dataset'}", "--quiet"]
     assert main(["prepare", *arguments]) == 2
     line = capsys.readouterr().err

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_tools.rows import Events, flatten_ranges, history_bounds, string_bytes, writing_rows
+from dataset_tools.arrow import string_bytes
+from dataset_tools.rows import Events, flatten_ranges, history_bounds, writing_rows
 from recbole_blair.schema import INTER_COLUMNS, SPLITS
 
 ITEM_IDS = pa.array([f"i{n}" for n in range(10)])
@@ -19,8 +20,8 @@ def events(lengths, items):
     user = np.repeat(np.arange(len(lengths)), lengths)
     n = len(user)
     return Events(
+        pa.array([f"u{u}" for u in range(len(lengths))], pa.string()),
         user,
-        pa.array([f"u{u}" for u in user], pa.string()),
         np.array(items[:n], np.int64),
         np.arange(n, dtype=np.int64) * 10,
         (np.arange(n) % 3).astype(np.int8),
@@ -28,9 +29,11 @@ def events(lengths, items):
 
 
 def cut(run, size):
-    for begin in range(0, len(run.user), size):
-        end = begin + size
-        yield Events(*(column[begin:end] for column in run))
+    """Yield `size` users at a time."""
+    for first in range(0, len(run.names), size):
+        mine = (run.user >= first) & (run.user < first + size)
+        _, user, *rest = (column[mine] if isinstance(column, np.ndarray) else column for column in run)
+        yield Events(run.names[first : first + size], user - first, *rest)
 
 
 def write(run, size, max_history, threads=2):
@@ -42,11 +45,10 @@ def write(run, size, max_history, threads=2):
 
 def test_history_bounds_by_hand():
     user = np.array([4, 4, 4, 4, 9, 2, 2])
-    target, start, length = history_bounds(user, 0, 2)
+    target, start, length = history_bounds(user, 2)
     assert target.tolist() == [1, 2, 3, 6]
     assert start.tolist() == [0, 0, 1, 5]
     assert length.tolist() == [1, 2, 2, 1]
-    assert history_bounds(user, 3, 2)[0].tolist() == [3, 6]
 
 
 def test_flatten_ranges_by_hand():
@@ -67,7 +69,7 @@ def test_rows_by_hand():
     assert files["valid"].decode() == header + "u0\ti0\ti1\t0\t10\n"
     assert files["test"].decode() == header + "u0\ti0 i1\ti2\t0 10\t20\n" + "u2\ti4\ti5\t40\t50\n"
     assert counts.rows.tolist() == [0, 1, 2] and counts.users.tolist() == [0, 1, 2]
-    assert (counts.n_users, counts.first_rows, counts.history_items) == (2, 2, 4)
+    assert (counts.n_users, counts.history_items) == (2, 4)
     assert counts.item_order().tolist() == [0, 1, 2, 4, 5]  # item 3 is a lone event's
 
 
@@ -89,7 +91,7 @@ def test_batches_make_no_difference(lengths, items, size, max_history):
     whole, counts = write(run, 1000, max_history)
     parts, found = write(run, size, max_history)
     assert parts == whole == write(run, size, max_history, threads=1)[0]
-    for name in ("n_users", "first_rows", "history_items"):
+    for name in ("n_users", "history_items"):
         assert getattr(found, name) == getattr(counts, name)
     assert counts.n_users == sum(length > 1 for length in lengths)
     assert (found.rows == counts.rows).all() and (found.users == counts.users).all()
