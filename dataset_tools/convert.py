@@ -23,6 +23,7 @@ from dataset_tools.last_out import CORE_EVENTS, keep_core
 from dataset_tools.raw_files import broken_lines, check_broken, json_lines, reading
 from dataset_tools.reviews import (
     BROKEN,
+    begin_reviews,
     check_left,
     raw_reviews_sql,
     read_reviews,
@@ -43,7 +44,11 @@ BROKEN_META = " AND ".join(f"{column} IS NULL" for column in ("item_id", *META_F
 
 
 def load_metadata(duck, path):
-    """Read the metadata into table `meta` (item_id and the raw JSON of `META_FIELDS`), in line order."""
+    """Read the metadata into table `meta` (item_id and the raw JSON of `META_FIELDS`), in line order.
+
+    Returns:
+        Metadata: from `number_items`.
+    """
     columns = ", ".join(f"{field}: 'JSON'" for field in META_FIELDS)
     with reading(duck, path):
         duck.run(
@@ -52,6 +57,7 @@ def load_metadata(duck, path):
             f"metadata {Path(path).name}",
         )
     check_broken(path, *broken_lines(duck, "meta", BROKEN_META))
+    return number_items(duck)
 
 
 class Metadata(NamedTuple):
@@ -67,12 +73,13 @@ def number_items(duck):
     import pyarrow as pa
 
     duck.run(
-        f"""CREATE TABLE item AS SELECT item_id, line, (row_number() OVER (ORDER BY line) - 1)::INTEGER AS item
-        FROM (SELECT item_id, min(rowid) AS line FROM meta WHERE coalesce(item_id, '') <> '' GROUP BY item_id)
+        f"""CREATE TABLE item AS SELECT item_id, line, n, (row_number() OVER (ORDER BY line) - 1)::INTEGER AS item
+        FROM (SELECT item_id, min(rowid) AS line, count(*) AS n FROM meta
+              WHERE coalesce(item_id, '') <> '' GROUP BY item_id)
         WHERE NOT {cleaning.unusable_id_sql("item_id")} ORDER BY line"""
     )
     broken, lines, _ = broken_lines(duck, "meta", BROKEN_META)
-    usable = duck.value("SELECT count(*) FROM meta WHERE item_id IN (SELECT item_id FROM item)")
+    usable = duck.value("SELECT coalesce(sum(n), 0)::BIGINT FROM item")
     batches = list(duck.batches("SELECT item_id FROM item ORDER BY item", ROWS_PER_BATCH))
     ids = pa.concat_arrays([batch.column(0) for batch in batches]) if batches else pa.array([], pa.string())
     names = (rule.name for rule in cleaning.META_RULES)
@@ -123,6 +130,7 @@ def write_build(duck, folder, build, settings, stream, item_ids, lines, formatte
             file = stack.enter_context(open(folder / item_name, "wb", buffering=1 << 20))
             bar = stack.enter_context(tqdm(total=len(order), desc="item texts", unit="item", disable=not duck.progress))
             formatted()
+            duck.use_threads(duck.threads)
             ids = take_strings(item_ids, order)
             items = write_items(taken_lines(duck, lines, order), ids, file, table3_items, bar)
             _flush(file)
@@ -160,15 +168,16 @@ def convert(duck, review_path, meta_path, folder, build, settings):
 
     Source: arXiv:2403.03952, section 3.1 (timestamp); arXiv:2504.10545 (last_out).
     """
-    load_metadata(duck, meta_path)
-    metadata = number_items(duck)
     sql, label = raw_reviews_sql(json_lines(review_path, REVIEW_COLUMNS)), f"reviews {Path(review_path).name}"
-    if settings["protocol"] == "last_out":  # its 5-core is counted in SQL
-        with reading(duck, review_path):
-            duck.run(f"CREATE TABLE review AS {sql}", label)
-        sql, label = REVIEW_TABLE, None
     with reading(duck, review_path):
-        reviews = read_reviews(duck, sql, metadata.item_ids, label=label)
+        if settings["protocol"] == "timestamp":
+            begun = begin_reviews(duck, sql, label)  # its scan goes on beside that of the metadata
+            metadata = load_metadata(duck, meta_path)
+        else:  # the 5-core is counted in SQL
+            metadata = load_metadata(duck, meta_path)
+            duck.run(f"CREATE TABLE review AS {sql}", label)
+            begun = begin_reviews(duck, REVIEW_TABLE)
+        reviews = read_reviews(duck, begun, metadata.item_ids)
     return write_reviews(duck, metadata, reviews, review_path, folder, build, settings)
 
 
@@ -178,7 +187,7 @@ def convert_tables(duck, review_path, folder, build, settings, rules):
     `rules` are those that the column `rule` of `review` counts, from 1.
     """
     metadata = number_items(duck)
-    reviews = read_reviews(duck, REVIEW_TABLE, metadata.item_ids, rules)
+    reviews = read_reviews(duck, begin_reviews(duck, REVIEW_TABLE), metadata.item_ids, rules)
     return write_reviews(duck, metadata, reviews, review_path, folder, build, settings)
 
 
@@ -189,24 +198,27 @@ def write_reviews(duck, metadata, reviews, review_path, folder, build, settings)
     def format_beside(con, stopped):
         format_items_into(lines, con, stopped, settings["ascii_text"], duck.threads)
 
-    with duck.beside(format_beside) as formatted:  # NumPy's work, on one core, leaves the others free
+    by_time = settings["protocol"] == "timestamp"
+    if by_time and not reviews.events.in_table:
+        duck.use_threads(duck.threads - 1)  # one core for NumPy, which all else waits for
+    with duck.beside(format_beside) as formatted:
         reviews.finish()
         check_broken(review_path, int(reviews.by_rule[BROKEN]), reviews.lines, reviews.first_broken)
         tally, events = tally_of(duck, reviews), reviews.events
         check_left(tally, review_path)
         counts, after_dedup, matched = tally.counts, tally.matched + tally.lost, tally.matched
         valid_start_ms, test_start_ms = None, None
-        if settings["protocol"] == "last_out":
-            cut = cut_last_out
-            after_dedup, found = keep_core(duck)
-            counts.update(found)
-            core = read_reviews(duck, CORE_EVENTS, metadata.item_ids)
-            core.finish()
-            events, matched = core.events, core.matched
-        else:
+        if by_time:
             instants = settings["valid_start_ms"], settings["test_start_ms"]
             valid_start_ms, test_start_ms = resolve_instants(duck, events, *instants)
             cut = cut_by_time(valid_start_ms, test_start_ms)
+        else:
+            cut = cut_last_out
+            after_dedup, found = keep_core(duck)
+            counts.update(found)
+            core = read_reviews(duck, begin_reviews(duck, CORE_EVENTS), metadata.item_ids)
+            core.finish()
+            events, matched = core.events, core.matched
         stream = EventStream(user_runs(duck, events, "users"), cut, len(metadata.item_ids))
         rows, items = write_build(duck, folder, build, settings, stream, metadata.item_ids, lines, formatted)
     check_splits(rows, valid_start_ms, test_start_ms, settings["protocol"])

@@ -107,10 +107,22 @@ class Duck:
 
         Two queries that are read in turns need `own_connection` for one of them.
         """
-        con = self.con.cursor() if own_connection else self.con
+        found = self._read(self.con.cursor() if own_connection else self.con, sql, rows, label)
+        next(found)
+        yield from found
+
+    def begin(self, sql, rows, label=None):
+        """Begin a query on a connection of its own, `STREAM_BUFFER` ahead; returns what `batches` would yield."""
+        found = self._read(self.con.cursor(), sql, rows, label)
+        next(found)
+        return found
+
+    def _read(self, con, sql, rows, label):
         try:
+            reader = con.sql(sql).to_arrow_reader(rows)
+            yield None  # it runs
             with self._bar(label) as bar:
-                for batch in con.sql(sql).to_arrow_reader(rows):
+                for batch in reader:
                     yield batch
                     bar.update(max(0.0, min(99.0, con.query_progress()) - bar.n))
                 bar.update(100 - bar.n)
@@ -140,6 +152,10 @@ class Duck:
                 while not running.done():  # it may be between two statements
                     con.interrupt()
                     futures.wait([running], _POLL_S)
+
+    def use_threads(self, threads):
+        """Let statements that begin from here on take so many threads (one or more)."""
+        self.con.execute(f"SET threads = {max(1, threads)}")
 
     def memory_bytes(self):
         """Return the memory limit in bytes."""

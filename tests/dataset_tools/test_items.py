@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dataset_tools import item_table
 from dataset_tools.arrow import take_strings
-from dataset_tools.convert import load_metadata, number_items
+from dataset_tools.convert import load_metadata
 from dataset_tools.duck import Duck
 from dataset_tools.item_table import format_items_into, held_lines, taken_lines, text_bounds, write_items
 from dataset_tools.item_workers import ItemWorkers
@@ -82,7 +82,6 @@ def test_duckdb_formats_as_python(tmp_path, spaced):
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with Duck(folder, "1GB", 1, False) as duck:
         load_metadata(duck, path)
-        number_items(duck)
         lines = held_lines(duck)
         format_items_into(lines, duck.con, threading.Event(), False, 1)
         with lines.as_relation():
@@ -136,8 +135,7 @@ def test_items_are_written_in_the_order_asked_for(tmp_path, monkeypatch, without
     order = np.append(order[order != 7], 7)
     file = io.BytesIO()
     with Duck(folder, "1GB", 2, False) as duck:
-        load_metadata(duck, path)
-        ids = take_strings(number_items(duck).item_ids, order)
+        ids = take_strings(load_metadata(duck, path).item_ids, order)
         lines = held_lines(duck)
         format_items_into(lines, duck.con, threading.Event(), False, 2)
         assert lines.in_table == (in_memory < 10**9)
