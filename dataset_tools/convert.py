@@ -23,7 +23,6 @@ from dataset_tools.last_out import CORE_EVENTS, keep_core
 from dataset_tools.raw_files import broken_lines, check_broken, json_lines, reading
 from dataset_tools.reviews import (
     BROKEN,
-    begin_reviews,
     check_left,
     raw_reviews_sql,
     read_reviews,
@@ -168,16 +167,13 @@ def convert(duck, review_path, meta_path, folder, build, settings):
 
     Source: arXiv:2403.03952, section 3.1 (timestamp); arXiv:2504.10545 (last_out).
     """
+    metadata = load_metadata(duck, meta_path)
     sql, label = raw_reviews_sql(json_lines(review_path, REVIEW_COLUMNS)), f"reviews {Path(review_path).name}"
     with reading(duck, review_path):
-        if settings["protocol"] == "timestamp":
-            begun = begin_reviews(duck, sql, label)  # its scan goes on beside that of the metadata
-            metadata = load_metadata(duck, meta_path)
-        else:  # the 5-core is counted in SQL
-            metadata = load_metadata(duck, meta_path)
+        if settings["protocol"] == "last_out":  # its 5-core is counted in SQL
             duck.run(f"CREATE TABLE review AS {sql}", label)
-            begun = begin_reviews(duck, REVIEW_TABLE)
-        reviews = read_reviews(duck, begun, metadata.item_ids)
+            sql, label = REVIEW_TABLE, None
+        reviews = read_reviews(duck, sql, metadata.item_ids, label=label)
     return write_reviews(duck, metadata, reviews, review_path, folder, build, settings)
 
 
@@ -187,7 +183,7 @@ def convert_tables(duck, review_path, folder, build, settings, rules):
     `rules` are those that the column `rule` of `review` counts, from 1.
     """
     metadata = number_items(duck)
-    reviews = read_reviews(duck, begin_reviews(duck, REVIEW_TABLE), metadata.item_ids, rules)
+    reviews = read_reviews(duck, REVIEW_TABLE, metadata.item_ids, rules)
     return write_reviews(duck, metadata, reviews, review_path, folder, build, settings)
 
 
@@ -216,7 +212,7 @@ def write_reviews(duck, metadata, reviews, review_path, folder, build, settings)
             cut = cut_last_out
             after_dedup, found = keep_core(duck)
             counts.update(found)
-            core = read_reviews(duck, begin_reviews(duck, CORE_EVENTS), metadata.item_ids)
+            core = read_reviews(duck, CORE_EVENTS, metadata.item_ids)
             core.finish()
             events, matched = core.events, core.matched
         stream = EventStream(user_runs(duck, events, "users"), cut, len(metadata.item_ids))

@@ -107,22 +107,10 @@ class Duck:
 
         Two queries that are read in turns need `own_connection` for one of them.
         """
-        found = self._read(self.con.cursor() if own_connection else self.con, sql, rows, label)
-        next(found)
-        yield from found
-
-    def begin(self, sql, rows, label=None):
-        """Begin a query on a connection of its own, `STREAM_BUFFER` ahead; returns what `batches` would yield."""
-        found = self._read(self.con.cursor(), sql, rows, label)
-        next(found)
-        return found
-
-    def _read(self, con, sql, rows, label):
+        con = self.con.cursor() if own_connection else self.con
         try:
-            reader = con.sql(sql).to_arrow_reader(rows)
-            yield None  # it runs
             with self._bar(label) as bar:
-                for batch in reader:
+                for batch in con.sql(sql).to_arrow_reader(rows):
                     yield batch
                     bar.update(max(0.0, min(99.0, con.query_progress()) - bar.n))
                 bar.update(100 - bar.n)

@@ -101,22 +101,19 @@ def raw_reviews_sql(source):
         FROM {source}"""
 
 
-def begin_reviews(duck, sql, label=None):
-    """Begin a query that gives user_id, item_id, ts, rule in the order of the lines; returns it for `read_reviews`.
+def read_reviews(duck, sql, item_ids, rules=cleaning.REVIEW_RULES, label=None):
+    """Stream the reviews of a query once; arguments as of `Reviews`.
 
-    `label` is the progress bar's.
-    """
-    return duck.begin(f"SELECT {HASH} AS hash, user_id, item_id, ts, rule FROM ({sql})", LINES_A_BATCH, label)
-
-
-def read_reviews(duck, begun, item_ids, rules=cleaning.REVIEW_RULES):
-    """Read what `begin_reviews` began; arguments as of `Reviews`.
+    Args:
+        sql (str): gives user_id, item_id, ts, rule in the order of the lines.
+        label (str | None): of the progress bar.
 
     Returns:
         Reviews: to be finished, which other work can go on beside.
     """
     found = Reviews(duck, item_ids, rules)
-    for batch in begun:
+    sql = f"SELECT {HASH} AS hash, user_id, item_id, ts, rule FROM ({sql})"
+    for batch in duck.batches(sql, LINES_A_BATCH, label=label):
         found.add(batch)
     return found
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dataset_tools import reviews, users
 from dataset_tools.cleaning import UNUSABLE_ID_WORDS
 from dataset_tools.duck import Duck
-from dataset_tools.reviews import are_unusable, begin_reviews, read_reviews, resolve_instants, tally_of
+from dataset_tools.reviews import are_unusable, read_reviews, resolve_instants, tally_of
 from dataset_tools.users import order_events, parts_of, user_runs
 
 NAMES = ["u", "NA", "a b", 'q"q', "Zoë", "AE" + "7" * 26, "x" * 9, "y\x7f", "tab\t"]
@@ -22,13 +22,11 @@ def read(duck, events, most=None):
     """Return the finished Reviews of (user, item, ts) or (user, item, ts, rule); `most` events fit the memory."""
     columns = list(zip(*((user, f"i{item}", ts, *(rule or [0])) for user, item, ts, *rule in events))) or [()] * 4
     types = {"user_id": pa.string(), "item_id": pa.string(), "ts": pa.int64(), "rule": pa.uint8()}
-    table = pa.table([pa.array(c, t) for c, t in zip(columns, types.values())], list(types))
-    duck.con.register("given", table)
-    duck.run("CREATE TABLE raw AS SELECT * FROM given")
+    duck.con.register("raw", pa.table([pa.array(c, t) for c, t in zip(columns, types.values())], list(types)))
     with pytest.MonkeyPatch.context() as patch:
         if most:
             patch.setattr(users, "MOST_BYTES", most * users.EVENT_BYTES)
-        found = read_reviews(duck, begin_reviews(duck, "SELECT * FROM raw"), ITEM_IDS)
+        found = read_reviews(duck, "SELECT * FROM raw", ITEM_IDS)
         found.finish()
     assert found.events.in_table == bool(most and len(events) > most)
     return found
