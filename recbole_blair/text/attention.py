@@ -47,18 +47,22 @@ def attention_forward(module, query, key, value, attention_mask, dropout=0.0, sc
     """What `AttentionInterface` asks for: (B, T, heads, D) and None; `attend` where it may, else PyTorch's way."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    if attention_mask is None:
-        plain, keep = not getattr(module, "is_causal", True), None
-    else:
-        plain, keep = attention_mask.dtype == torch.bool and attention_mask.stride(2) == 0, attention_mask[:, 0, 0]
     silent = all(value is None or value is False or name in SILENT for name, value in options.items())
-    if plain and silent and not dropout and scaling and fits(query, key, value):
+    if is_plain(module, attention_mask) and silent and not dropout and scaling and fits(query, key, value):
+        keep = None if attention_mask is None else attention_mask[:, 0, 0]
         found = attend(query, key, value, keep, scaling)
         if found is not None:
             return found, None
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
     )
+
+
+def is_plain(module, mask):
+    """True where each token sees every token of its text that is not padding."""
+    if mask is None:
+        return not getattr(module, "is_causal", True)
+    return mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1] == 1 and mask.stride(2) == 0
 
 
 def fits(query, key, value):

@@ -85,6 +85,7 @@ def calls(monkeypatch):
         {"layer": torch.nn.Identity()},  # says nothing, and causal is what PyTorch's way then takes it for
         {"position_bias": torch.zeros(1, 2, 6, 6, dtype=torch.bfloat16)},
         {"attention_mask": torch.ones(3, 1, 6, 6, dtype=torch.bool).tril()},
+        {"attention_mask": torch.ones(3, 2, 1, 6, dtype=torch.bool).expand(3, 2, 6, 6)},  # by head
         {"attention_mask": torch.zeros(3, 1, 6, 6, dtype=torch.bfloat16)},
         {"dtype": torch.float32},
         {"length": 2100},
