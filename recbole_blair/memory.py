@@ -5,10 +5,12 @@ import ctypes
 import gc
 import threading
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # mallopt's numbers
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # mallopt's numbers
 _LOCK = threading.Lock()
 _INSIDE: list[None] = []  # one for each that is inside
-NEVER, TRIM_DEFAULT, MMAP_DEFAULT = -1, 128 * 1024, 65536
+NEVER, MMAP_DEFAULT = -1, 65536
+# What glibc raises them to by itself once it has seen large blocks; whoever sets one has to set both.
+LARGE_BLOCK, TRIM_LARGE = 32 << 20, 64 << 20
 
 
 @contextlib.contextmanager
@@ -35,7 +37,8 @@ def keep_freed_memory():
             _INSIDE.pop()
             if not _INSIDE:
                 libc.mallopt(MMAP_MAX, MMAP_DEFAULT)
-                libc.mallopt(TRIM_THRESHOLD, TRIM_DEFAULT)
+                libc.mallopt(MMAP_THRESHOLD, LARGE_BLOCK)
+                libc.mallopt(TRIM_THRESHOLD, TRIM_LARGE)
                 libc.malloc_trim(0)
 
 

@@ -73,8 +73,21 @@ def sigmoid_product(a, b, bias):
 
 def onednn_product(a, b, bias=None, activation="none"):
     """a @ b by oneDNN, which takes b in either layout and copies an a whose columns lie together."""
+    return onednn_linear(a, b.T, bias, activation)
+
+
+def onednn_linear(x, weight, bias=None, activation="none"):
+    """activation(x (…, k) @ weight (m, k) transposed + bias) by oneDNN; the weight may be `packed`."""
     form = "none" if activation == "gelu" else ""  # the exact one
-    return torch.ops.mkldnn._linear_pointwise(a, b.T, bias, activation, [], form)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], form)
+
+
+def packed(weight):
+    """Copy a weight (m, k) into the layout that oneDNN's products read: they need not arrange it anew at every call.
+
+    The results have the same bits. It has no strides, so nothing else takes it; `to_dense` gives the weight back.
+    """
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach())
 
 
 def add_product(total, a, b):
@@ -103,10 +116,13 @@ class LinearProduct(torch.autograd.Function):
 
 def linear(x, weight, bias=None):
     """x (…, k) @ weight (m, k) transposed + bias (m,) | None: (…, m)."""
-    ours = goes_to_onednn if torch.is_grad_enabled() else fuses
+    with_gradient = torch.is_grad_enabled()
+    ours = goes_to_onednn if with_gradient else fuses
     if torch.is_autocast_enabled(x.device.type) or not ours(x, weight):
         return F.linear(x, weight, bias)
-    return LinearProduct.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
+    rows = x.reshape(-1, x.shape[-1])
+    found = LinearProduct.apply(rows, weight, bias) if with_gradient else biased_product(rows, weight.T, bias)
+    return found.view(*x.shape[:-1], -1)
 
 
 class Linear(nn.Linear):
@@ -116,28 +132,45 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
-class GeluLinear(nn.Linear):
-    """`nn.Linear` and GELU, on the CPU in one pass where no gradient is wanted."""
+class PackedLinear(nn.Linear):
+    """A `nn.Linear`, and a GELU where `activation` says so, that is done with learning and stays on the CPU.
+
+    It holds its weight in oneDNN's layout alone; who reads `weight` gets a copy, and `state_dict` lacks it.
+    """
+
+    activation = "none"
+
+    @property
+    def weight(self):
+        return self.packed.to_dense()
 
     def forward(self, x):
-        if torch.is_grad_enabled() or not fuses(x, self.weight, self.bias):
-            return F.gelu(super().forward(x))
-        found = onednn_product(x.reshape(-1, x.shape[-1]), self.weight.T, self.bias, "gelu")
-        return found.view(*x.shape[:-1], -1)
+        return onednn_linear(x, self.packed, self.bias, self.activation)
 
 
 def use_products(model):
-    """Let every plain `nn.Linear` of a transformers encoder take its products from here, for use without gradients.
+    """Pack every plain `nn.Linear` of a transformers encoder on the CPU for oneDNN, for use without gradients.
 
     BERT and its like keep a linear layer and its activation side by side: an exact GELU becomes part of the product.
+    Where oneDNN does not take the products nothing changes.
     """
     for module in list(model.modules()):
-        if type(module) is nn.Linear:
-            module.__class__ = Linear
         activation, inner = getattr(module, "intermediate_act_fn", None), getattr(module, "dense", None)
-        if is_exact_gelu(activation) and isinstance(inner, nn.Linear) and inner.bias is not None:
-            inner.__class__ = GeluLinear
+        if is_exact_gelu(activation) and pack(inner):
+            inner.activation = "gelu"
             module.intermediate_act_fn = nn.Identity()
+        pack(module)
+
+
+def pack(module):
+    """Turn a plain `nn.Linear` into a `PackedLinear` where oneDNN takes its product; returns whether it did."""
+    if type(module) is not nn.Linear or not module.weight.numel() or not fuses(module.weight):
+        return False
+    weight = packed(module.weight)
+    del module.weight
+    module.register_buffer("packed", weight, persistent=False)
+    module.__class__ = PackedLinear
+    return True
 
 
 def is_exact_gelu(activation):

@@ -10,11 +10,12 @@ from torch import nn
 
 from recbole_blair import products
 from recbole_blair.products import (
-    GeluLinear,
     Linear,
+    PackedLinear,
     add_product,
     biased_product,
     goes_to_onednn,
+    pack,
     product,
     sigmoid_product,
     use_products,
@@ -138,7 +139,7 @@ def test_an_encoder_gives_the_same_states(kind, dtype, tolerance):
     plain = models[kind]().to(dtype).eval()
     ours, ids = copy.deepcopy(plain), torch.randint(3, 50, (4, 9))
     use_products(ours)
-    fused = [module for module in ours.modules() if type(module) is GeluLinear]
+    fused = [module for module in ours.modules() if getattr(module, "activation", None) == "gelu"]
     assert len(fused) == (2 if kind in ("Bert", "Roberta") else 0)
     assert not any(type(module) is nn.Linear for module in ours.modules())
     with torch.inference_mode():
@@ -146,10 +147,44 @@ def test_an_encoder_gives_the_same_states(kind, dtype, tolerance):
     torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("grad", [True, False])
-def test_gelu_linear(grad):
-    layer, x = nn.Linear(6, 4), torch.randn(2, 5, 6) * 3
-    expected = nn.functional.gelu(layer(x))
-    layer.__class__ = GeluLinear
-    with torch.set_grad_enabled(grad):
-        torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(2, 5, 6), (7, 6), (1, 6)])
+def test_a_packed_layer(dtype, tolerance, bias, shape):
+    layer, x = nn.Linear(6, 4, bias=bias, dtype=dtype), torch.randn(shape).to(dtype) * 3
+    weight = layer.weight.detach().clone()
+    with torch.inference_mode():
+        expected = layer(x)
+        assert pack(layer) and type(layer) is PackedLinear and not pack(layer)
+        torch.testing.assert_close(layer(x), expected, rtol=tolerance, atol=tolerance)
+        layer.activation = "gelu"
+        torch.testing.assert_close(layer(x), nn.functional.gelu(expected), rtol=tolerance, atol=tolerance)
+    assert torch.equal(layer.weight, weight)
+    assert [name for name, _ in layer.named_parameters()] == ["bias"] * bias  # the weight is held once
+
+
+def test_what_is_not_packed(monkeypatch):
+    """Other dtypes, kinds of linear layer, empty ones and other processors keep PyTorch's way."""
+    assert not any(
+        map(pack, (nn.Linear(6, 4, dtype=torch.float64), Linear(6, 4), nn.Linear(0, 4), nn.Identity(), None))
+    )
+    monkeypatch.setattr(products, "by_onednn", lambda: False)
+    assert not pack(nn.Linear(6, 4))
+
+
+def test_without_onednn_an_encoder_is_left_alone(monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setattr(products, "fuses", lambda *tensors: False)
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    model = transformers.BertModel(transformers.BertConfig(vocab_size=50, **shape))
+    kinds = [type(module) for module in model.modules()]
+    use_products(model)
+    assert [type(module) for module in model.modules()] == kinds
+
+
+def test_linear_without_gradients_leaves_no_trace():
+    layer, x = Linear(6, 4), torch.randn(2, 5, 6)
+    with torch.no_grad():
+        got = layer(x)
+    assert not got.requires_grad
+    torch.testing.assert_close(got, nn.functional.linear(x, layer.weight, layer.bias), rtol=1e-5, atol=1e-6)

@@ -4,6 +4,7 @@ Weights come from safetensors; a folder that only has pytorch_model.bin is read 
 weights-only loader, which runs no code from the file. Code that a model repository brings is never run.
 """
 
+import contextlib
 import queue
 import threading
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_blair.errors import InputError
+from recbole_blair.memory import keep_freed_memory
 from recbole_blair.text.batching import pad_batch, plan_batches, plan_chunks
 from recbole_blair.text.devices import pick_devices, pick_precision
 from recbole_blair.text.encoders import WITHOUT_NETWORK, weight_files
@@ -61,6 +63,8 @@ class TransformerEncoder:
         model, tokenizer = _load_model(folder, precision)
         if pooling is None:
             pooling = declared or ("cls" if tokenizer.cls_token_id is not None else "mean")  # T5 has no [CLS]
+        if devices[0].type == "cpu":
+            _speed_up(model)
         replicas = _replicate(model, devices)
         limit = min(max_length, _position_limit(model, tokenizer))
         return cls(
@@ -141,7 +145,8 @@ class TransformerEncoder:
             todo (list[(int, ndarray)]): chunk numbers and their rows.
             budget (int): tokens a batch.
         """
-        with _Pipeline(self, texts, todo, budget) as results:
+        memory = keep_freed_memory() if self.device_type == "cpu" else contextlib.nullcontext()
+        with memory, _Pipeline(self, texts, todo, budget) as results:
             for _ in todo:
                 number, rows, vectors = results.next()
                 if not np.isfinite(vectors).all():
@@ -316,8 +321,6 @@ def _load_model(folder, precision):
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
     from transformers.utils import logging
 
-    from recbole_blair.products import use_products
-
     weight_files(folder)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     bars = logging.is_progress_bar_enabled()
@@ -348,8 +351,16 @@ def _load_model(folder, precision):
             "which would "
             "stay random; give a folder with the whole encoder"
         )
-    use_products(model)
     return model.eval().requires_grad_(False), tokenizer
+
+
+def _speed_up(model):
+    """Let a model on the CPU take the faster ways to its products and its attention."""
+    from recbole_blair.products import use_products
+    from recbole_blair.text.attention import use_attention
+
+    use_products(model)
+    use_attention(model)
 
 
 def _replicate(model, devices):

@@ -223,8 +223,14 @@ def test_chunks_and_batches_hold_each_text_once():
     assert min(len(texts[i]) for i in chunks[0]) >= max(len(texts[i]) for i in chunks[-1])
     lengths = np.array([3, 9, 1, 4, 4, 20])
     batches = plan_batches(lengths, 12)
-    assert [b.tolist() for b in batches] == [[5], [1], [3, 4, 0], [2]]  # 20 alone is over 12; 9; 4 4 3; 1
+    assert [b.tolist() for b in batches] == [[5], [1], [3, 4], [0], [2]]  # 20 alone is over 12; 9; 4 4; 3; 1
     assert plan_chunks([], 64, 32) == []
+
+
+def test_a_batch_ends_where_that_saves_more_padding_than_a_batch_costs():
+    """A budget of 64 makes one more batch cost 2. One before the 3s saves 3 x 7, one before the 9 would save 1."""
+    assert [b.tolist() for b in plan_batches(np.array([10, 9, 10]), 64)] == [[0, 2, 1]]
+    assert [b.tolist() for b in plan_batches(np.array([3, 10, 3, 9, 10, 3]), 64)] == [[1, 4, 3], [0, 2, 5]]
 
 
 def test_padding_goes_right():
