@@ -12,8 +12,12 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 @functools.cache
 def has_onednn():
-    """True where PyTorch has oneDNN and its product with bias and activation, an operator without a public name."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    """True where PyTorch has oneDNN, its product with bias and activation, and the packing of weights.
+
+    Neither operator has a public name.
+    """
+    operators = ("_linear_pointwise", "_reorder_linear_weight")
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in operators)
 
 
 @functools.cache
