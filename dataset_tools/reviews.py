@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from dataset_tools import cleaning
 from dataset_tools.arrow import string_bytes, to_arrow, to_numpy, to_strings
 from dataset_tools.held import Held
-from dataset_tools.users import EVENT_SCHEMA, NO_ROW, held_events
+from dataset_tools.users import EVENT_SCHEMA, MOST_TEXT, NO_ROW, held_events
 from recbole_blair.errors import InputError
 
 HASH = "hash(user_id)"
@@ -44,7 +44,7 @@ class Reviews:
         self.unusable = 0  # those whose user id cannot
         self._item_ids = item_ids
         self._waiting: list[pa.RecordBatch] = []
-        self._waiting_lines = 0
+        self._waiting_lines = self._waiting_bytes = 0
 
     @property
     def lines(self):
@@ -55,14 +55,15 @@ class Reviews:
         """Take an Arrow record batch (n lines): hash, user_id, item_id, ts, rule; work on many at once."""
         self._waiting.append(batch)
         self._waiting_lines += len(batch)
-        if self._waiting_lines >= self.events.most_rows:
+        self._waiting_bytes += batch.nbytes
+        if self._waiting_lines >= self.events.most_rows or self._waiting_bytes >= MOST_TEXT:
             self.finish()
 
     def finish(self):
         """Work on what waits."""
         if self._waiting_lines:
             self._work_on(pa.Table.from_batches(self._waiting))
-        self._waiting, self._waiting_lines = [], 0
+        self._waiting, self._waiting_lines, self._waiting_bytes = [], 0, 0
 
     def _work_on(self, table):
         rule = to_numpy(table.column("rule"))

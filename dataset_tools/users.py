@@ -102,7 +102,7 @@ def group_users(table):
         key[first : first + len(chunk)] |= to_numpy(chunk) & ~place
     key = key[to_numpy(table.column("item")) != NO_ROW]
     key.sort()
-    same = key[1:] ^ key[:-1] <= place  # as the one before
+    same = (key[1:] ^ key[:-1]) <= place  # the hash as that of the one before
     key = key[(np.append(same, False) | np.append(False, same))[: len(key)]]
     position, key = (key & place).view(np.int64), key >> bits
     names = take_strings(table.column("user_id").combine_chunks(), position)

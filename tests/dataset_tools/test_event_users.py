@@ -66,7 +66,10 @@ def test_events_are_gathered_as_by_a_plain_sort(tmp_path_factory, parts, hashed,
         assert gathered(tmp_path_factory.mktemp("duck"), events, parts) == by_a_plain_sort(events)
 
 
-def test_many_users_in_several_parts_and_runs(tmp_path):
+@pytest.mark.parametrize("text_bytes", [10**9, 5000])
+def test_many_users_in_several_parts_and_runs(tmp_path, monkeypatch, text_bytes):
+    monkeypatch.setattr(reviews, "MOST_TEXT", text_bytes)
+    monkeypatch.setattr(reviews, "LINES_A_BATCH", 100)
     rng = np.random.default_rng(3)
     names = [f"x{n}" for n in range(900)]
     drawn = (rng.integers(0, n, 4000).tolist() for n in (900, 50, 99))
