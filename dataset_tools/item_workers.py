@@ -33,6 +33,7 @@ class ItemWorkers:
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         command = [sys.executable, "-m", "dataset_tools.item_workers", *(["ascii"] if ascii_only else [])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        environment["PYTHONSAFEPATH"] = "1"  # not another version of this package, in the working folder (Python 3.11)
         self._processes = [
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
             for _ in range(workers)

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import sys
 import threading
 
 import numpy as np
@@ -145,6 +146,16 @@ def test_items_are_written_in_the_order_asked_for(tmp_path, monkeypatch, without
     assert counts.hashes() == (ids_hash([f"B{i}" for i in order]), text_hash([text for _, text, *_ in expected]))
     assert counts.characters == sum(characters for *_, characters, _ in expected[:-1])
     assert (counts.items, counts.without_text, counts.bad_prices) == (len(order), 1, 1)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 always looks into the working folder first")
+def test_workers_do_not_take_a_package_of_the_working_folder(tmp_path, monkeypatch):
+    other = tmp_path / "dataset_tools"
+    other.mkdir()
+    (other / "__init__.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    with ItemWorkers(1, False) as pool:
+        assert list(pool.map(chunks(1))) == [format_items(next(chunks(1)), False)]
 
 
 def test_a_worker_that_dies_is_named():
