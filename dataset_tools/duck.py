@@ -11,7 +11,6 @@ from recbole_blair.errors import InputError
 from recbole_blair.memory import keep_freed_memory
 
 MAX_THREADS = 8  # each JSON reader thread holds tens of MB of buffers; more threads only wait for the disk
-STREAM_BUFFER = "64MB"  # rows that wait for who reads a stream: the scan goes on while they are worked on
 _POLL_S = 0.1
 _UNITS = {unit: 1024**power for power, unit in enumerate(("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"))}
 _FULL_DISK = ("no space left", "disk quota", "max_temp_directory_size", "could not write")
@@ -43,7 +42,6 @@ class Duck:
             "threads": self.threads,
             "memory_limit": memory_limit,
             "temp_directory": str(self.folder / "spill"),
-            "streaming_buffer_size": STREAM_BUFFER,
             "preserve_insertion_order": "true",  # the row number is the order of the lines: ties depend on it
             "enable_progress_bar": "true",
             "enable_progress_bar_print": "false",
