@@ -8,19 +8,17 @@ total, so the same input gives the same bytes whatever the number of threads.
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dataset_tools import cleaning
 from dataset_tools.arrow import take_strings
 from dataset_tools.build_stats import build_file_names
 from dataset_tools.duck import keep_buffers
 from dataset_tools.events import EventStream, cut_by_time, cut_last_out
 from dataset_tools.item_table import format_items_into, held_lines, taken_lines, write_items
-from dataset_tools.items import META_FIELDS
 from dataset_tools.last_out import CORE_EVENTS, keep_core
-from dataset_tools.raw_files import broken_lines, check_broken, json_lines, reading
+from dataset_tools.metadata import load_metadata, read_metadata
+from dataset_tools.raw_files import check_broken, json_lines, reading
 from dataset_tools.reviews import (
     BROKEN,
     check_left,
@@ -34,55 +32,8 @@ from dataset_tools.users import ROWS_PER_BATCH, user_runs
 from recbole_blair.errors import InputError
 from recbole_blair.schema import SPLITS
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 REVIEW_COLUMNS = "{user_id: 'VARCHAR', parent_asin: 'VARCHAR', rating: 'DOUBLE', timestamp: 'BIGINT'}"
 REVIEW_TABLE = "SELECT user_id, item_id, ts, rule FROM review"
-BROKEN_META = " AND ".join(f"{column} IS NULL" for column in ("item_id", *META_FIELDS))
-
-
-def load_metadata(duck, path):
-    """Read the metadata into table `meta` (item_id and the raw JSON of `META_FIELDS`), in line order.
-
-    Returns:
-        Metadata: from `number_items`.
-    """
-    columns = ", ".join(f"{field}: 'JSON'" for field in META_FIELDS)
-    with reading(duck, path):
-        duck.run(
-            f"""CREATE TABLE meta AS SELECT parent_asin AS item_id, {", ".join(META_FIELDS)}
-            FROM {json_lines(path, f"{{parent_asin: 'VARCHAR', {columns}}}")}""",
-            f"metadata {Path(path).name}",
-        )
-    check_broken(path, *broken_lines(duck, "meta", BROKEN_META))
-    return number_items(duck)
-
-
-class Metadata(NamedTuple):
-    """What the metadata holds."""
-
-    lines: int
-    counts: dict  # by the name of the rule in `META_RULES`
-    item_ids: "pa.StringArray"  # (items,) by item number
-
-
-def number_items(duck):
-    """Number the items of table `meta` by their first line (table `item`); return the Metadata."""
-    import pyarrow as pa
-
-    duck.run(
-        f"""CREATE TABLE item AS SELECT item_id, line, n, (row_number() OVER (ORDER BY line) - 1)::INTEGER AS item
-        FROM (SELECT item_id, min(rowid) AS line, count(*) AS n FROM meta
-              WHERE coalesce(item_id, '') <> '' GROUP BY item_id)
-        WHERE NOT {cleaning.unusable_id_sql("item_id")} ORDER BY line"""
-    )
-    broken, lines, _ = broken_lines(duck, "meta", BROKEN_META)
-    usable = duck.value("SELECT coalesce(sum(n), 0)::BIGINT FROM item")
-    batches = list(duck.batches("SELECT item_id FROM item ORDER BY item", ROWS_PER_BATCH))
-    ids = pa.concat_arrays([batch.column(0) for batch in batches]) if batches else pa.array([], pa.string())
-    names = (rule.name for rule in cleaning.META_RULES)
-    return Metadata(lines, dict(zip(names, (broken, lines - broken - usable, usable - len(ids)))), ids)
 
 
 def check_splits(counts, valid_start_ms, test_start_ms, protocol):
@@ -182,17 +133,18 @@ def convert_tables(duck, review_path, folder, build, settings, rules):
 
     `rules` are those that the column `rule` of `review` counts, from 1.
     """
-    metadata = number_items(duck)
+    metadata = read_metadata(duck, "meta")
+    duck.run("DROP TABLE meta")
     reviews = read_reviews(duck, REVIEW_TABLE, metadata.item_ids, rules)
     return write_reviews(duck, metadata, reviews, review_path, folder, build, settings)
 
 
 def write_reviews(duck, metadata, reviews, review_path, folder, build, settings):
-    """Sort, cut and write what `number_items` and `read_reviews` returned; the rest as of `convert`."""
+    """Sort, cut and write what `read_metadata` and `read_reviews` returned; the rest as of `convert`."""
     lines = held_lines(duck)
 
     def format_beside(con, stopped):
-        format_items_into(lines, con, stopped, settings["ascii_text"], duck.threads)
+        format_items_into(lines, metadata, con, stopped, settings["ascii_text"], duck.threads)
 
     by_time = settings["protocol"] == "timestamp"
     if by_time and not reviews.events.in_table:
@@ -210,7 +162,7 @@ def write_reviews(duck, metadata, reviews, review_path, folder, build, settings)
             cut = cut_by_time(valid_start_ms, test_start_ms)
         else:
             cut = cut_last_out
-            after_dedup, found = keep_core(duck)
+            after_dedup, found = keep_core(duck, metadata.item_ids)
             counts.update(found)
             core = read_reviews(duck, CORE_EVENTS, metadata.item_ids)
             core.finish()
@@ -224,7 +176,7 @@ def write_reviews(duck, metadata, reviews, review_path, folder, build, settings)
         "cleaning": {"reviews": counts, "metadata": {**metadata.counts, "price_not_a_number": items.bad_prices}},
         "counts": {
             "reviews": tally.reviews,
-            "metadata_lines": metadata.lines,
+            "metadata_lines": metadata.records.rows,
             "after_dedup": after_dedup - stream.repeats,
             "interactions": matched - stream.repeats,
         },

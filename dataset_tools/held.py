@@ -33,7 +33,7 @@ class Held:
     def _store(self):
         """Move what is in memory to the table."""
         start = f"INSERT INTO {self.name}" if self.in_table else f"CREATE OR REPLACE TABLE {self.name} AS"
-        with _registered(self._con, "held", self._in_memory()):
+        with registered(self._con, "held", self._in_memory()):
             try:
                 self._con.execute(f"{start} SELECT * FROM held")
             except self._duck.error as error:
@@ -48,15 +48,16 @@ class Held:
         found, self._batches = self._batches, []
         return found
 
-    def as_relation(self):
-        """Return a context in which the session's SQL sees the rows as `name`, wherever they are."""
+    def as_relation(self, con=None):
+        """Return a context in which SQL, of the session or of `con`, sees the rows as `name`, wherever they are."""
         if self.in_table:
             return contextlib.nullcontext()
-        return _registered(self._duck.con, self.name, self._in_memory())
+        return registered(con or self._duck.con, self.name, self._in_memory())
 
 
 @contextlib.contextmanager
-def _registered(con, name, table):
+def registered(con, name, table):
+    """Let the SQL of a connection see an Arrow table as `name`, inside."""
     con.register(name, table)
     try:
         yield

@@ -10,6 +10,7 @@ import pyarrow as pa
 from dataset_tools.arrow import string_bytes, string_ends, to_arrow, to_numpy, to_strings
 from dataset_tools.held import Held
 from dataset_tools.items import META_FIELDS, format_chunks
+from dataset_tools.metadata import item_records
 from dataset_tools.plain_items import plain_item_sql
 from recbole_blair.schema import ITEM_COLUMNS
 
@@ -61,18 +62,24 @@ def held_lines(duck):
     return Held(duck, "formatted", _LINE_SCHEMA, most_bytes=min(MOST_BYTES, duck.memory_bytes() // 4))
 
 
-def format_items_into(lines, con, stopped, ascii_only, threads):
-    """Format the items with metadata: most in DuckDB, in Python those that it leaves.
+def format_items_into(lines, metadata, con, stopped, ascii_only, threads):
+    """Format the items with metadata: most in DuckDB, in Python those that it leaves. The records are let go of.
 
     Args:
         lines (Held): from `held_lines`.
-        con: DuckDB connection with the tables `meta` and `item`.
+        metadata (Metadata): from `read_metadata`.
+        con: DuckDB connection.
         stopped (threading.Event): give up when it is set.
         ascii_only (bool): see `recbole_blair.text.item_text.clean_text`.
         threads (int): bound of the processes that format.
     """
-    source = f"(SELECT item.item_id, item, {', '.join(META_FIELDS)} FROM meta JOIN item ON meta.rowid = item.line)"
-    batches = con.sql(plain_item_sql(source, META_FIELDS)).to_arrow_reader(ITEMS_PER_BATCH)
+    with item_records(metadata, con) as source:
+        batches = con.sql(plain_item_sql(source, META_FIELDS)).to_arrow_reader(ITEMS_PER_BATCH)
+        _add_lines(lines, batches, stopped, ascii_only, threads)
+
+
+def _add_lines(lines, batches, stopped, ascii_only, threads):
+    """Add the lines that DuckDB made, and those of the records that it leaves."""
     under_way: collections.deque = collections.deque()  # item numbers of the chunks that are formatted
 
     def records():

@@ -5,14 +5,21 @@ drop items without metadata, keep users and items with at least five interaction
 with at least five left.
 """
 
+import pyarrow as pa
+
 from dataset_tools.cleaning import unusable_id_sql
+from dataset_tools.held import registered
 
 CORE = 5
 CORE_EVENTS = "SELECT user_id, item_id, ts, 0::UTINYINT AS rule FROM core ORDER BY tie"
 
 
-def keep_core(duck):
+def keep_core(duck, item_ids):
     """Make table `core` (user_id, item_id, ts, tie) of the interactions that stay; needs table `review`.
+
+    Args:
+        duck (Duck): session.
+        item_ids (pa.StringArray): (items,) the ids with metadata.
 
     Returns:
         (pairs, counts): distinct (user, item) pairs before any filter; the counts of the rules that apply here.
@@ -25,8 +32,9 @@ def keep_core(duck):
     reviews = duck.value(f"SELECT count(*) FROM review WHERE {usable}")
     pairs = duck.value("SELECT count(*) FROM pair")
     outside = iterate_core(duck)
-    lost = duck.value("SELECT count(*) FROM pair WHERE item_id NOT IN (SELECT item_id FROM item)")
-    duck.run("CREATE TABLE core AS SELECT * FROM pair WHERE item_id IN (SELECT item_id FROM item)")
+    with registered(duck.con, "item", pa.table([item_ids], ["item_id"])):
+        lost = duck.value("SELECT count(*) FROM pair WHERE item_id NOT IN (SELECT item_id FROM item)")
+        duck.run("CREATE TABLE core AS SELECT * FROM pair WHERE item_id IN (SELECT item_id FROM item)")
     return pairs, {
         "repeated_user_item": reviews - pairs,
         "outside_5_core": outside,

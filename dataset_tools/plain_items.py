@@ -16,10 +16,10 @@ def plain_item_sql(source, fields):
     """Return SQL that gives item, line, text_begin, text_end, characters and bad_price, or item and record alone.
 
     Args:
-        source (str): FROM clause with the columns item, item_id and, as JSON, the fields.
+        source (str): FROM clause with the columns item, item_id and, as JSON text, the fields.
         fields (tuple of str): names of the metadata fields, in the order of a record.
     """
-    raw = ", ".join(f"nullif({name}::VARCHAR, 'null') AS {name}_raw" for name in fields)
+    raw = ", ".join(f"nullif({name}, 'null') AS {name}_raw" for name in fields)
     joined = ", ".join(f"{name}_raw" for name in (*_STRINGS, *_LISTS))
     texts = [f"{_string_sql(name + '_raw')} AS {name}_text" for name in _STRINGS]
     texts += [f"{_list_sql(name + '_raw')} AS {name}_text" for name in _LISTS]
@@ -28,6 +28,7 @@ def plain_item_sql(source, fields):
     trimmed = ", ".join(_trim_sql(f"{name}_raw") for name in (*_STRINGS, *_LISTS))
     sentences = ", ".join(_sentence_sql(name) for name in RECIPES[RECIPE])
     tokens = f"replace(replace(categories_text, ' ', '_'), {_GAP}, ' ')"
+    record = ", ',', ".join(["to_json(item_id)", *(f"coalesce({name}, 'null')" for name in fields)])
     cells = ("item_id", "title_text", "item_text", tokens, "store_text", "price_raw")
     line = ", chr(9), ".join(f"coalesce({cell}, '')" for cell in cells)
     text, before = "strlen(coalesce(item_text, ''))", "strlen(item_id) + strlen(coalesce(title_text, '')) + 2"
@@ -35,7 +36,7 @@ def plain_item_sql(source, fields):
             CASE WHEN plain THEN {before} ELSE 0 END::INTEGER AS text_begin,
             CASE WHEN plain THEN {before} + {text} ELSE 0 END::INTEGER AS text_end,
             CASE WHEN plain THEN {text} ELSE 0 END::INTEGER AS characters, false AS bad_price,
-            CASE WHEN NOT plain THEN json_array(item_id, {", ".join(fields)})::VARCHAR END AS record FROM (
+            CASE WHEN NOT plain THEN concat('[', {record}, ']') END AS record FROM (
         SELECT * REPLACE (plain AND NOT contains(concat({", ".join(f"{name}_text" for name in _LISTS)}), '"') AS plain),
             concat_ws(' ', {sentences}) AS item_text FROM (
         SELECT *, {", ".join(texts)}, coalesce({_clean_sql("raw")} AND {" AND ".join(shapes)}, false) AS plain FROM (

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataset_tools import cleaning
-from dataset_tools.arrow import string_bytes, to_arrow, to_numpy, to_strings
+from dataset_tools.arrow import to_arrow, to_numpy
 from dataset_tools.held import Held
+from dataset_tools.unusable_ids import are_unusable
 from dataset_tools.users import EVENT_SCHEMA, MOST_TEXT, NO_ROW, held_events
 from recbole_blair.errors import InputError
 
@@ -21,8 +22,6 @@ BROKEN = 1  # number of the first rule, of ours and of `own_tables`
 LINES_A_BATCH = 61_440
 LOST_BYTES = 256 << 20
 VALID_FROM, TEST_FROM = 0.8, 0.9  # 8:1:1, for data that has no instants of its own
-_DELETE = 0x7F  # the one control character above the space
-_WORD_BYTES = max(len(word) for word in cleaning.UNUSABLE_ID_WORDS)
 _LOST_SCHEMA = pa.schema([("user_id", pa.string()), ("item_id", pa.string())])
 
 
@@ -171,22 +170,3 @@ def resolve_instants(duck, events, valid_start_ms, test_start_ms):
         valid if valid_start_ms is None else valid_start_ms,
         test if test_start_ms is None else test_start_ms,
     )
-
-
-def are_unusable(ids):
-    """Tell which ids, an Arrow string array (n,), cannot be written to an atomic file; null can not."""
-    if not may_be_unusable(ids):
-        return np.zeros(len(ids), bool)
-    words = pc.is_in(ids, to_strings([word.encode() for word in cleaning.UNUSABLE_ID_WORDS]))
-    found = pc.or_(words, pc.match_substring_regex(ids, cleaning.UNUSABLE_ID_PATTERN))
-    return to_numpy(pc.coalesce(found, ids.is_null()))
-
-
-def may_be_unusable(ids):
-    """Tell whether an id holds a byte that no id may, or is as short as a word that none may be."""
-    data = np.frombuffer(string_bytes(ids), np.uint8)
-    seldom = len(data) and (data.min() <= ord('"') or data.max() >= _DELETE)  # two fast passes spare five slow ones
-    if seldom and ((data <= ord(" ")) | (data == ord('"')) | (data == _DELETE)).any():
-        return True
-    shortest = pc.min(pc.binary_length(ids)).as_py()
-    return shortest is not None and shortest <= _WORD_BYTES

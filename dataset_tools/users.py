@@ -20,6 +20,7 @@ EVENT_BYTES = 160  # of memory for an event while its part is worked on
 MOST_BYTES = 2 << 30  # for a part: this memory is used beside DuckDB's
 MOST_TEXT = 1 << 30  # bytes of the events of a part: Arrow counts those of its strings in 32 bits
 ROWS_PER_BATCH = 61_440  # half a DuckDB row group: rows with full histories then take some 80 MB as text
+STRINGS_A_TIME = 1 << 17
 NO_ROW = -1  # in place of the item, of an event that makes no row
 EVENT_SCHEMA = pa.schema([("hash", pa.uint64()), ("user_id", pa.string()), ("item", pa.int32()), ("ts", pa.int64())])
 
@@ -97,19 +98,29 @@ def group_users(table):
     """
     bits = np.uint64(max(1, len(table) - 1).bit_length())  # of a key: the place; the others are the hash's
     place = (np.uint64(1) << bits) - np.uint64(1)
-    key = np.arange(len(table), dtype=np.uint64)
-    for chunk, first in chunks_of(table.column("hash")):
-        key[first : first + len(chunk)] |= to_numpy(chunk) & ~place
-    key = key[to_numpy(table.column("item")) != NO_ROW]
+    key = keys_of(table, place)
     key.sort()
     same = (key[1:] ^ key[:-1]) <= place  # the hash as that of the one before
     key = key[(np.append(same, False) | np.append(False, same))[: len(key)]]
     position, key = (key & place).view(np.int64), key >> bits
-    names = take_strings(table.column("user_id").combine_chunks(), position)
-    new_key, new_user = changes(key), changes_of_strings(names)
-    names = separate(position, names, new_key, new_user)
+    names, at = compact(table.column("user_id"), position)
+    new_key, new_user = changes(key), changes_of_strings(names, at)
+    separate(position, names, at, new_key, new_user)
     begin = np.flatnonzero(new_user)
-    return keep_several(Users(take_strings(names, begin), position, begin))
+    return keep_several(Users(take_strings(names, at[begin]), position, begin))
+
+
+def keys_of(table, place):
+    """Return the keys of the events that make a row: the hash, in its bits `place` the event's place in the table."""
+    key, n = np.empty(len(table), np.uint64), 0
+    item = to_numpy(table.column("item"))
+    for chunk, first in chunks_of(table.column("hash")):
+        last = first + len(chunk)
+        one = to_numpy(chunk) & ~place | np.arange(first, last, dtype=np.uint64)
+        one = one[item[first:last] != NO_ROW]
+        key[n : n + len(one)] = one
+        n += len(one)
+    return key[:n]
 
 
 def chunks_of(column):
@@ -120,29 +131,41 @@ def chunks_of(column):
         first += len(chunk)
 
 
-def changes_of_strings(strings):
-    """Do the work of `changes` for an Arrow array."""
-    return np.append(True, to_numpy(pc.not_equal(strings[1:], strings[:-1])))[: len(strings)]
+def compact(column, position):
+    """Return those strings of a chunked array that are at `position` (n,) alone, in their order, and (n,) where.
+
+    Fewer bytes to copy than all of them, and to search at random afterwards.
+    """
+    needed = np.zeros(len(column), bool)
+    needed[position] = True
+    at = (np.cumsum(needed, dtype=np.int32) - np.int32(1))[position]
+    return column.filter(to_arrow(needed)).combine_chunks(), at
 
 
-def separate(position, names, new_key, new_user):
-    """Put equal users together where a key has several, and mark anew where they begin; return the names again.
+def changes_of_strings(strings, at):
+    """Do the work of `changes` for strings of an Arrow array at `at` (n,), some at a time: they stay in the cache."""
+    found = np.ones(len(at), bool)
+    for start in range(0, len(at), STRINGS_A_TIME):
+        some = take_strings(strings, at[start : start + STRINGS_A_TIME + 1])
+        found[start + 1 : start + len(some)] = to_numpy(pc.not_equal(some[1:], some[:-1]))
+    return found
 
-    `position` and `new_user` are changed.
+
+def separate(position, names, at, new_key, new_user):
+    """Put equal users together where a key has several, and mark anew where they begin.
+
+    `position`, `at` (places in `names`) and `new_user` are changed.
     """
     shared = np.flatnonzero(new_user & ~new_key)
     if not len(shared):
-        return names
-    place = np.arange(len(position))
+        return
     begin = np.append(np.flatnonzero(new_key), len(position))
     for number in np.unique(np.searchsorted(begin, shared, "right") - 1):
         rows = slice(begin[number], begin[number + 1])
-        users = names[rows.start : rows.stop].to_pylist()
+        users = names.take(to_arrow(at[rows])).to_pylist()
         order = sorted(range(len(users)), key=users.__getitem__)
-        place[rows] = place[rows][order]
+        position[rows], at[rows] = position[rows][order], at[rows][order]
         new_user[rows] = [True, *(users[after] != users[before] for before, after in itertools.pairwise(order))]
-    position[:] = position[place]
-    return take_strings(names, place)
 
 
 def keep_several(users):
@@ -204,12 +227,22 @@ def order_events(user, ts, tie):
 
 def order_by(key, tie):
     """Return the order by (key, tie): a sort by the key, then one of the few that share theirs."""
-    order = np.argsort(key, kind="stable")  # much is in order: sooner than the default
-    key = key[order]
+    order, key = sort_keys(key)
     equal = key[1:] == key[:-1]
     tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
     order[tied] = order[tied][np.lexsort((tie[order[tied]], key[tied]))]
     return order
+
+
+def sort_keys(key):
+    """Return an order by the key, and the keys in it; packed with their places, where both fit, they sort sooner."""
+    begin, bits = int(key.min()), (len(key) - 1).bit_length()
+    if (int(key.max()) - begin).bit_length() + bits > 63:
+        order = np.argsort(key, kind="stable")  # much is in order: sooner than the default
+        return order, key[order]
+    packed = (key - begin) << bits | np.arange(len(key))
+    packed.sort()
+    return packed & ((1 << bits) - 1), packed >> bits
 
 
 def store_part(duck, table, is_first_part):

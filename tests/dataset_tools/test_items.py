@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from dataset_tools import item_table
 from dataset_tools.arrow import take_strings
-from dataset_tools.convert import load_metadata
 from dataset_tools.duck import Duck
 from dataset_tools.item_table import format_items_into, held_lines, taken_lines, text_bounds, write_items
 from dataset_tools.item_workers import ItemWorkers
 from dataset_tools.items import META_FIELDS, format_chunks, format_item, format_items, is_plain, parse_price
+from dataset_tools.metadata import load_metadata
 from recbole_blair.text.item_text import ids_hash, text_hash
 
 PIECES = ["a", " ", "&", "& ", "&amp;", "&lt", "<b>", "< ", "\x7f", "\x00", "é", '"', "\t", ".", "​", "Tea & Pots"]
@@ -82,9 +82,8 @@ def test_duckdb_formats_as_python(tmp_path, spaced):
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with Duck(folder, "1GB", 1, False) as duck:
-        load_metadata(duck, path)
         lines = held_lines(duck)
-        format_items_into(lines, duck.con, threading.Event(), False, 1)
+        format_items_into(lines, load_metadata(duck, path), duck.con, threading.Event(), False, 1)
         with lines.as_relation():
             rows = duck.run("SELECT * FROM formatted ORDER BY item, line NULLS FIRST")
     found = [(line, characters, bad) for _, line, _, _, characters, bad in rows if line is not None]
@@ -136,9 +135,10 @@ def test_items_are_written_in_the_order_asked_for(tmp_path, monkeypatch, without
     order = np.append(order[order != 7], 7)
     file = io.BytesIO()
     with Duck(folder, "1GB", 2, False) as duck:
-        ids = take_strings(load_metadata(duck, path).item_ids, order)
+        records = load_metadata(duck, path)
+        ids = take_strings(records.item_ids, order)
         lines = held_lines(duck)
-        format_items_into(lines, duck.con, threading.Event(), False, 2)
+        format_items_into(lines, records, duck.con, threading.Event(), False, 2)
         assert lines.in_table == (in_memory < 10**9)
         counts = write_items(taken_lines(duck, lines, order), ids, file, len(order) - 1, tqdm(disable=True))
     expected = [format_item(f"B{i}", [metadata[i].get(field) for field in META_FIELDS], False) for i in order]
