@@ -6,13 +6,14 @@ total, so the same input gives the same bytes whatever the number of threads.
 """
 
 import contextlib
-import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from dataset_tools.arrow import take_strings
 from dataset_tools.build_stats import build_file_names
+from dataset_tools.disk_file import DiskFile
 from dataset_tools.duck import keep_buffers
 from dataset_tools.events import EventStream, cut_by_time, cut_last_out
 from dataset_tools.item_table import format_items_into, held_lines, taken_lines, write_items
@@ -28,7 +29,7 @@ from dataset_tools.reviews import (
     tally_of,
 )
 from dataset_tools.rows import FORMAT_THREADS, writing_rows
-from dataset_tools.users import ROWS_PER_BATCH, user_runs
+from dataset_tools.users import user_runs
 from recbole_blair.errors import InputError
 from recbole_blair.schema import SPLITS
 
@@ -62,28 +63,28 @@ def write_build(duck, folder, build, settings, stream, item_ids, lines, formatte
     """
     from tqdm import tqdm
 
-    *inter_names, item_name = build_file_names(build)
     with contextlib.ExitStack() as stack:
-        files = {
-            name: stack.enter_context(open(folder / file_name, "wb", buffering=1 << 20))
-            for name, file_name in zip(SPLITS, inter_names)
-        }
+        disk = ThreadPoolExecutor(1)
+        *inter_files, item_file = (
+            stack.enter_context(DiskFile(folder / name, disk)) for name in build_file_names(build)
+        )
+        stack.enter_context(disk)  # ends before the files are closed
+        files = dict(zip(SPLITS, inter_files))
         bar = stack.enter_context(tqdm(desc="rows", unit="event", disable=not duck.progress))
         batches = _counted(stream, bar)
         threads = min(FORMAT_THREADS, duck.threads)  # beside the one that counts, a third of the work
-        with writing_rows(batches, files, item_ids, settings["max_history"], threads, _flush) as rows:
+        with writing_rows(batches, files, item_ids, settings["max_history"], threads, DiskFile.finish) as rows:
             bar.close()
             order = rows.item_order()
             table3_items = len(order)
             if settings["catalogue"] == "all":
                 order = np.concatenate([order, np.setdiff1d(np.arange(len(item_ids)), order)])
-            file = stack.enter_context(open(folder / item_name, "wb", buffering=1 << 20))
             bar = stack.enter_context(tqdm(total=len(order), desc="item texts", unit="item", disable=not duck.progress))
             formatted()
             duck.use_threads(duck.threads)
             ids = take_strings(item_ids, order)
-            items = write_items(taken_lines(duck, lines, order), ids, file, table3_items, bar)
-            _flush(file)
+            items = write_items(taken_lines(duck, lines, order), ids, item_file, table3_items, bar)
+            item_file.finish()
     return rows, items
 
 
@@ -91,11 +92,6 @@ def _counted(batches, bar):
     for batch in batches:
         yield batch
         bar.update(len(batch.user))
-
-
-def _flush(file):
-    file.flush()
-    os.fsync(file.fileno())
 
 
 @keep_buffers()

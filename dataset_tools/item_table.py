@@ -12,6 +12,7 @@ from dataset_tools.held import Held
 from dataset_tools.items import META_FIELDS, format_chunks
 from dataset_tools.metadata import item_records
 from dataset_tools.plain_items import plain_item_sql
+from recbole_blair.memory import no_collection
 from recbole_blair.schema import ITEM_COLUMNS
 
 ITEMS_PER_BATCH = 2_048
@@ -187,11 +188,12 @@ def write_items(taken, ids, file, table3_items, bar):
     """
     counts = ItemCounts()
     file.write("\t".join(ITEM_COLUMNS).encode())
-    for lines, texts, characters, bad_prices in taken:
-        file.write(b"\n")
-        file.write(b"\n".join(lines))
-        mine = ids[counts.items : counts.items + len(lines)].cast(pa.binary()).to_pylist()
-        counts.add(mine, texts, characters, bad_prices, table3_items)
-        bar.update(len(lines))
+    with no_collection():  # a slice of a buffer is an object that it counts: a fifth of the time
+        for lines, texts, characters, bad_prices in taken:
+            file.write(b"\n")
+            file.write(b"\n".join(lines))
+            mine = ids[counts.items : counts.items + len(lines)].cast(pa.binary()).to_pylist()
+            counts.add(mine, texts, characters, bad_prices, table3_items)
+            bar.update(len(lines))
     file.write(b"\n")
     return counts

@@ -42,6 +42,18 @@ def keep_freed_memory():
                 libc.malloc_trim(0)
 
 
+@contextlib.contextmanager
+def no_collection():
+    """Let Python look for no cycles inside; what is referred to no more is freed as ever."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def give_back_memory():
     """Give back what ended work held, on the GPU and here; the next may need more.
 
