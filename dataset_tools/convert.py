@@ -6,17 +6,13 @@ total, so the same input gives the same bytes whatever the number of threads.
 """
 
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
-from dataset_tools.arrow import take_strings
 from dataset_tools.build_stats import build_file_names
 from dataset_tools.disk_file import DiskFile
 from dataset_tools.duck import keep_buffers
 from dataset_tools.events import EventStream, cut_by_time, cut_last_out
-from dataset_tools.item_table import format_items_into, held_lines, taken_lines, write_items
+from dataset_tools.item_file import ItemWriter
 from dataset_tools.last_out import CORE_EVENTS, keep_core
 from dataset_tools.metadata import load_metadata, read_metadata
 from dataset_tools.raw_files import check_broken, json_lines, reading
@@ -28,7 +24,7 @@ from dataset_tools.reviews import (
     resolve_instants,
     tally_of,
 )
-from dataset_tools.rows import FORMAT_THREADS, writing_rows
+from dataset_tools.rows import FORMAT_THREADS, write_rows
 from dataset_tools.users import user_runs
 from recbole_blair.errors import InputError
 from recbole_blair.schema import SPLITS
@@ -54,44 +50,6 @@ def check_splits(counts, valid_start_ms, test_start_ms, protocol):
         fix = "choose other instants with --valid_start_ms and --test_start_ms"
     rows = ", ".join(f"{name} {number:,}" for name, number in zip(SPLITS, counts.rows))
     raise InputError(f"the split leaves {' and '.join(empty)} without a row (rows: {rows}; {cut}); {fix}")
-
-
-def write_build(duck, folder, build, settings, stream, item_ids, lines, formatted):
-    """Write the four data files into `folder`; return (RowCounts, ItemCounts).
-
-    Items are written beside the last rows. `formatted` waits until their `lines` are there.
-    """
-    from tqdm import tqdm
-
-    with contextlib.ExitStack() as stack:
-        disk = ThreadPoolExecutor(1)
-        *inter_files, item_file = (
-            stack.enter_context(DiskFile(folder / name, disk)) for name in build_file_names(build)
-        )
-        stack.enter_context(disk)  # ends before the files are closed
-        files = dict(zip(SPLITS, inter_files))
-        bar = stack.enter_context(tqdm(desc="rows", unit="event", disable=not duck.progress))
-        batches = _counted(stream, bar)
-        threads = min(FORMAT_THREADS, duck.threads)  # beside the one that counts, a third of the work
-        with writing_rows(batches, files, item_ids, settings["max_history"], threads, DiskFile.finish) as rows:
-            bar.close()
-            order = rows.item_order()
-            table3_items = len(order)
-            if settings["catalogue"] == "all":
-                order = np.concatenate([order, np.setdiff1d(np.arange(len(item_ids)), order)])
-            bar = stack.enter_context(tqdm(total=len(order), desc="item texts", unit="item", disable=not duck.progress))
-            formatted()
-            duck.use_threads(duck.threads)
-            ids = take_strings(item_ids, order)
-            items = write_items(taken_lines(duck, lines, order), ids, item_file, table3_items, bar)
-            item_file.finish()
-    return rows, items
-
-
-def _counted(batches, bar):
-    for batch in batches:
-        yield batch
-        bar.update(len(batch.user))
 
 
 @keep_buffers()
@@ -137,15 +95,11 @@ def convert_tables(duck, review_path, folder, build, settings, rules):
 
 def write_reviews(duck, metadata, reviews, review_path, folder, build, settings):
     """Sort, cut and write what `read_metadata` and `read_reviews` returned; the rest as of `convert`."""
-    lines = held_lines(duck)
-
-    def format_beside(con, stopped):
-        format_items_into(lines, metadata, con, stopped, settings["ascii_text"], duck.threads)
-
     by_time = settings["protocol"] == "timestamp"
     if by_time and not reviews.events.in_table:
         duck.use_threads(duck.threads - 1)  # one core for NumPy, which all else waits for
-    with duck.beside(format_beside) as formatted:
+    *inter_paths, item_path = (folder / name for name in build_file_names(build))
+    with ItemWriter(duck, metadata, item_path, settings["ascii_text"]) as writer:
         reviews.finish()
         check_broken(review_path, int(reviews.by_rule[BROKEN]), reviews.lines, reviews.first_broken)
         tally, events = tally_of(duck, reviews), reviews.events
@@ -164,7 +118,8 @@ def write_reviews(duck, metadata, reviews, review_path, folder, build, settings)
             core.finish()
             events, matched = core.events, core.matched
         stream = EventStream(user_runs(duck, events, "users"), cut, len(metadata.item_ids))
-        rows, items = write_build(duck, folder, build, settings, stream, metadata.item_ids, lines, formatted)
+        rows = write_inter_files(duck, inter_paths, stream, metadata.item_ids, settings["max_history"], writer)
+        items = writer.finish(settings["catalogue"] == "all")
     check_splits(rows, valid_start_ms, test_start_ms, settings["protocol"])
     counts["repeated_user_item"] += stream.repeats
     return {
@@ -180,9 +135,29 @@ def write_reviews(duck, metadata, reviews, review_path, folder, build, settings)
     }
 
 
+def write_inter_files(duck, paths, stream, item_ids, max_history, writer):
+    """Write the `.inter` files of an EventStream; the ItemWriter gets the items as they occur. Return the RowCounts."""
+    from tqdm import tqdm
+
+    threads = min(FORMAT_THREADS, duck.threads)  # beside the one that counts, a third of the work
+    with contextlib.ExitStack() as stack:
+        files = {split: stack.enter_context(DiskFile(path)) for split, path in zip(SPLITS, paths)}
+        bar = stack.enter_context(tqdm(desc="rows", unit="event", disable=not duck.progress))
+        rows = write_rows(_counted(stream, bar), files, item_ids, max_history, threads, writer.add)
+        for file in files.values():
+            file.finish()
+    return rows
+
+
+def _counted(batches, bar):
+    for batch in batches:
+        yield batch
+        bar.update(len(batch.user))
+
+
 def describe(rows, items):
     """Return the counts of what was written, and the columns of the paper's Table 3."""
-    n_rows, n_items = int(rows.rows.sum()), len(rows.item_order())
+    n_rows, n_items = int(rows.rows.sum()), rows.n_items
     ids_hash, text_hash = items.hashes()
     return {
         "rows": n_rows,
@@ -200,7 +175,7 @@ def describe(rows, items):
             "items": n_items,
             "inters": n_rows + rows.n_users,  # a user's first event is no row
             "avg_history_length": round(rows.history_items / n_rows, 4) if n_rows else 0.0,
-            "avg_item_chars": round(items.characters / n_items, 2) if n_items else 0.0,
+            "avg_item_chars": round(items.characters(n_items) / n_items, 2) if n_items else 0.0,
         },
         "catalogue": {
             "items": items.items,

@@ -1,21 +1,22 @@
 """A file that goes to the disk while it is written, so that little is left to wait for once it is whole."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 SYNC_BYTES = 32 << 20
 
 
 class DiskFile:
-    """A new file for bytes.
+    """A new file for bytes, written by one thread at a time.
 
     Args:
         path (Path): of the file.
-        pool (Executor): of threads that wait for the disk; it ends before the file is closed.
     """
 
-    def __init__(self, path, pool):
-        self._file = open(path, "wb", buffering=1 << 20)
-        self._pool, self._new_bytes, self._syncing = pool, 0, None
+    def __init__(self, path):
+        self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115  closed at the end of the block
+        self._pool = ThreadPoolExecutor(1)  # waits for the disk
+        self._new_bytes, self._syncing = 0, None
 
     def write(self, data):
         """Write bytes; some of them stay in a buffer."""
@@ -28,7 +29,7 @@ class DiskFile:
         """Wait until all of it is on the disk.
 
         Raises:
-            OSError: it is not, ENOSPC when the disk is full.
+            OSError: it cannot be, ENOSPC when the disk is full.
         """
         self._file.flush()
         if self._syncing:
@@ -39,4 +40,5 @@ class DiskFile:
         return self
 
     def __exit__(self, *_):
+        self._pool.shutdown()
         self._file.close()

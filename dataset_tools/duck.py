@@ -119,11 +119,15 @@ class Duck:
     def beside(self, work):
         """Run `work(connection, stopped)` in a thread; yields a function that waits for its end.
 
-        Left before that, its statement is interrupted, and `stopped` (threading.Event) is set.
+        It takes what to call meanwhile, or None. Left before the end, its statement is interrupted, and `stopped`
+        (threading.Event) is set.
         """
         con, stopped = self.con.cursor(), threading.Event()
 
-        def wait():
+        def wait(tick=None):
+            while tick and not running.done():
+                futures.wait([running], _POLL_S)
+                tick()
             try:
                 running.result()
             except (self.error, OSError) as error:
@@ -150,6 +154,8 @@ class Duck:
 
     def explain(self, error):
         """Turn DuckDB's error into a full disk, an InputError the user can act on, or itself."""
+        if isinstance(error, OSError) and error.errno is not None:  # a file of ours
+            return error
         text = str(error)
         lower = text.lower()
         if isinstance(error, (self.error, OSError)) and any(sign in lower for sign in _FULL_DISK):

@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from dataset_tools import cleaning
 from dataset_tools.arrow import string_ends, to_arrow, to_numpy, to_strings
+from dataset_tools.clean_records import clean_records
 from dataset_tools.held import Held, registered
-from dataset_tools.items import META_FIELDS
+from dataset_tools.items import META_FIELDS, TEXT_FIELDS
 from dataset_tools.raw_files import check_broken, json_lines, reading
 from dataset_tools.unusable_ids import are_unusable
 
@@ -19,6 +20,7 @@ MOST_BYTES = 1 << 30  # of records in memory, beside DuckDB's
 NO_ITEM = -1  # in place of the item, of a line that is not the first of one
 NONE = to_strings([])
 _SCHEMA = pa.schema([(column, pa.string()) for column in ("item_id", *META_FIELDS)])
+_ITEM_SCHEMA = pa.schema([("item", pa.int32()), *_SCHEMA, ("clean", pa.bool_()), ("spaced", pa.bool_())])
 
 
 class Metadata(NamedTuple):
@@ -76,19 +78,38 @@ def _are_empty(batch):
 
 @contextlib.contextmanager
 def item_records(metadata, con):
-    """Yield a FROM clause, for SQL of `con`, of the items' records: item, item_id, `META_FIELDS` as JSON text.
+    """Yield the name, for one statement of `con`, of a stream of the items' records.
 
-    Those in memory are let go of at the end.
+    Its columns are item, item_id, `META_FIELDS` as JSON text, and clean and spaced from `clean_records`. Records in
+    memory are let go of as they stream by.
     """
-    records, number = metadata.records, to_arrow(metadata.item)
+    batches = map(_with_flags, _numbered(metadata, con))
+    with registered(con, "item_record", pa.RecordBatchReader.from_batches(_ITEM_SCHEMA, batches)):
+        yield "item_record"
+
+
+def _numbered(metadata, con):
+    """Yield record batches of item and the columns of `records`, the lines of items alone."""
+    records = metadata.records
     if records.in_table:
-        table = pa.table([to_arrow(np.arange(records.rows)), number], ["line", "item"])
-        source, name = f"{records.name} JOIN item_line ON {records.name}.rowid = line", "item_line"
-    else:
-        table = pa.Table.from_batches(records.pop_batches(), _SCHEMA).append_column("item", number)
-        source = name = records.name
-    with registered(con, name, table):
-        yield f"(SELECT * FROM {source} WHERE item <> {NO_ITEM})"
+        sql = f"""SELECT item, {", ".join(_SCHEMA.names)} FROM {records.name}
+            JOIN item_line ON {records.name}.rowid = line WHERE item <> {NO_ITEM}"""
+        lines = pa.table([to_arrow(np.arange(records.rows)), to_arrow(metadata.item)], ["line", "item"])
+        own = con.cursor()
+        with registered(own, "item_line", lines):
+            yield from own.sql(sql).to_arrow_reader(LINES_A_BATCH)
+        return
+    first = 0
+    for batch in records.pop_batches():
+        item = metadata.item[first : first + len(batch)]
+        first += len(batch)
+        batch = pa.record_batch([to_arrow(item), *batch.columns], ["item", *_SCHEMA.names])
+        yield batch if (item != NO_ITEM).all() else batch.filter(to_arrow(item != NO_ITEM))
+
+
+def _with_flags(batch):
+    flags = clean_records([batch.column(field) for field in TEXT_FIELDS])
+    return pa.record_batch([*batch.columns, *map(to_arrow, flags)], schema=_ITEM_SCHEMA)
 
 
 def number_items(ids):

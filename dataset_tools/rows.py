@@ -6,7 +6,6 @@ may reach back over it, and no row sees anything that comes later in that order.
 """
 
 import collections
-import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -39,12 +38,12 @@ class RowCounts:
         self.users = np.zeros(len(SPLITS), np.int64)
         self.targets = np.zeros((len(SPLITS), n_items), bool)
         self.n_users = 0
+        self.n_items = 0
         self.history_items = 0
         self._seen = np.zeros(n_items, bool)
-        self._order: list[np.ndarray] = []
 
     def add(self, events, target, length):
-        """Count the rows whose targets are the positions `target`, with histories of `length`."""
+        """Count the rows whose targets are the positions `target`, with histories of `length`; return the new items."""
         user, split = events.user[target], events.split[target]
         self.rows += np.bincount(split, minlength=len(SPLITS))
         self.history_items += int(length.sum())
@@ -56,17 +55,15 @@ class RowCounts:
             self.targets[number, events.item[target[mine]]] = True
         occurs = np.zeros(len(events.user), bool)
         occurs[target] = occurs[target[first_row] - 1] = True  # the one before a user's first row is the user's first
-        self._note_items(events.item[occurs])
+        return self._new_items(events.item[occurs])
 
-    def _note_items(self, items):
+    def _new_items(self, items):
+        """Return those that no row before had, by first occurrence."""
         new = items[~self._seen[items]]
         values, first = np.unique(new, return_index=True)
-        self._order.append(new[np.sort(first)])
         self._seen[values] = True
-
-    def item_order(self):
-        """Return the items that occur in a row, by first occurrence (users by first event, then time)."""
-        return np.concatenate(self._order) if self._order else np.zeros(0, np.int64)
+        self.n_items += len(values)
+        return new[np.sort(first)]
 
 
 def changes(values):
@@ -149,11 +146,8 @@ def _join_ranges_of_any_width(strings, offsets, flat):
     return pc.binary_join_element_wise(to_string(b""), past, last, to_string(b"\t"))
 
 
-@contextlib.contextmanager
-def writing_rows(batches, files, item_ids, max_history, threads=FORMAT_THREADS, done=None):
-    """Write the rows of every split and count them; yields as soon as they are counted.
-
-    The last rows are written while the block runs; left without an error, the files are whole.
+def write_rows(batches, files, item_ids, max_history, threads=FORMAT_THREADS, found=None):
+    """Write the rows of every split and count them.
 
     Args:
         batches (iterable of Events): sorted.
@@ -161,9 +155,9 @@ def writing_rows(batches, files, item_ids, max_history, threads=FORMAT_THREADS, 
         item_ids (pa.StringArray): (items,) id of each item index.
         max_history (int): the longest history that is kept.
         threads (int): that format, beside the one that fetches and counts.
-        done (callable | None): called with each file once it is whole, beside the block.
+        found (callable | None): called with the items (n,) that no row before has, in their order.
 
-    Yields:
+    Returns:
         RowCounts: rows, users, items and history lengths.
     """
     for file in files.values():
@@ -180,14 +174,17 @@ def writing_rows(batches, files, item_ids, max_history, threads=FORMAT_THREADS, 
             before = pool.submit(_write_batch, files, events, item_ids, bounds, before)
             waiting.append(before)
             target, _, length = bounds
-            counts.add(events, target, length)
+            items = counts.add(events, target, length)
+            if found:
+                found(items)
             if len(waiting) > BATCHES_AHEAD:
                 waiting.popleft().result()
-        before = pool.submit(_end_files, files, done, before)
-        yield counts
         before.result()
     finally:
         pool.shutdown(cancel_futures=True)
+    for file in files.values():
+        file.write(b"\n")
+    return counts
 
 
 def _write_batch(files, events, item_ids, bounds, before):
@@ -200,11 +197,3 @@ def _write_batch(files, events, item_ids, bounds, before):
             files[name].write(string_bytes(lines))
         elif mine.any():
             files[name].write(string_bytes(lines.filter(to_arrow(mine))))
-
-
-def _end_files(files, done, before):
-    before.result()
-    for file in files.values():
-        file.write(b"\n")
-        if done:
-            done(file)

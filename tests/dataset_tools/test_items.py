@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_data import meta
-from tqdm import tqdm
 
-from dataset_tools import item_table
-from dataset_tools.arrow import take_strings
+from dataset_tools import item_file, item_table
+from dataset_tools import metadata as metadata_module
 from dataset_tools.duck import Duck
-from dataset_tools.item_table import format_items_into, held_lines, taken_lines, text_bounds, write_items
+from dataset_tools.item_file import ItemCounts, taken_lines, write_items
+from dataset_tools.item_table import format_items_into, held_lines, text_bounds
 from dataset_tools.item_workers import ItemWorkers
 from dataset_tools.items import META_FIELDS, format_chunks, format_item, format_items, is_plain, parse_price
 from dataset_tools.metadata import load_metadata
@@ -126,6 +126,9 @@ def test_items_are_written_in_the_order_asked_for(tmp_path, monkeypatch, without
     monkeypatch.setattr(item_table, "CHUNKS_WITHOUT_WORKER", without_worker)
     monkeypatch.setattr(item_table, "MOST_BYTES", in_memory)
     monkeypatch.setattr(item_table, "ITEMS_PER_BATCH", 300)
+    monkeypatch.setattr(item_file, "ITEMS_PER_BATCH", 300)
+    monkeypatch.setattr(metadata_module, "LINES_A_BATCH", 700)
+    monkeypatch.setattr(metadata_module, "MOST_BYTES", in_memory)
     path, folder = tmp_path / "meta.jsonl", tmp_path / "duck"
     folder.mkdir()
     metadata = [meta(f"B{i}", f"Thing {i}" + (' "x"' if i % 3 else "")) for i in range(3000)]
@@ -133,18 +136,19 @@ def test_items_are_written_in_the_order_asked_for(tmp_path, monkeypatch, without
     path.write_text("\n".join(map(json.dumps, metadata)) + "\n", encoding="utf-8")
     order = np.random.default_rng(1).permutation(3000)[:2500]
     order = np.append(order[order != 7], 7)
-    file = io.BytesIO()
+    file, counts = io.BytesIO(), ItemCounts()
     with Duck(folder, "1GB", 2, False) as duck:
-        records = load_metadata(duck, path)
-        ids = take_strings(records.item_ids, order)
-        lines = held_lines(duck)
+        records, lines = load_metadata(duck, path), held_lines(duck)
+        assert records.records.in_table == (in_memory < 10**9)
         format_items_into(lines, records, duck.con, threading.Event(), False, 2)
         assert lines.in_table == (in_memory < 10**9)
-        counts = write_items(taken_lines(duck, lines, order), ids, file, len(order) - 1, tqdm(disable=True))
+        taken = taken_lines(lines, duck.con, np.array_split(order, 7))
+        write_items(taken, records.item_ids, file, counts)
     expected = [format_item(f"B{i}", [metadata[i].get(field) for field in META_FIELDS], False) for i in order]
     assert file.getvalue().decode().split("\n")[1:] == [*(line for line, *_ in expected), ""]
     assert counts.hashes() == (ids_hash([f"B{i}" for i in order]), text_hash([text for _, text, *_ in expected]))
-    assert counts.characters == sum(characters for *_, characters, _ in expected[:-1])
+    for items in (len(order), len(order) - 1, 0):
+        assert counts.characters(items) == sum(characters for *_, characters, _ in expected[:items])
     assert (counts.items, counts.without_text, counts.bad_prices) == (len(order), 1, 1)
 
 

@@ -180,7 +180,7 @@ def test_full_disk_while_rows_are_written_leaves_nothing_behind(small, monkeypat
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
 
-    monkeypatch.setattr(convert_module, "writing_rows", full)
+    monkeypatch.setattr(convert_module, "write_rows", full)
     with pytest.raises(OSError, match="No space left") as failure:
         make(small)
     assert failure.value.errno == errno.ENOSPC

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset_tools.arrow import string_bytes
-from dataset_tools.rows import Events, flatten_ranges, history_bounds, writing_rows
+from dataset_tools.rows import Events, flatten_ranges, history_bounds, write_rows
 from recbole_blair.schema import INTER_COLUMNS, SPLITS
 
 ITEM_IDS = pa.array([f"i{n}" for n in range(10)])
@@ -38,9 +38,10 @@ def cut(run, size):
 
 def write(run, size, max_history, threads=2):
     files = {split: io.BytesIO() for split in SPLITS}
-    with writing_rows(cut(run, size), files, ITEM_IDS, max_history, threads) as counts:
-        pass
-    return {split: file.getvalue() for split, file in files.items()}, counts
+    items = []
+    counts = write_rows(cut(run, size), files, ITEM_IDS, max_history, threads, lambda new: items.extend(new.tolist()))
+    assert counts.n_items == len(items)
+    return {split: file.getvalue() for split, file in files.items()}, counts, items
 
 
 def test_history_bounds_by_hand():
@@ -63,20 +64,20 @@ def test_string_bytes_of_a_slice():
 
 
 def test_rows_by_hand():
-    files, counts = write(events([3, 1, 2], [0, 1, 2, 3, 4, 5]), 100, 50)
+    files, counts, items = write(events([3, 1, 2], [0, 1, 2, 3, 4, 5]), 100, 50)
     header = "\t".join(INTER_COLUMNS) + "\n"
     assert files["train"].decode() == header
     assert files["valid"].decode() == header + "u0\ti0\ti1\t0\t10\n"
     assert files["test"].decode() == header + "u0\ti0 i1\ti2\t0 10\t20\n" + "u2\ti4\ti5\t40\t50\n"
     assert counts.rows.tolist() == [0, 1, 2] and counts.users.tolist() == [0, 1, 2]
     assert (counts.n_users, counts.history_items) == (2, 4)
-    assert counts.item_order().tolist() == [0, 1, 2, 4, 5]  # item 3 is a lone event's
+    assert items == [0, 1, 2, 4, 5]  # item 3 is a lone event's
 
 
 def test_no_events_give_headers_only():
-    files, counts = write(events([], []), 5, 50)
+    files, counts, items = write(events([], []), 5, 50)
     assert all(data.decode() == "\t".join(INTER_COLUMNS) + "\n" for data in files.values())
-    assert counts.rows.sum() == 0 and len(counts.item_order()) == 0
+    assert counts.rows.sum() == 0 and items == []
 
 
 @given(
@@ -88,23 +89,15 @@ def test_no_events_give_headers_only():
 @settings(max_examples=150, deadline=None)
 def test_batches_make_no_difference(lengths, items, size, max_history):
     run = events(lengths, items)
-    whole, counts = write(run, 1000, max_history)
-    parts, found = write(run, size, max_history)
+    whole, counts, items = write(run, 1000, max_history)
+    parts, found, order = write(run, size, max_history)
     assert parts == whole == write(run, size, max_history, threads=1)[0]
     for name in ("n_users", "history_items"):
         assert getattr(found, name) == getattr(counts, name)
     assert counts.n_users == sum(length > 1 for length in lengths)
     assert (found.rows == counts.rows).all() and (found.users == counts.users).all()
     assert (found.targets == counts.targets).all()
-    assert found.item_order().tolist() == counts.item_order().tolist()
-
-
-def test_files_are_whole_and_done_after_the_block():
-    files, done = {split: io.BytesIO() for split in SPLITS}, []
-    with writing_rows(cut(events([3, 2, 4], range(9)), 2), files, ITEM_IDS, 5, done=done.append) as counts:
-        assert counts.rows.sum() == 6 and counts.item_order().tolist() == list(range(9))
-    assert done == list(files.values())
-    assert sum(file.getvalue().count(b"\n") for file in files.values()) == 6 + len(SPLITS)
+    assert order == items
 
 
 @pytest.mark.parametrize("batches", [3, 200])
@@ -116,11 +109,11 @@ def test_a_failed_write_is_raised(batches):
             return super().write(data)
 
     run, files = events([2] * batches, [1, 2] * batches), {split: Full() for split in SPLITS}
-    with pytest.raises(OSError, match="No space left"), writing_rows(cut(run, 2), files, ITEM_IDS, 5):
-        pass
+    with pytest.raises(OSError, match="No space left"):
+        write_rows(cut(run, 2), files, ITEM_IDS, 5)
 
 
-def test_an_error_in_the_block_is_the_one_raised():
+def test_an_error_of_the_one_that_gets_the_items_is_raised():
     files = {split: io.BytesIO() for split in SPLITS}
-    with pytest.raises(KeyError, match="mine"), writing_rows(cut(events([9], range(9)), 2), files, ITEM_IDS, 5):
-        raise KeyError("mine")
+    with pytest.raises(KeyError, match="missing"):
+        write_rows(cut(events([9], range(9)), 2), files, ITEM_IDS, 5, found=lambda _: {}["missing"])

@@ -1,0 +1,33 @@
+"""Which records need no cleaning: NumPy's answer against one regular expression a record."""
+
+import json
+import re
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataset_tools import clean_records as module
+from dataset_tools.clean_records import clean_records
+
+DIRTY = re.compile(r'[^\x00-\x7e]|[\\<]|  |""|&[^ ]|&$|" "')
+SPACED = re.compile(r' "|" ')
+PIECES = ["a", " ", "  ", "&", "& ", "<", "\\", "\x7f", "é", '"', "", "long enough for a few blocks"]
+TEXT = st.lists(st.sampled_from(PIECES), max_size=4).map("".join)
+FIELD = st.one_of(st.none(), TEXT, st.lists(TEXT, max_size=3), st.integers()).map(
+    lambda value: None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+)
+
+
+@given(
+    st.lists(st.tuples(FIELD, FIELD), min_size=1, max_size=8), st.integers(0, 3), st.sampled_from([1, 2, 7, 1 << 18])
+)
+@settings(max_examples=300, deadline=None)
+def test_as_a_regular_expression_says(records, offset, bytes_a_time):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_BYTES_A_TIME", bytes_a_time)
+        clean, spaced = clean_records([pa.array(column, pa.string())[offset:] for column in zip(*records)])
+    rows = records[offset:]
+    assert clean.tolist() == [not any(DIRTY.search(field or "") for field in row) for row in rows]
+    assert spaced.tolist() == [any(SPACED.search(field or "") for field in row) for row in rows]
