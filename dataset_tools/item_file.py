@@ -2,10 +2,7 @@
 
 import contextlib
 import hashlib
-import os
 import queue
-import sys
-import threading
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +13,6 @@ from dataset_tools.held import registered
 from dataset_tools.item_table import ITEMS_PER_BATCH, LINE_SCHEMA, format_items_into, held_lines
 from recbole_blair.memory import no_collection
 from recbole_blair.schema import ITEM_COLUMNS
-
-NICE = 5  # added to the niceness of the thread that formats: it gets a third of a core that another thread wants
 
 
 class ItemWriter:
@@ -48,7 +43,6 @@ class ItemWriter:
         return self._stack.__exit__(*failure)
 
     def _work(self, con, stopped):
-        give_way()
         format_items_into(self._lines, self._metadata, con, stopped, self._ascii_text, self._duck.threads)
         if not stopped.is_set():
             with DiskFile(self._path) as file:
@@ -77,17 +71,6 @@ class ItemWriter:
             self._wait(lambda: bar.update(counts.items - bar.n))
             bar.update(counts.items - bar.n)
         return counts
-
-
-def give_way():
-    """Let the calling thread, and processes that it starts, run where others do not want the core.
-
-    All else waits for the thread that makes the rows. On Linux alone: elsewhere the whole process would give way.
-    """
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        with contextlib.suppress(OSError):  # some sandboxes do not let it
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICE)
 
 
 class ItemCounts:
