@@ -1,5 +1,6 @@
 """The one pass over the metadata: items numbered by their first line, records held until they are formatted."""
 
+import collections
 import contextlib
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from dataset_tools.items import META_FIELDS, TEXT_FIELDS
 from dataset_tools.raw_files import check_broken, json_lines, reading
 from dataset_tools.unusable_ids import are_unusable
 
-LINES_A_BATCH = 16_384
+LINES_A_BATCH = 4_096
 MOST_BYTES = 1 << 30  # of records in memory, beside DuckDB's
 NO_ITEM = -1  # in place of the item, of a line that is not the first of one
 NONE = to_strings([])
@@ -99,8 +100,9 @@ def _numbered(metadata, con):
         with registered(own, "item_line", lines):
             yield from own.sql(sql).to_arrow_reader(LINES_A_BATCH)
         return
-    first = 0
-    for batch in records.pop_batches():
+    first, batches = 0, collections.deque(records.pop_batches())
+    while batches:  # none is held longer than it is needed
+        batch = batches.popleft()
         item = metadata.item[first : first + len(batch)]
         first += len(batch)
         batch = pa.record_batch([to_arrow(item), *batch.columns], ["item", *_SCHEMA.names])
