@@ -51,7 +51,7 @@ def batches(dataset):
 def loss_and_gradients(model, batch, monkeypatch):
     if model.softmax.kind == "sampled":  # the same negatives for both
         items = torch.arange(1, model.n_items)
-        monkeypatch.setattr(model.softmax, "draw", lambda target: (items, items[::2]))
+        monkeypatch.setattr(model.softmax, "draw", lambda target: (items, items[::2].contiguous()))
     model.compute_dtype = torch.float64
     if hasattr(model, "text_features"):
         model.text_features = model.text_features.double()
