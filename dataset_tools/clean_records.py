@@ -1,6 +1,6 @@
 """Which records need no cleaning, found by NumPy byte by byte.
 
-DuckDB's `contains` takes three times as long, most of it where what it looks for begins with a space.
+DuckDB's `contains` takes four times as long, most of it where what it looks for begins with a space.
 """
 
 import numpy as np

@@ -1,12 +1,14 @@
 """Raw reviews and metadata to atomic files: one pass over each raw file, out of core (DuckDB).
 
 Steps: read the metadata (seven fields) and number its items; stream the reviews (four fields), cleaned; sort by
-(user's first event, time, line); go through the users: drop repeats, cut, write rows; write the items. Every order is
-total, so the same input gives the same bytes whatever the number of threads.
+(user's first event, time, line); go through the users: drop repeats, cut, write rows, and beside them the items. Every
+order is total, so the same input gives the same bytes whatever the number of threads.
 """
 
 import contextlib
 from pathlib import Path
+
+import numpy as np
 
 from dataset_tools.build_stats import build_file_names
 from dataset_tools.disk_file import DiskFile
@@ -119,7 +121,9 @@ def write_reviews(duck, metadata, reviews, review_path, folder, build, settings)
             events, matched = core.events, core.matched
         stream = EventStream(user_runs(duck, events, "users"), cut, len(metadata.item_ids))
         rows = write_inter_files(duck, inter_paths, stream, metadata.item_ids, settings["max_history"], writer)
-        items = writer.finish(settings["catalogue"] == "all")
+        if settings["catalogue"] == "all":
+            writer.add(np.flatnonzero(~rows.seen))
+        items = writer.finish()
     check_splits(rows, valid_start_ms, test_start_ms, settings["protocol"])
     counts["repeated_user_item"] += stream.repeats
     return {

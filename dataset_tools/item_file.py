@@ -30,7 +30,7 @@ class ItemWriter:
     def __init__(self, duck, metadata, path, ascii_text):
         self._duck, self._metadata, self._path, self._ascii_text = duck, metadata, path, ascii_text
         self._lines, self._counts = held_lines(duck), ItemCounts()
-        self._named = np.zeros(len(metadata.item_ids), bool)
+        self._named = 0  # items
         self._queue: queue.SimpleQueue = queue.SimpleQueue()  # of arrays of items; None is the end
         self._stack = contextlib.ExitStack()
 
@@ -56,18 +56,16 @@ class ItemWriter:
 
     def add(self, items):
         """Name the next items (n,), each once in all."""
-        self._named[items] = True
+        self._named += len(items)
         self._queue.put(items)
 
-    def finish(self, all_items):
-        """Write the rest, and the items not named where `all_items`; return the ItemCounts."""
+    def finish(self):
+        """Write the rest; return the ItemCounts."""
         from tqdm import tqdm
 
-        if all_items:
-            self.add(np.flatnonzero(~self._named))
         self._queue.put(None)
-        total, counts = int(np.count_nonzero(self._named)), self._counts
-        with tqdm(total=total, desc="item texts", unit="item", disable=not self._duck.progress) as bar:
+        counts = self._counts
+        with tqdm(total=self._named, desc="item texts", unit="item", disable=not self._duck.progress) as bar:
             self._wait(lambda: bar.update(counts.items - bar.n))
             bar.update(counts.items - bar.n)
         return counts

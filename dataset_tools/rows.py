@@ -40,7 +40,7 @@ class RowCounts:
         self.n_users = 0
         self.n_items = 0
         self.history_items = 0
-        self._seen = np.zeros(n_items, bool)
+        self.seen = np.zeros(n_items, bool)  # the items that occur in a row
 
     def add(self, events, target, length):
         """Count the rows whose targets are the positions `target`, with histories of `length`; return the new items."""
@@ -59,9 +59,9 @@ class RowCounts:
 
     def _new_items(self, items):
         """Return those that no row before had, by first occurrence."""
-        new = items[~self._seen[items]]
+        new = items[~self.seen[items]]
         values, first = np.unique(new, return_index=True)
-        self._seen[values] = True
+        self.seen[values] = True
         self.n_items += len(values)
         return new[np.sort(first)]
 

@@ -39,7 +39,9 @@ def test_items_come_in_the_order_in_which_they_are_named(tmp_path, duck, metadat
     with ItemWriter(duck, metadata, tmp_path / "shop.item", False) as writer:
         for items in np.array_split(named, 9):
             writer.add(items)
-        counts = writer.finish(all_items)
+        if all_items:
+            writer.add(np.setdiff1d(np.arange(ITEMS), named))
+        counts = writer.finish()
     ids = [line.split("\t")[0] for line in (tmp_path / "shop.item").read_text().splitlines()[1:]]
     rest = [i for i in range(ITEMS) if i not in named] if all_items else []
     assert ids == [f"B{i}" for i in [*named, *rest]]
@@ -48,7 +50,7 @@ def test_items_come_in_the_order_in_which_they_are_named(tmp_path, duck, metadat
 
 def test_an_error_of_the_thread_is_raised_at_the_end(tmp_path, duck, metadata):
     with pytest.raises(FileNotFoundError), ItemWriter(duck, metadata, tmp_path / "no" / "shop.item", False) as writer:
-        writer.finish(True)
+        writer.finish()
 
 
 @pytest.mark.parametrize("while_formatting", [False, True])
