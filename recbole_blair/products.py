@@ -70,6 +70,17 @@ def biased_product(a, b, bias):
     return onednn_product(a, b, bias)
 
 
+def products_with(weight, bias):
+    """Return what maps x (n, k) to x @ weight (m, k) transposed + bias (m,): many products, the weight arranged once.
+
+    Without a gradient, and with the bits of `biased_product`.
+    """
+    if not fuses(weight, bias) or not weight.numel():
+        return lambda x: biased_product(x, weight.T, bias)
+    arranged = packed(weight)
+    return lambda x: onednn_linear(x, arranged, bias)
+
+
 def sigmoid_product(a, b, bias):
     """The sigmoid of a (n, k) @ b (k, m) + bias (m,), taken of the sums before they are rounded; where it `fuses`."""
     return onednn_product(a, b, bias, "sigmoid")

@@ -17,6 +17,7 @@ from recbole_blair.products import (
     goes_to_onednn,
     pack,
     product,
+    products_with,
     sigmoid_product,
     use_products,
 )
@@ -55,6 +56,7 @@ def test_biased_product(n, k, m, dtype):
     exact, tolerance = a.double() @ b.double() + bias.double(), 2e-2 if dtype == torch.bfloat16 else 1e-4
     torch.testing.assert_close(biased_product(a, b, bias).double(), exact, rtol=tolerance, atol=tolerance)
     assert torch.equal(biased_product(a, b, None), product(a, b))
+    assert torch.equal(products_with(b.T, bias)(a), biased_product(a, b, bias))
 
 
 @pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 2e-5), (torch.bfloat16, 4e-3)])

@@ -8,7 +8,7 @@ from torch import nn
 
 from recbole_blair.device import per_device
 from recbole_blair.model.layers import ROWS_AT_A_TIME, fast_dropout, init_weights, row_chunks
-from recbole_blair.products import add_product, biased_product, linear, product
+from recbole_blair.products import add_product, linear, product, products_with
 
 
 class ExpertMixture(torch.autograd.Function):
@@ -29,11 +29,11 @@ class ExpertMixture(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, shift, gates):
         n_experts, hidden, width = weight.shape
-        mixed, kept, bias = x.new_empty(len(x), hidden), [], -shift.flatten()
+        mixed, kept, share = x.new_empty(len(x), hidden), [], gates.to(x.dtype)
+        apply_experts = products_with(weight.view(-1, width), -shift.flatten())
         for span in row_chunks(len(x), per_device(ExpertMixture.CHUNK, x.device)):
-            outputs = biased_product(x[span], weight.view(-1, width).T, bias)
-            experts, share = outputs.view(-1, n_experts, hidden), gates[span].to(x.dtype)
-            mixed[span] = weighted_sums(experts, share)
+            experts = apply_experts(x[span]).view(-1, n_experts, hidden)
+            mixed[span] = weighted_sums(experts, share[span])
             if any(ctx.needs_input_grad):
                 kept.append(experts)
         ctx.save_for_backward(x, weight, gates, *kept)
@@ -132,9 +132,9 @@ class MoEAdaptor(nn.Module):
     def gate_values(self, x):
         """Return the gates (n, E) of features (n, D), in float32 or wider."""
         noisy = self.noisy_gating and self.training
-        weight = torch.cat([self.w_gate, self.w_noise], 1) if noisy else self.w_gate  # (D, E or 2E)
+        weight = torch.cat([self.w_gate.T, self.w_noise.T]) if noisy else self.w_gate.T.contiguous()  # (E or 2E, D)
         # a row an expert: a softmax over eight neighbours takes twenty times as long
-        logits = linear(x, weight.T.to(x.dtype)).T.contiguous().to(weight.dtype)
+        logits = linear(x, weight.to(x.dtype)).T.contiguous().to(weight.dtype)
         if noisy:
             logits, deviation = logits.chunk(2)
             logits = logits + torch.randn_like(logits) * (F.softplus(deviation) + self.NOISE_FLOOR)
