@@ -33,6 +33,13 @@ def join_group(device_name):
     return f"cuda:{os.environ.get('LOCAL_RANK', rank())}" if on_cuda else "cpu"
 
 
+def leave_group():
+    """Part from the other processes once all have come here: threads of a group that outlive Python can abort it."""
+    if world_size() > 1:
+        wait_for_all()
+        dist.destroy_process_group()
+
+
 def wait_for_all():
     """Return when every process has come here."""
     if world_size() > 1:

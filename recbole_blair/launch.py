@@ -17,6 +17,13 @@ def is_first_process():
     return not started_by_launcher() or os.environ.get("RANK", "0") == "0"
 
 
+def end_together():
+    """Let the processes that train together end together; nothing for one that never joined others."""
+    distributed = sys.modules.get("recbole_blair.distributed")  # not loaded: never joined
+    if started_by_launcher() and distributed is not None:
+        distributed.leave_group()
+
+
 def check_processes(nproc, device):
     """Refuse a number of processes that this machine has no devices for.
 

@@ -11,7 +11,7 @@ import time
 from recbole_blair import __version__, cli
 from recbole_blair.environment import set_environment
 from recbole_blair.errors import InputError
-from recbole_blair.launch import is_first_process
+from recbole_blair.launch import end_together, is_first_process
 
 
 def command_names():
@@ -66,7 +66,9 @@ def main(argv=None):
 def guard(run):
     """Call `run()`; print what a user can mend, and Ctrl-C, as one line and return the exit status."""
     try:
-        return run() or 0
+        status = run() or 0
+        end_together()
+        return status
     except InputError as error:
         if is_first_process():
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

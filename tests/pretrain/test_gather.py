@@ -6,7 +6,7 @@ import socket
 import torch
 import torch.multiprocessing as mp
 
-from recbole_blair.distributed import average_gradients, gather_rows, gather_values, mean_over_devices
+from recbole_blair.distributed import average_gradients, gather_rows, gather_values, leave_group, mean_over_devices
 from recbole_blair.pretrain.load import read_vocabulary
 from recbole_blair.pretrain.step import Objective, Step
 from tests.pretrain.test_step import build_batch, build_model
@@ -44,7 +44,7 @@ def worker(rank, port, tokenizer, chunk, symmetric, out):
     assert gather_rows(rows).tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
     assert gather_values(torch.tensor([rank, 7])).tolist() == [0, 7, 1, 7]
     torch.save({"losses": mean, "grads": grads}, f"{out}.{rank}")
-    torch.distributed.destroy_process_group()
+    leave_group()
 
 
 def free_port():

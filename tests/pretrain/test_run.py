@@ -140,7 +140,7 @@ def test_a_finished_run_is_not_repeated_and_another_is_refused(trained, capsys):
 
 def start(command):
     code = "import sys; from recbole_blair.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # other sums have other last bits
     return subprocess.Popen([sys.executable, "-c", code, *command], env=environment, stderr=subprocess.DEVNULL)
 
 
