@@ -68,6 +68,31 @@ def fast_dropout(x, p, training):
     return FastDropout.apply(x, cut)
 
 
+def attention(q, k, v, p, seen=None):
+    """Attention softmax(q k^T / sqrt(d)) v, its probabilities dropped at rate p.
+
+    On the CPU PyTorch's own copies all that it is given to float32 as soon as something is dropped: with it in bfloat16
+    this takes half the time.
+
+    Args:
+        q (b, heads, m, d), k (b, heads, l, d), v (b, heads, l, e)
+        p (float)
+        seen (b, 1, 1, l) bool | None: True: may be seen; None: causal, m = l.
+
+    Returns:
+        (b, heads, m, e).
+    """
+    if not p or q.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=p, is_causal=seen is None)
+    (n_rows, n_heads, m, width), length = q.shape, k.shape[2]
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    scores = (torch.bmm(q, k.transpose(1, 2)) * width**-0.5).view(n_rows, n_heads, m, length)
+    if seen is None:
+        seen = torch.ones(m, length, dtype=torch.bool).tril_()
+    share = fast_dropout(scores.masked_fill(~seen, float("-inf")).softmax(-1), p, True)
+    return torch.bmm(share.flatten(0, 1), v).view(n_rows, n_heads, m, -1)
+
+
 class TransformerLayer(nn.Module):
     """Causal self-attention and a feed-forward layer, each followed by dropout, residual and LayerNorm.
 
@@ -109,7 +134,7 @@ class TransformerLayer(nn.Module):
         """Attention in a group of padded histories: (b, l, 3H) to (b, l, H)."""
         q, k, v = self.heads(qkv, 3)
         p = self.attn_dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True).transpose(1, 2).flatten(2)
+        return attention(q, k, v, p).transpose(1, 2).flatten(2)
 
     def attend_last(self, x, histories):
         """Attention of each history's last item alone: (P, H) to (B, H)."""
@@ -120,7 +145,7 @@ class TransformerLayer(nn.Module):
             (q,), (k, v) = self.heads(query[rows, None], 1), self.heads(kv, 2)
             seen = (torch.arange(kv.shape[1], device=x.device) < length[:, None])[:, None, None]  # True: may be seen
             p = self.attn_dropout if self.training else 0.0
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=p).transpose(1, 2).flatten(1)
+            return attention(q, k, v, p, seen).transpose(1, 2).flatten(1)
 
         return histories.mix_last(linear(x, self.qkv.weight[hidden:], self.qkv.bias[hidden:]), attend)
 

@@ -10,8 +10,9 @@ compat.apply()
 
 from recbole.model.layers import TransformerEncoder
 
+from recbole_blair.model import layers
 from recbole_blair.model.dot_product import Softmax
-from recbole_blair.model.layers import HistoryEncoder, TransformerLayer, fast_dropout
+from recbole_blair.model.layers import HistoryEncoder, TransformerLayer, attention, fast_dropout
 from recbole_blair.model.packed import PackedHistories, gather_rows, length_groups
 
 torch.set_default_dtype(torch.float32)
@@ -47,6 +48,29 @@ def test_gathered_rows_have_the_gradient_of_a_dense_gather_beside_another_use():
     exact = torch.zeros(9000, 4).index_add_(0, row, weight) + other.float()
     torch.testing.assert_close(found[0].float(), exact, rtol=1e-2, atol=1e-6)
     assert gather_rows(leaf.clone().requires_grad_(), row, torch.float32).grad_fn.name() != "GatheredRowsBackward"
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_that_drops_is_pytorchs_in_value_and_gradient(monkeypatch, causal):
+    """What is dropped aside: a dropout that keeps all, of a rate that takes the other way."""
+    monkeypatch.setattr(layers, "fast_dropout", lambda x, p, training: x)
+    q, k, v = (torch.randn(3, n, 2, 5, dtype=torch.double).transpose(1, 2) for n in (4 if causal else 1, 4, 4))
+    seen = None if causal else (torch.arange(4) < torch.tensor([1, 3, 4])[:, None])[:, None, None]
+    found = []
+    for p in (0.0, 0.5):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        states = attention(*leaves, p, seen)
+        states.square().sum().backward()
+        found.append([states, *(x.grad for x in leaves)])
+    torch.testing.assert_close(*found)
+
+
+def test_attention_drops_shares_of_items_as_often_as_asked():
+    q, k, v = torch.randn(400, 2, 1, 5), torch.randn(400, 2, 8, 5), torch.eye(8).expand(400, 2, 8, 8)
+    whole, dropped = (attention(q, k, v, p, torch.ones(1, 1, 1, 8).bool()) for p in (0.0, 0.25))
+    gone = dropped == 0
+    assert 0.22 < gone.float().mean() < 0.28
+    torch.testing.assert_close(dropped[~gone] * 0.75, whole[~gone])
 
 
 @pytest.mark.parametrize("act", ["gelu", "relu", "swish", "tanh", "sigmoid"])
