@@ -1,8 +1,9 @@
 """Reads atomic files once with a columnar reader and keeps a memory-mapped binary copy beside them.
 
-The copy is flat: one array of items in sequence order, one of times, and for every row of a split the position of its
-target; its history is the slice just before. A user's rows repeat the same items over and over in the text files, so
-the copy is several times smaller. Files whose rows do not chain like that (other tools') keep one slice a row.
+The copy is flat: one table of events in sequence order, item and time side by side, and for every row of a split the
+position of its target; its history is the slice just before. A user's rows repeat the same items over and over in the
+text files, so the copy is several times smaller. Files whose rows do not chain like that (other tools') keep one slice
+a row. Rows are drawn at random, from tables larger than a cache: what is read together lies together.
 """
 
 import errno
@@ -29,14 +30,9 @@ from recbole_blair.schema import (
     USER_ID,
 )
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 BLOCK_BYTES = 32 << 20  # text read at a time
-ARRAYS = (
-    "seq_items",
-    "seq_times",
-    *(f"{s}_{a}" for s in SPLITS for a in ("target", "length", "user")),
-    "user_start",
-)
+ARRAYS = ("events", *(f"{split}_rows" for split in SPLITS), "user_start")
 
 
 def load_interactions(build_dir, use_cache=True):
@@ -47,13 +43,13 @@ def load_interactions(build_dir, use_cache=True):
         use_cache (bool): False reads the text and writes no copy.
 
     Returns:
-        dict: `seq_items` (S,) int32 item ids from 1, `seq_times` (S,) int64 ms, `<split>_target` (R,) int64
-        positions in them, `<split>_length` (R,) int32 history items before the target, `<split>_user` (R,) int32
-        from 1, `user_start` (U + 1,) int64 where a user's sequence starts (-1: rows not chained),
-        `item_tokens` and `user_tokens` pyarrow string arrays.
+        dict: `events` (S, 2) int64: item ids from 1, times in ms; `<split>_rows` (R, 3) int32: the target's position
+        among them, history items before it, user from 1; `user_start` (U + 1,) int64: where a user's sequence starts
+        (-1: rows not chained); `item_tokens` and `user_tokens`: pyarrow string arrays.
 
     Raises:
-        InputError: a missing file, a column that is absent, an item that `.item` does not hold, an empty split.
+        InputError: a missing file, a column that is absent, an item that `.item` does not hold, an empty split, more
+            than 2 ** 31 events.
     """
     build_dir = Path(build_dir)
     sources = source_files(build_dir)
@@ -156,12 +152,12 @@ def read_tables(build_dir):
         "history_time": np.concatenate([parts[s]["history_time"] for s in SPLITS]),
     }
     tables = chain_rows(rows, len(user_tokens)) or slice_rows(rows, len(user_tokens))
+    target = tables.pop("target")
+    if len(tables["events"]) > np.iinfo(np.int32).max:
+        raise InputError(f"{name} has {len(tables['events'])} events; more than 2 ** 31 are not supported")
     for i, split in enumerate(SPLITS):
-        span = slice(bounds[i], bounds[i + 1])
-        tables[f"{split}_target"] = tables["target"][span]
-        tables[f"{split}_length"] = rows["length"][span].astype(np.int32)
-        tables[f"{split}_user"] = user_codes[span]
-    del tables["target"]
+        columns = (x[bounds[i] : bounds[i + 1]] for x in (target, rows["length"], user_codes))
+        tables[f"{split}_rows"] = np.stack([x.astype(np.int32) for x in columns], 1)
     return {**tables, "item_tokens": item_tokens, "user_tokens": user_tokens}
 
 
@@ -181,31 +177,33 @@ def chain_rows(rows, n_users):
     target[order] = target_sorted
     user_start = np.full(n_users + 1, -1, np.int64)
     user_start[user[first]] = target_sorted[first] - lead[first]
-    seq_items, seq_times = np.zeros(size, np.int32), np.zeros(size, np.int64)
+    events = np.zeros((size, 2), np.int64)
+    seq_items, seq_times = events.T
     seq_items[target], seq_times[target] = rows["item"], rows["time"]
     offsets = np.cumsum(rows["length"]) - rows["length"]
-    for row in (order[first],):
-        spread = ragged_range(rows["length"][row])
-        at = np.repeat(target[row] - rows["length"][row], rows["length"][row]) + spread
-        source = np.repeat(offsets[row], rows["length"][row]) + spread
-        seq_items[at], seq_times[at] = rows["history"][source], rows["history_time"][source]
+    row = order[first]
+    spread = ragged_range(rows["length"][row])
+    at = np.repeat(target[row] - rows["length"][row], rows["length"][row]) + spread
+    source = np.repeat(offsets[row], rows["length"][row]) + spread
+    seq_items[at], seq_times[at] = rows["history"][source], rows["history_time"][source]
     at = np.repeat(target - rows["length"], rows["length"]) + ragged_range(rows["length"])
     if at.size and at.min() < 0:
         return None
     if not (np.array_equal(seq_items[at], rows["history"]) and np.array_equal(seq_times[at], rows["history_time"])):
         return None
-    return {"seq_items": seq_items, "seq_times": seq_times, "target": target, "user_start": user_start}
+    return {"events": events, "target": target, "user_start": user_start}
 
 
 def slice_rows(rows, n_users):
     """One slice a row, history then target: for files whose rows do not chain."""
     target = np.cumsum(rows["length"].astype(np.int64) + 1) - 1
-    seq_items, seq_times = np.zeros(target[-1] + 1, np.int32), np.zeros(target[-1] + 1, np.int64)
+    events = np.zeros((target[-1] + 1, 2), np.int64)
+    seq_items, seq_times = events.T
     seq_items[target], seq_times[target] = rows["item"], rows["time"]
     at = np.repeat(target - rows["length"], rows["length"]) + ragged_range(rows["length"])
     seq_items[at], seq_times[at] = rows["history"], rows["history_time"]
     unknown = np.full(n_users + 1, -1, np.int64)
-    return {"seq_items": seq_items, "seq_times": seq_times, "target": target, "user_start": unknown}
+    return {"events": events, "target": target, "user_start": unknown}
 
 
 def ragged_range(lengths):

@@ -14,13 +14,14 @@ from recbole_blair.schema import ITEM_ID, ITEM_SUFFIX, SPLITS, STATS_SUFFIX, USE
 
 
 class Rows:
-    """The rows of one split: `target` (R,) positions in the dataset's sequences, `length` (R,), `user` (R,)."""
+    """The rows of one split: a table (R, 3) int32 of `target`, positions in the dataset's events, `length`, `user`."""
 
-    def __init__(self, target, length, user):
-        self.target, self.length, self.user = target, length, user
+    def __init__(self, table):
+        self.table = np.asarray(table)
+        self.target, self.length, self.user = self.table.T
 
     def __len__(self):
-        return len(self.target)
+        return len(self.table)
 
 
 class BlairDataset:
@@ -42,9 +43,10 @@ class BlairDataset:
         self.name = self.build_dir.name
         tables = load_interactions(self.build_dir, use_cache)
         self.item_tokens, self.user_tokens = tables["item_tokens"], tables["user_tokens"]
-        self.seq_items, self.seq_times = tables["seq_items"], tables["seq_times"]
+        self.events = np.asarray(tables["events"])
+        self.seq_items, self.seq_times = self.events.T
         self.user_start = tables["user_start"]
-        self.rows = {s: Rows(*(tables[f"{s}_{a}"] for a in ("target", "length", "user"))) for s in SPLITS}
+        self.rows = {split: Rows(tables[f"{split}_rows"]) for split in SPLITS}
         self.n_items = len(self.item_tokens) + 1
         self.n_users = len(self.user_tokens) + 1
         self.chained = bool((self.user_start[1:] >= 0).all())

@@ -49,16 +49,15 @@ class RowLoader:
         """Yield arrays of row numbers, one a batch, for the epoch set in `self.epoch`."""
         n = len(self.rows)
         rng = np.random.default_rng((self.seed, self.epoch))
-        order = rng.permutation(n) if self.shuffle else np.arange(n)
+        order = np.arange(n, dtype=np.int32)
+        if self.shuffle:
+            rng.shuffle(order)
         if self.bucket:
             window = self.batch_size * BUCKET_BATCHES if self.shuffle else n
-            length = np.minimum(self.rows.length, self.max_length)
-            order = np.concatenate(
-                [
-                    part[np.argsort(length[part], kind="stable")]
-                    for part in (order[i : i + window] for i in range(0, n, window))
-                ]
-            )
+            # of as few bits as hold it: NumPy sorts those by counting, ten times faster
+            length = np.minimum(self.rows.length, self.max_length).astype(np.min_scalar_type(self.max_length))
+            for part in (order[i : i + window] for i in range(0, n, window)):
+                part[:] = part[np.argsort(length[part], kind="stable")]
         starts = np.arange(0, n, self.batch_size)
         if self.shuffle and self.bucket:
             rng.shuffle(starts)
@@ -78,20 +77,21 @@ class RowLoader:
         """
         from recbole.data.interaction import Interaction
 
-        target = np.asarray(self.rows.target[rows])
-        length = np.minimum(np.asarray(self.rows.length[rows]), self.max_length).astype(np.int64)
+        target, length, user = self.rows.table.take(rows, axis=0).astype(np.int64).T
+        length = np.minimum(length, self.max_length)
         width = max(int(length.max(initial=1)), 1) if self.trim else self.max_length
-        step = np.arange(width)
-        real = step < length[:, None]  # (B, L)
-        at = np.where(real, (target - length)[:, None] + step, 0)
+        step = np.arange(width + 1)
+        at = np.minimum((target - length)[:, None] + step, target[:, None])
+        item, time = np.moveaxis(self.dataset.events.take(at, axis=0), 2, 0)  # (B, L + 1) each; the last is the target
+        real = step[:-1] < length[:, None]  # (B, L)
         fields = {
-            ITEM_SEQ: np.where(real, self.dataset.seq_items[at], 0).astype(np.int64),
-            TIMESTAMP_SEQ: np.where(real, self.dataset.seq_times[at], 0),
+            ITEM_SEQ: item[:, :-1] * real,
+            TIMESTAMP_SEQ: time[:, :-1] * real,
             ITEM_SEQ_LEN: length,
-            ITEM_ID: self.dataset.seq_items[target].astype(np.int64),
-            TIMESTAMP: np.asarray(self.dataset.seq_times[target]),
-            USER_ID: np.asarray(self.rows.user[rows]).astype(np.int64),
-            "row": np.asarray(rows),
+            ITEM_ID: item[:, -1],
+            TIMESTAMP: time[:, -1],
+            USER_ID: user,
+            "row": np.asarray(rows, np.int64),
         }
         if self.n_neg:
             fields[f"neg_{ITEM_ID}"] = self.sample_negatives(fields[ITEM_ID], int(rows[0]))

@@ -39,10 +39,10 @@ def test_rows_become_one_sequence_a_user(tmp_path, use_cache):
     tables = load_interactions(write_build(tmp_path, BY_HAND), use_cache)
     assert tables["item_tokens"].to_pylist() == ["a", "b", "c", "d"]
     assert tables["user_tokens"].to_pylist() == ["u1", "u2"]
-    assert tables["seq_items"].tolist() == [1, 2, 3, 4, 2, 1]
-    assert tables["seq_times"].tolist() == [10, 20, VALID_MS, TEST_MS, 15, TEST_MS - 1]
+    assert tables["events"][:, 0].tolist() == [1, 2, 3, 4, 2, 1]
+    assert tables["events"][:, 1].tolist() == [10, 20, VALID_MS, TEST_MS, 15, TEST_MS - 1]
     assert tables["user_start"].tolist() == [-1, 0, 4]
-    found = {s: [tables[f"{s}_{a}"].tolist() for a in ("target", "length", "user")] for s in ("train", "valid", "test")}
+    found = {s: tables[f"{s}_rows"].T.tolist() for s in ("train", "valid", "test")}
     assert found == {
         "train": [[1], [1], [1]],
         "valid": [[2, 5], [2, 1], [1, 2]],  # an event on the instant is valid's; one before test's is valid's
@@ -53,7 +53,7 @@ def test_rows_become_one_sequence_a_user(tmp_path, use_cache):
 def test_times_are_whole_milliseconds_however_close(tmp_path):
     close = {"u": [("a", TEST_MS - 1), ("b", TEST_MS), ("c", TEST_MS + 1), ("d", 2**53 + 1)]}
     folder = write_build(tmp_path, {**close, "v": [("a", 1), ("b", 2)], "w": [("a", 1), ("b", VALID_MS)]})
-    times = load_interactions(folder)["seq_times"]
+    times = load_interactions(folder)["events"][:, 1]
     assert times.dtype == np.int64
     user = times.tolist().index(TEST_MS - 1)
     assert times[user : user + 4].tolist() == [TEST_MS - 1, TEST_MS, TEST_MS + 1, 2**53 + 1]
@@ -63,20 +63,20 @@ def test_times_are_whole_milliseconds_however_close(tmp_path):
 def test_a_cut_history_still_chains(tmp_path):
     events = [(f"i{i}", 10 + i) for i in range(8)] + [("i8", VALID_MS), ("i9", TEST_MS)]
     tables = load_interactions(write_build(tmp_path, {"u": events}, max_history=2))
-    assert tables["seq_items"].tolist() == list(range(1, 11))
-    assert tables["train_length"].tolist() == [1, 2, 2, 2, 2, 2, 2]
-    assert tables["test_target"].tolist() == [9] and tables["test_length"].tolist() == [2]
+    assert tables["events"][:, 0].tolist() == list(range(1, 11))
+    assert tables["train_rows"][:, 1].tolist() == [1, 2, 2, 2, 2, 2, 2]
+    assert tables["test_rows"][:, 0].tolist() == [9] and tables["test_rows"][:, 1].tolist() == [2]
 
 
 def test_rows_that_do_not_chain_keep_one_slice_each(tmp_path):
     folder = write_rows(tmp_path / "other", ["u1|x y|z", "u1|y x|w"], ["u2|z|x"], ["u2|w|y"])
     tables = load_interactions(folder)
     assert tables["item_tokens"].to_pylist() == ["x", "y", "z", "w"]  # no .item: order of first occurrence
-    assert tables["seq_items"].tolist() == [1, 2, 3, 2, 1, 4, 3, 1, 4, 2]
-    assert [tables[f"{s}_target"].tolist() for s in ("train", "valid", "test")] == [[2, 5], [7], [9]]
-    assert [tables[f"{s}_length"].tolist() for s in ("train", "valid", "test")] == [[2, 2], [1], [1]]
+    assert tables["events"][:, 0].tolist() == [1, 2, 3, 2, 1, 4, 3, 1, 4, 2]
+    assert [tables[f"{s}_rows"][:, 0].tolist() for s in ("train", "valid", "test")] == [[2, 5], [7], [9]]
+    assert [tables[f"{s}_rows"][:, 1].tolist() for s in ("train", "valid", "test")] == [[2, 2], [1], [1]]
     assert tables["user_start"].tolist() == [-1, -1, -1]
-    assert not tables["seq_times"].any()
+    assert not tables["events"][:, 1].any()
 
 
 def test_one_wrong_time_in_a_history_breaks_the_chain(tmp_path):
@@ -84,15 +84,15 @@ def test_one_wrong_time_in_a_history_breaks_the_chain(tmp_path):
     folder = write_rows(tmp_path / "odd", *lines, header=TIMED)
     tables = load_interactions(folder)
     assert tables["user_start"].tolist() == [-1, -1]
-    at = int(tables["test_target"][0])
-    assert tables["seq_times"][at - 3 : at + 1].tolist() == [10, 21, VALID_MS, TEST_MS]
+    at = int(tables["test_rows"][:, 0][0])
+    assert tables["events"][:, 1][at - 3 : at + 1].tolist() == [10, 21, VALID_MS, TEST_MS]
 
 
 def test_other_columns_and_their_order_do_not_matter(tmp_path):
     header = "item_id:token\trating:float\titem_id_list:token_seq\tuser_id:token"
     folder = write_rows(tmp_path / "b", ["y|5|x|u"], ["x|1|x y|u"], ["y|2|x y x|u"], header=header, items=["x", "y"])
     tables = load_interactions(folder)
-    assert tables["seq_items"].tolist() == [1, 2, 1, 2] and tables["user_start"].tolist() == [-1, 0]
+    assert tables["events"][:, 0].tolist() == [1, 2, 1, 2] and tables["user_start"].tolist() == [-1, 0]
 
 
 def test_quotes_are_letters_like_others(tmp_path):
@@ -106,10 +106,10 @@ def test_quotes_are_letters_like_others(tmp_path):
 def test_the_binary_copy_is_used(tmp_path):
     folder = write_build(tmp_path, BY_HAND)
     load_interactions(folder)
-    file = folder / ".cache" / "interactions" / "seq_items.npy"
-    np.save(file, np.array([4, 4, 4, 4, 4, 4], np.int32))
-    assert load_interactions(folder)["seq_items"].tolist() == [4] * 6
-    assert load_interactions(folder, use_cache=False)["seq_items"].tolist() == [1, 2, 3, 4, 2, 1]
+    file = folder / ".cache" / "interactions" / "events.npy"
+    np.save(file, np.full((6, 2), 4))
+    assert load_interactions(folder)["events"][:, 0].tolist() == [4] * 6
+    assert load_interactions(folder, use_cache=False)["events"][:, 0].tolist() == [1, 2, 3, 4, 2, 1]
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
@@ -119,7 +119,7 @@ def test_the_copy_is_made_again_when_a_source_changes(tmp_path, split):
     write_build(tmp_path, {**BY_HAND, "u3": [("d", 1), ("a", {"train": 2, "valid": VALID_MS, "test": TEST_MS}[split])]})
     tables = load_interactions(folder)
     assert tables["user_tokens"].to_pylist()[-1] == "u3" or "u3" in tables["user_tokens"].to_pylist()
-    assert len(tables[f"{split}_target"]) == {"train": 2, "valid": 3, "test": 2}[split]
+    assert len(tables[f"{split}_rows"][:, 0]) == {"train": 2, "valid": 3, "test": 2}[split]
 
 
 def test_the_copy_is_made_again_when_a_file_of_equal_size_is_newer(tmp_path):
@@ -137,12 +137,12 @@ def test_a_half_written_copy_is_not_used(tmp_path):
     load_interactions(folder)
     cache = folder / ".cache" / "interactions"
     (cache / "stamp.json").unlink()  # written last
-    np.save(cache / "seq_items.npy", np.array([1], np.int32))
+    np.save(cache / "events.npy", np.array([[1, 1]]))
     (folder / ".cache" / "interactions.1.tmp").mkdir()  # what a killed process left
-    assert load_interactions(folder)["seq_items"].tolist() == [1, 2, 3, 4, 2, 1]
+    assert load_interactions(folder)["events"][:, 0].tolist() == [1, 2, 3, 4, 2, 1]
     assert json.loads((cache / "stamp.json").read_text())["sources"]
     (cache / "stamp.json").write_text('{"version": ')
-    assert load_interactions(folder)["seq_items"].tolist() == [1, 2, 3, 4, 2, 1]
+    assert load_interactions(folder)["events"][:, 0].tolist() == [1, 2, 3, 4, 2, 1]
 
 
 def test_two_names_for_the_copy_never_meet(tmp_path, monkeypatch):
@@ -206,7 +206,7 @@ def test_a_build_nobody_may_write_to_is_read_from_memory(tmp_path, monkeypatch):
     folder = write_build(tmp_path, BY_HAND)
     for error in (errno.EROFS, errno.EACCES):
         monkeypatch.setattr(atomic, "write_cache", refused(error))
-        assert load_interactions(folder)["seq_items"].tolist() == [1, 2, 3, 4, 2, 1]
+        assert load_interactions(folder)["events"][:, 0].tolist() == [1, 2, 3, 4, 2, 1]
     monkeypatch.setattr(atomic, "write_cache", refused(errno.ENOSPC))
     with pytest.raises(OSError, match="No space left"):
         load_interactions(folder)

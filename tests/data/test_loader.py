@@ -57,7 +57,7 @@ def test_rows_keep_file_order_without_shuffling(dataset):
     assert list(rows) == list(range(len(dataset.rows["train"])))
 
 
-@pytest.mark.parametrize("max_length", [50, 3])
+@pytest.mark.parametrize("max_length", [50, 3, 300])
 @pytest.mark.parametrize("trim", [True, False])
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
 def test_histories_are_what_came_before_the_target(dataset, split, trim, max_length):
