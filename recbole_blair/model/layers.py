@@ -71,7 +71,8 @@ def fast_dropout(x, p, training):
 def attention(q, k, v, p, seen=None):
     """Attention softmax(q k^T / sqrt(d)) v, its probabilities dropped at rate p.
 
-    On the CPU PyTorch's own copies all to float32 as soon as something is dropped; in bfloat16 this takes half its time.
+    On the CPU PyTorch's own copies all to float32 as soon as something is dropped; in bfloat16 this takes half that
+    time.
 
     Args:
         q (b, heads, m, d), k (b, heads, l, d), v (b, heads, l, e)
