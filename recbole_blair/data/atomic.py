@@ -32,6 +32,7 @@ from recbole_blair.schema import (
 
 CACHE_VERSION = 2
 BLOCK_BYTES = 32 << 20  # text read at a time
+CHECKED = 1 << 16  # rows whose histories are checked at a time: in the cache, and in memory that is touched once
 ARRAYS = ("events", *(f"{split}_rows" for split in SPLITS), "user_start")
 
 
@@ -142,12 +143,14 @@ def read_tables(build_dir):
     for split, part in parts.items():
         encode_items(part, item_tokens, f"{name}.{split}.inter")
     bounds = np.cumsum([0] + [len(parts[s]["item"]) for s in SPLITS])
+    length = np.concatenate([parts[s]["length"] for s in SPLITS])
     rows = {
         "user": user_codes,
         "split": np.repeat(np.arange(len(SPLITS)), np.diff(bounds)),
         "item": np.concatenate([parts[s]["item"] for s in SPLITS]),
         "time": np.concatenate([parts[s]["time"] for s in SPLITS]),
-        "length": np.concatenate([parts[s]["length"] for s in SPLITS]),
+        "length": length,
+        "offset": np.cumsum(length) - length,  # where each row's history starts
         "history": np.concatenate([parts[s]["history"] for s in SPLITS]),
         "history_time": np.concatenate([parts[s]["history_time"] for s in SPLITS]),
     }
@@ -180,18 +183,26 @@ def chain_rows(rows, n_users):
     events = np.zeros((size, 2), np.int64)
     seq_items, seq_times = events.T
     seq_items[target], seq_times[target] = rows["item"], rows["time"]
-    offsets = np.cumsum(rows["length"]) - rows["length"]
     row = order[first]
     spread = ragged_range(rows["length"][row])
     at = np.repeat(target[row] - rows["length"][row], rows["length"][row]) + spread
-    source = np.repeat(offsets[row], rows["length"][row]) + spread
+    source = np.repeat(rows["offset"][row], rows["length"][row]) + spread
     seq_items[at], seq_times[at] = rows["history"][source], rows["history_time"][source]
-    at = np.repeat(target - rows["length"], rows["length"]) + ragged_range(rows["length"])
-    if at.size and at.min() < 0:
-        return None
-    if not (np.array_equal(seq_items[at], rows["history"]) and np.array_equal(seq_times[at], rows["history_time"])):
+    if not all(chained(rows, target, events, slice(i, i + CHECKED)) for i in range(0, len(target), CHECKED)):
         return None
     return {"events": events, "target": target, "user_start": user_start}
+
+
+def chained(rows, target, events, part):
+    """Tell whether the histories of a part of the rows are the slices before their targets."""
+    length = rows["length"][part]
+    at = np.repeat(target[part] - length, length) + ragged_range(length)
+    if not at.size:
+        return True
+    start = int(rows["offset"][part.start])
+    history = slice(start, start + len(at))
+    items, times = events[at].T if at.min() >= 0 else (None, None)
+    return np.array_equal(items, rows["history"][history]) and np.array_equal(times, rows["history_time"][history])
 
 
 def slice_rows(rows, n_users):

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from builds import TEST_MS, VALID_MS, write_build
 
+from recbole_blair.data import atomic
 from recbole_blair.data.atomic import load_interactions
 from recbole_blair.errors import InputError
 
@@ -32,6 +33,12 @@ def write_rows(folder, train, valid, test, header=HEADER, items=None):
     if items is not None:
         (folder / f"{folder.name}.item").write_text("\n".join(["item_id:token", *items]) + "\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _checked_in_parts(monkeypatch):
+    """Histories are checked two rows at a time, not all of these few at once."""
+    monkeypatch.setattr(atomic, "CHECKED", 2)
 
 
 @pytest.mark.parametrize("use_cache", [False, True])
