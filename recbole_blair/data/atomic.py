@@ -197,11 +197,11 @@ def chained(rows, target, events, part):
     """Tell whether the histories of a part of the rows are the slices before their targets."""
     length = rows["length"][part]
     at = np.repeat(target[part] - length, length) + ragged_range(length)
-    if not at.size:
-        return True
+    if at.min(initial=0) < 0:
+        return False
     start = int(rows["offset"][part.start])
     history = slice(start, start + len(at))
-    items, times = events[at].T if at.min() >= 0 else (None, None)
+    items, times = events[at].T
     return np.array_equal(items, rows["history"][history]) and np.array_equal(times, rows["history_time"][history])
 
 

@@ -91,8 +91,8 @@ def test_one_wrong_time_in_a_history_breaks_the_chain(tmp_path):
     folder = write_rows(tmp_path / "odd", *lines, header=TIMED)
     tables = load_interactions(folder)
     assert tables["user_start"].tolist() == [-1, -1]
-    at = int(tables["test_rows"][:, 0][0])
-    assert tables["events"][:, 1][at - 3 : at + 1].tolist() == [10, 21, VALID_MS, TEST_MS]
+    at = int(tables["test_rows"][0, 0])
+    assert tables["events"][at - 3 : at + 1, 1].tolist() == [10, 21, VALID_MS, TEST_MS]
 
 
 def test_other_columns_and_their_order_do_not_matter(tmp_path):
@@ -126,7 +126,7 @@ def test_the_copy_is_made_again_when_a_source_changes(tmp_path, split):
     write_build(tmp_path, {**BY_HAND, "u3": [("d", 1), ("a", {"train": 2, "valid": VALID_MS, "test": TEST_MS}[split])]})
     tables = load_interactions(folder)
     assert tables["user_tokens"].to_pylist()[-1] == "u3" or "u3" in tables["user_tokens"].to_pylist()
-    assert len(tables[f"{split}_rows"][:, 0]) == {"train": 2, "valid": 3, "test": 2}[split]
+    assert len(tables[f"{split}_rows"]) == {"train": 2, "valid": 3, "test": 2}[split]
 
 
 def test_the_copy_is_made_again_when_a_file_of_equal_size_is_newer(tmp_path):
