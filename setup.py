@@ -86,7 +86,7 @@ class SdistWithProps(sdist):
 
 setup(
     name="recbole-blair",
-    version=re.search(r'^__version__ = "([^"]+)"', (ROOT / "recbole_blair/__init__.py").read_text(), re.M)[1],
+    version=re.search(r'^VERSION = "([^"]+)"', (ROOT / "recbole_blair/schema.py").read_text(), re.M)[1],
     description="Text-based sequential recommendation on RecBole, around BLaIR",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

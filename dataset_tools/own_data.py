@@ -5,12 +5,12 @@ Only the reading differs: here it fills the tables `review` and `meta` that `con
 
 from pathlib import Path
 
-from dataset_tools.build_stats import FORMAT, build_file_names, load_stats, stats_path
-from dataset_tools.domains import PUBLISHED, check_name, is_sample
-from dataset_tools.items import META_FIELDS
-from dataset_tools.own_files import ENCODINGS, open_own
-from dataset_tools.own_tables import INTERACTION_FIELDS, RULES, TIME_UNITS, load_interactions, load_items
+from dataset_tools.builds.build_stats import FORMAT, build_file_names, load_stats, stats_path
+from dataset_tools.conversion.own_tables import INTERACTION_FIELDS, RULES, TIME_UNITS, load_interactions, load_items
+from dataset_tools.items.items import META_FIELDS
 from dataset_tools.prepare import CATALOGUES, build_is_whole, check_instants, check_raw_unchanged, make_build
+from dataset_tools.raw.domains import PUBLISHED, check_name, is_sample
+from dataset_tools.raw.own_formats import ENCODINGS, open_own
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.schema import ALIASES, ITEM_ID, MAX_HISTORY, PROTOCOLS
 
@@ -192,9 +192,9 @@ def write_own(folder, settings, files, mappings, memory_limit, threads, progress
     """Convert into the build's folder, once, whoever else is at it."""
     from filelock import FileLock
 
-    from dataset_tools.convert import convert_tables
-    from dataset_tools.duck import Duck, keep_buffers
-    from recbole_blair import __version__
+    from dataset_tools.conversion.convert import convert_tables
+    from dataset_tools.storage.duckdb_session import Duck, keep_buffers
+    from recbole_blair.schema import VERSION
 
     def fill(temporary):
         with keep_buffers(), Duck(temporary, memory_limit, threads, progress) as duck:
@@ -205,7 +205,7 @@ def write_own(folder, settings, files, mappings, memory_limit, threads, progress
         raw = [{"name": f.path.name, "bytes": f.path.stat().st_size} for f in files if f]
         written = {name: (temporary / name).stat().st_size for name in build_file_names(folder.name)}
         return {
-            "build": folder.name, "format": FORMAT, "tool_version": __version__, "settings": settings,
+            "build": folder.name, "format": FORMAT, "tool_version": VERSION, "settings": settings,
             "raw_files": raw, "files": written, "percent_encoded_ids": encoded, **found,
         }  # fmt: skip
 

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from dataset_tools.build_stats import (
+from dataset_tools.builds.build_stats import (
     FORMAT,
     build_file_names,
     check_settings,
@@ -14,7 +14,7 @@ from dataset_tools.build_stats import (
     stats_path,
     write_stats,
 )
-from dataset_tools.domains import PUBLISHED, is_sample, parse_sample_name, raw_root, resolve_domain
+from dataset_tools.raw.domains import PUBLISHED, is_sample, parse_sample_name, raw_root, resolve_domain
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.schema import MAX_HISTORY, PROTOCOLS, SAMPLE, TEST_START_MS, VALID_START_MS
 
@@ -93,7 +93,7 @@ def sample_sizes(domain, sample_users, sample_items):
         if sample_users is not None or sample_items is not None:
             raise InputError(f"sample_users and sample_items need dataset=sample, not {domain!r}")
         return None, None
-    from dataset_tools.sample import DEFAULT_ITEMS, DEFAULT_USERS, check_sizes
+    from dataset_tools.raw.sample import DEFAULT_ITEMS, DEFAULT_USERS, check_sizes
 
     named = parse_sample_name(domain)
     if named and ((sample_users or named[0]), (sample_items or named[1])) != named:
@@ -106,7 +106,7 @@ def raw_name(settings):
     """Return the name of the raw files: the domain, or the sample with its size."""
     if settings["sample_users"] is None:
         return settings["dataset"]
-    from dataset_tools.sample import DEFAULT_ITEMS, DEFAULT_USERS
+    from dataset_tools.raw.sample import DEFAULT_ITEMS, DEFAULT_USERS
 
     users, items = settings["sample_users"], settings["sample_items"]
     return SAMPLE if (users, items) == (DEFAULT_USERS, DEFAULT_ITEMS) else f"{SAMPLE}-u{users}-i{items}"
@@ -247,7 +247,7 @@ def prepare(
         sample_items,
         raw_dir,
     )
-    from dataset_tools.fetch import find_raw, plan_line
+    from dataset_tools.raw.fetch import find_raw, plan_line
 
     folder = Path(data_path) / build_name_of(settings)
     if dry_run:
@@ -266,7 +266,7 @@ def prepare(
 
 
 def _make(folder, settings, raw_dir, memory_limit, threads, progress):
-    from dataset_tools.fetch import ensure_raw
+    from dataset_tools.raw.fetch import ensure_raw
 
     review_path, meta_path = ensure_raw(raw_dir, settings, raw_name(settings), progress)
 
@@ -298,16 +298,16 @@ def make_build(folder, fill):
 
 
 def _convert_into(temporary, build, settings, review_path, meta_path, memory_limit, threads, progress):
-    from dataset_tools.convert import convert
-    from dataset_tools.duck import Duck
-    from recbole_blair import __version__
+    from dataset_tools.conversion.convert import convert
+    from dataset_tools.storage.duckdb_session import Duck
+    from recbole_blair.schema import VERSION
 
     with Duck(temporary, memory_limit, threads, progress) as duck:
         found = convert(duck, review_path, meta_path, temporary, build, settings)
     return {
         "build": build,
         "format": FORMAT,
-        "tool_version": __version__,
+        "tool_version": VERSION,
         "settings": settings,
         "raw_files": [{"name": path.name, "bytes": path.stat().st_size} for path in (review_path, meta_path)],
         "files": {name: (temporary / name).stat().st_size for name in build_file_names(build)},

@@ -1,6 +1,8 @@
 """Text-based sequential recommendation on RecBole, around BLaIR. Loads neither transformers nor ray."""
 
-__version__ = "0.1.0"
+from recbole_blair.schema import VERSION
+
+__version__ = VERSION
 
 
 def load(

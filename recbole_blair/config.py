@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from recbole_blair.errors import InputError, nearest
-from recbole_blair.paths import props_dir
+from recbole_blair.files.paths import props_dir
 
 # Keys that say where or how visibly a run happens, not what it computes: two runs that differ only in these agree.
 VOLATILE_KEYS = frozenset(

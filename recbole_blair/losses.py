@@ -5,8 +5,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from recbole_blair.device import ALIGNED, CACHE_BYTES
-from recbole_blair.products import add_product, fuses, product, sigmoid_product
+from recbole_blair.ops.device import ALIGNED, CACHE_BYTES
+from recbole_blair.ops.linear import add_product, fuses, product, sigmoid_product
 
 SOFTMAX_CHUNK = 1024  # rows whose logits over all items exist at a time
 SUM_PART = 128  # numbers summed to one bfloat16 on the way to a row's sum

@@ -9,17 +9,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recbole_blair import __version__, compat
+from recbole_blair import compat
 from recbole_blair.config import VOLATILE_KEYS, load_yaml, resolve_config
 from recbole_blair.data.build import ensure_build, ensure_features
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader, SequenceLoader
-from recbole_blair.device import resolve_device, resolve_precision
-from recbole_blair.distributed import first_process_first, join_group, of_first_process, rank, wait_for_all, world_size
 from recbole_blair.errors import InputError
-from recbole_blair.plugin_files import file_sha256
+from recbole_blair.ops.device import resolve_device, resolve_precision
+from recbole_blair.parallel.distributed import (
+    first_process_first,
+    join_group,
+    of_first_process,
+    rank,
+    wait_for_all,
+    world_size,
+)
 from recbole_blair.registry import find_model, use_plugins
-from recbole_blair.schema import ITEM_SEQ
+from recbole_blair.registry.plugin_files import file_sha256
+from recbole_blair.schema import ITEM_SEQ, VERSION
 from recbole_blair.train import checkpoint
 from recbole_blair.train.display import run_logger, say
 from recbole_blair.train.trainer import BlairTrainer
@@ -289,7 +296,7 @@ def summarise(config, dataset, trainer, test, seconds):
         "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         **({"plugin_sha256": [file_sha256(file) for file in config["plugin"]]} if config["plugin"] else {}),
         "versions": {
-            "recbole_blair": __version__, "torch": torch.__version__, "recbole": getattr(recbole, "__version__", "?"),
+            "recbole_blair": VERSION, "torch": torch.__version__, "recbole": getattr(recbole, "__version__", "?"),
             "numpy": np.__version__,
         },
     }  # fmt: skip

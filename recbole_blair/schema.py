@@ -20,6 +20,8 @@ MAX_HISTORY = 50  # the latest items kept as a row's history
 SPLITS = ("train", "valid", "test")
 PROTOCOLS = ("timestamp", "last_out")
 
+VERSION = "0.1.0"  # of this project; setup.py reads it here
+
 INTER_COLUMNS = (
     f"{USER_ID}:token",
     f"{ITEM_SEQ}:token_seq",

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from recbole_blair.ray_cluster import ATTEMPTS, PATIENT, QUIET, environment, ray_cluster
+from recbole_blair.parallel.ray_cluster import ATTEMPTS, PATIENT, QUIET, environment, ray_cluster
 
 STORE_BYTES = 80 << 20  # the least that Ray takes is 75 MiB
 REAL_RAY = [pytest.mark.slow, pytest.mark.xdist_group("ray")]  # one at a time, where pytest-xdist groups tests

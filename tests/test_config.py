@@ -9,7 +9,7 @@ from recbole_blair import config as config_module
 from recbole_blair import registry
 from recbole_blair.config import Config, load_yaml, parse_value, resolve_config
 from recbole_blair.errors import InputError
-from recbole_blair.paths import props_dir
+from recbole_blair.files.paths import props_dir
 from recbole_blair.registry import find_model
 
 

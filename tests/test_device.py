@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from recbole_blair import device
+from recbole_blair.ops import device
 
 
 @pytest.mark.parametrize(("fast", "expected"), [(True, "bf16"), (False, "fp32")])

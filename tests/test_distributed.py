@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from recbole_blair.errors import InputError
-from recbole_blair.launch import check_processes
+from recbole_blair.parallel.launch import check_processes
 
 QUIET = {
     "UniSRecBlair": [

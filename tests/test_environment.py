@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from recbole_blair import environment
-from recbole_blair.environment import LARGE_PAGES, NO_AVX512, THREADS, missing_variables, set_environment
+from recbole_blair.parallel import environment
+from recbole_blair.parallel.environment import LARGE_PAGES, NO_AVX512, THREADS, missing_variables, set_environment
 
 ZEN4 = "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nflags\t\t: avx2 avx512f avx512_bf16\n"
 

@@ -7,9 +7,9 @@ import pytest
 
 from recbole_blair.cli.main import main
 from recbole_blair.config import resolve_config
-from recbole_blair.finished_run import evaluate_run, load_run
 from recbole_blair.quick_start import run
 from recbole_blair.registry import find_model
+from recbole_blair.runs.finished_run import evaluate_run, load_run
 
 FAST = {
     "sample_users": 120, "sample_items": 80, "epochs": 1, "device": "cpu", "precision": "fp32", "show_progress": False,

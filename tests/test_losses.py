@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_blair import losses, products
+from recbole_blair import losses
 from recbole_blair.losses import ChunkedSoftmaxLoss, full_softmax_loss, in_batch_softmax_loss
+from recbole_blair.ops import linear as products
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])

@@ -11,7 +11,7 @@ import pytest
 import recbole_blair
 from recbole_blair import compat
 from recbole_blair.errors import InputError
-from recbole_blair.paths import props_dir
+from recbole_blair.files.paths import props_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -114,7 +114,7 @@ def test_the_unpacked_wheel_runs_from_an_empty_folder(wheel, tmp_path):
     empty.mkdir()
     zipfile.ZipFile(wheel).extractall(site)
     code = (
-        "import sys; from recbole_blair.paths import props_dir; from recbole_blair.cli.main import main\n"
+        "import sys; from recbole_blair.files.paths import props_dir; from recbole_blair.cli.main import main\n"
         "print(props_dir()); sys.exit(main(['train', '--model=UniSRecBlair', '--dataset=sample', '--print_config']))"
     )
     done = subprocess.run(

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_blair import products
-from recbole_blair.products import (
+from recbole_blair.ops import linear as products
+from recbole_blair.ops.linear import (
     Linear,
     PackedLinear,
     add_product,

@@ -12,9 +12,9 @@ from builds import random_sequences, write_build, write_features
 
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
-from recbole_blair.finished_run import evaluate_run, load_run
 from recbole_blair.quick_start import run, run_many
 from recbole_blair.registry import list_models
+from recbole_blair.runs.finished_run import evaluate_run, load_run
 from recbole_blair.train import checkpoint
 
 FAST = {

@@ -8,7 +8,7 @@ import pytest
 
 from recbole_blair import config, plugins, registry
 from recbole_blair.errors import InputError
-from recbole_blair.paths import props_dir
+from recbole_blair.files.paths import props_dir
 from recbole_blair.registry import RECBOLE_UNSUPPORTED, find_model, list_models
 
 

@@ -41,8 +41,8 @@ def configure(parser):
 
 def run(args):
     """Sample, estimate, rewrite, draw the pool."""
-    from dataset_tools.domains import resolve_datasets
-    from dataset_tools.five_star import sample_reviews
+    from dataset_tools.pools.five_star_reviews import sample_reviews
+    from dataset_tools.raw.domains import resolve_datasets
     from recbole_blair.search.c4 import build
 
     if not args.dataset or not (args.model or args.dry_run):
@@ -93,7 +93,7 @@ def _write_pool(args, domains):
     """Draw the candidate pool of the finished requests."""
     from pathlib import Path
 
-    from dataset_tools.pools import build_pool, read_item_ids
+    from dataset_tools.pools.candidate_pools import build_pool, read_item_ids
 
     folder = Path(args.output_dir)
     build_pool(

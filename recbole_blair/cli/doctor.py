@@ -8,8 +8,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from recbole_blair import __version__, compat
+from recbole_blair import compat
 from recbole_blair.errors import InputError
+from recbole_blair.schema import VERSION
 
 SUMMARY = "print versions, devices and work-arounds; name every problem with its fix"
 EXAMPLE = "recbole-blair doctor"
@@ -85,7 +86,7 @@ def fits(version, wanted):
 
 def print_requirements():
     """Print installed versions, required ones first; return the problems among the required ones."""
-    print(f"recbole_blair {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    print(f"recbole_blair {VERSION}, Python {platform.python_version()}, {platform.platform()}")
     print("\nrequired")
     print_line("recbole", compat.installed_version("recbole") or "not installed")
     try:
@@ -154,8 +155,8 @@ def print_devices():
         return
     import torch
 
-    from recbole_blair.device import has_fast_bf16
-    from recbole_blair.products import by_onednn
+    from recbole_blair.ops.device import has_fast_bf16
+    from recbole_blair.ops.linear import by_onednn
 
     devices = [torch.device("cpu")] + [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
     for device in devices:
@@ -193,7 +194,7 @@ def print_workarounds():
 
 def find_missing_props():
     """Return a problem where the YAML defaults cannot be found."""
-    from recbole_blair.paths import props_dir
+    from recbole_blair.files.paths import props_dir
 
     try:
         folder = props_dir()

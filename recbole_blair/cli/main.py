@@ -8,10 +8,11 @@ import pkgutil
 import sys
 import time
 
-from recbole_blair import __version__, cli
-from recbole_blair.environment import set_environment
+from recbole_blair import cli
 from recbole_blair.errors import InputError
-from recbole_blair.launch import end_together, is_first_process
+from recbole_blair.parallel.environment import set_environment
+from recbole_blair.parallel.launch import end_together, is_first_process
+from recbole_blair.schema import VERSION
 
 
 def command_names():
@@ -30,7 +31,7 @@ def build_parser(names):
     parser = argparse.ArgumentParser(
         prog="recbole-blair", description="Text-based sequential recommendation on RecBole, around BLaIR."
     )
-    parser.add_argument("--version", action="version", version=f"recbole_blair {__version__}")
+    parser.add_argument("--version", action="version", version=f"recbole_blair {VERSION}")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name in names:
         module = load_command(name)

@@ -15,7 +15,7 @@ def configure(parser):
 
 def run(args):
     """Write the files and print what to do with them."""
-    from recbole_blair.new_model import write_model
+    from recbole_blair.registry.new_model import write_model
 
     for line in write_model(args.name, args.dir):
         print(line)

@@ -29,7 +29,7 @@ def ray_options(engine, given, more=()):
         InputError: an option that only engine=ray has, without it.
     """
     if engine == "ray":
-        from recbole_blair.ray_cluster import RayOptions
+        from recbole_blair.parallel.ray_cluster import RayOptions
 
         if given.get("ray_cpus") is not None and given["ray_cpus"] < 1:
             raise InputError(f"--ray_cpus={given['ray_cpus']} must be at least 1")

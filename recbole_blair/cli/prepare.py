@@ -67,7 +67,7 @@ def _boolean(text):
 
 def run(args):
     """Make each dataset and print its statistics, in the columns of the paper's Table 3."""
-    from dataset_tools.domains import resolve_datasets
+    from dataset_tools.raw.domains import resolve_datasets
     from recbole_blair.errors import InputError
 
     ray = ray_options(args.engine, vars(args))
@@ -87,7 +87,7 @@ def run(args):
 
 def run_amazon(names, options, ray):
     """Make each dataset; with several, one that fails is named and the others are made."""
-    from dataset_tools.build_stats import load_stats, table3_line
+    from dataset_tools.builds.build_stats import load_stats, table3_line
     from dataset_tools.prepare import build_settings, prepare
     from recbole_blair.cluster import prepare as many
 
@@ -107,7 +107,7 @@ def run_amazon(names, options, ray):
 
 def run_own(args):
     """Make a dataset from files of the user's own and print its statistics, instants and dropped rows."""
-    from dataset_tools.build_stats import load_stats, table3_line
+    from dataset_tools.builds.build_stats import load_stats, table3_line
     from dataset_tools.own_data import prepare_own
     from recbole_blair.errors import InputError
 

@@ -126,7 +126,7 @@ def parse(argv):
 
 def help_text():
     """The usage with the defaults, as the YAML file explains them."""
-    from recbole_blair.paths import props_dir
+    from recbole_blair.files.paths import props_dir
     from recbole_blair.pretrain.settings import DEFAULTS
 
     text = (props_dir() / DEFAULTS).read_text(encoding="utf-8")
@@ -144,7 +144,7 @@ def print_config(settings):
 
 def make_pairs(settings):
     """Make the pairs of --dataset and return their folder."""
-    from dataset_tools.pairs import make_pair_files
+    from dataset_tools.pretraining.review_pairs import make_pair_files
 
     return make_pair_files(
         settings.dataset,
@@ -164,7 +164,7 @@ def report_contamination(settings):
     """Print what of validation and test occurs in the pairs."""
     import json
 
-    from dataset_tools.contamination import report_contamination as report
+    from dataset_tools.pretraining.contamination import report_contamination as report
 
     found = report(
         settings.pairs,
@@ -191,7 +191,7 @@ def default_folder(settings):
 
 def print_results(folder, metrics):
     """Print before, after, and where the encoder is; only the first process does."""
-    from recbole_blair.distributed import rank
+    from recbole_blair.parallel.distributed import rank
 
     if rank():
         return

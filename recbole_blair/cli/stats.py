@@ -35,10 +35,10 @@ def run(args):
     import shutil
     from pathlib import Path
 
-    from dataset_tools.domains import resolve_datasets
-    from dataset_tools.pairs import write_json
-    from dataset_tools.published import compare
-    from dataset_tools.statistics import statistics
+    from dataset_tools.counts.published import compare
+    from dataset_tools.counts.statistics import statistics
+    from dataset_tools.pretraining.review_pairs import write_json
+    from dataset_tools.raw.domains import resolve_datasets
 
     output = Path(args.output) if args.output else None
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
@@ -93,7 +93,7 @@ def report_lines(found, differences, notes):
 
 def table1_cells(one):
     """Return the cells of a row of Table 1."""
-    from dataset_tools.statistics import COUNTS
+    from dataset_tools.counts.statistics import COUNTS
 
     return [one["domain"], *(f"{one[name]:,}" for name in COUNTS), day(one["first_ms"]), day(one["last_ms"])]
 
@@ -110,7 +110,7 @@ def table3_cells(one):
 
 def difference_cells(row):
     """Return the cells of one published figure; `equal` where ours rounds to it."""
-    from dataset_tools.published import parse_figure
+    from dataset_tools.counts.published import parse_figure
 
     if isinstance(row.ours, str):
         return [row.where, str(row.table), row.column, row.ours, row.published, "equal" if row.equal else "differs"]

@@ -55,10 +55,10 @@ def run(argv):
     if options.get("print_config"):
         return print_config(options["model"], options["dataset"], files, overrides)
     if options.get("dry_run"):
-        from recbole_blair.plan import print_plan
+        from recbole_blair.runs.dry_run import print_plan
 
         return print_plan(options["model"], options["dataset"], files, overrides)
-    from recbole_blair.launch import is_first_process, launch, started_by_launcher
+    from recbole_blair.parallel.launch import is_first_process, launch, started_by_launcher
 
     if not started_by_launcher():
         nproc = wanted_processes(options["model"], options["dataset"], files, overrides)
@@ -76,7 +76,7 @@ def run(argv):
 def wanted_processes(model, dataset, files, overrides):
     """Resolve the configuration, so that what is wrong with it is said once, and return its number of processes."""
     from recbole_blair.config import resolve_config
-    from recbole_blair.launch import check_processes
+    from recbole_blair.parallel.launch import check_processes
     from recbole_blair.registry import find_model
 
     config = resolve_config(find_model(model), dataset, files, overrides)
@@ -138,7 +138,7 @@ def plugin_paths(overrides):
 
 def help_text(model):
     """The usage with the defaults, as the YAML files explain them."""
-    from recbole_blair.paths import props_dir
+    from recbole_blair.files.paths import props_dir
     from recbole_blair.registry import find_model
 
     text = (props_dir() / "overall.yaml").read_text(encoding="utf-8")

@@ -76,7 +76,7 @@ def parse(argv):
 
 def help_text():
     """The usage with the options, as props/tune/tune.yaml explains them."""
-    from recbole_blair.paths import props_dir
+    from recbole_blair.files.paths import props_dir
     from recbole_blair.tune.settings import DEFAULTS
 
     text = (props_dir() / DEFAULTS).read_text(encoding="utf-8")

@@ -11,10 +11,10 @@ import os
 import socket
 from importlib.metadata import version
 
-from recbole_blair import __version__
 from recbole_blair.cluster.pool import WorkerPool
 from recbole_blair.errors import InputError
-from recbole_blair.ray_cluster import node_resources, places
+from recbole_blair.parallel.ray_cluster import node_resources, places
+from recbole_blair.schema import VERSION
 from recbole_blair.text.batching import plan_chunks
 from recbole_blair.text.encode import encode_build
 from recbole_blair.text.encoders import load_encoder, resolve_plm
@@ -159,8 +159,8 @@ class ClusterEncoder:
             InputError: names the node and what differs.
         """
         node, tool = about.pop("node"), about["tool"]
-        if tool != __version__:
-            raise InputError(f"node {node} has recbole_blair {tool}, this machine {__version__}; install one version")
+        if tool != VERSION:
+            raise InputError(f"node {node} has recbole_blair {tool}, this machine {VERSION}; install one version")
         first = self.about or about
         for key in ("description", "libraries", "batch_tokens"):
             if about[key] != first[key]:
@@ -219,7 +219,7 @@ class EncodeWorker:
             raise InputError(f"on node {node}{where}: {error}") from None
         return {
             "node": node,
-            "tool": __version__,
+            "tool": VERSION,
             "description": self.encoder.description(),
             "name": self.encoder.name,
             "width": self.encoder.width,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recbole_blair.cluster.pool import first_line, refusal
 from recbole_blair.errors import InputError
-from recbole_blair.ray_cluster import RayOptions, node_resources, places
+from recbole_blair.parallel.ray_cluster import RayOptions, node_resources, places
 from recbole_blair.train.display import say
 
 CPUS_A_TASK = 4  # of a domain, where --threads does not say
@@ -78,7 +78,7 @@ def convert_one(name, options):
     Returns:
         Outcome: also of a failure, whatever it is; only an interruption goes through.
     """
-    from dataset_tools.build_stats import load_stats, table3_line
+    from dataset_tools.builds.build_stats import load_stats, table3_line
     from dataset_tools.prepare import prepare
 
     try:
@@ -93,18 +93,18 @@ def convert_one(name, options):
 
 def convert_task(name, options):
     """Convert a domain in a task; returns (node, Outcome)."""
-    from recbole_blair import __version__
+    from recbole_blair.schema import VERSION
 
-    return socket.gethostname(), __version__, convert_one(name, options)
+    return socket.gethostname(), VERSION, convert_one(name, options)
 
 
 def collect(ref, name, options):
     """Return a finished task's Outcome, once its files are seen from here."""
     import ray
 
-    from dataset_tools.build_stats import load_stats
+    from dataset_tools.builds.build_stats import load_stats
     from dataset_tools.prepare import build_name_of, build_settings
-    from recbole_blair import __version__
+    from recbole_blair.schema import VERSION
 
     try:
         node, tool, outcome = ray.get(ref)
@@ -116,8 +116,8 @@ def collect(ref, name, options):
         )
     if outcome.error:
         return Outcome(name, error=f"on node {node}: {outcome.error}", fixable=outcome.fixable)
-    if tool != __version__:
-        return Outcome(name, error=f"node {node} has recbole_blair {tool}, this machine {__version__}", fixable=True)
+    if tool != VERSION:
+        return Outcome(name, error=f"node {node} has recbole_blair {tool}, this machine {VERSION}", fixable=True)
     folder = Path(options["data_path"]) / build_name_of(build_settings(name, **settings_of(options)))
     if load_stats(folder) is None:
         unseen = f"node {node} wrote {folder}, which is not seen from here; put --data_path on storage all nodes share"

@@ -13,11 +13,11 @@ import threading
 from pathlib import Path
 
 from recbole_blair.cluster.pool import first_line
-from recbole_blair.distributed import WAIT
 from recbole_blair.errors import InputError
+from recbole_blair.parallel.distributed import WAIT
+from recbole_blair.parallel.ray_cluster import cpus_that_fit, environment, node_resources, places
 from recbole_blair.pretrain.run import METRICS, STATE_DIR, check_folder
 from recbole_blair.pretrain.settings import Settings
-from recbole_blair.ray_cluster import cpus_that_fit, environment, node_resources, places
 from recbole_blair.train.display import say
 
 MAX_FAILURES = 3  # times the processes are started again after one was lost

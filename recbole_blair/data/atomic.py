@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from recbole_blair.errors import InputError
-from recbole_blair.paths import file_stamps
+from recbole_blair.files.paths import file_stamps
 from recbole_blair.schema import (
     CACHE_DIR,
     ITEM_ID,

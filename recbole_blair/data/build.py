@@ -41,7 +41,7 @@ def own_build(config):
     Raises:
         InputError: it is not whole, or was prepared with other settings than the configuration's.
     """
-    from dataset_tools.build_stats import load_stats
+    from dataset_tools.builds.build_stats import load_stats
     from dataset_tools.own_data import find_own_build
 
     folder = find_own_build(config["dataset"], config["data_path"], config["protocol"])
@@ -138,7 +138,7 @@ def check_has_text(build_dir):
     Raises:
         InputError: no item has text.
     """
-    from dataset_tools.build_stats import load_stats
+    from dataset_tools.builds.build_stats import load_stats
 
     catalogue = (load_stats(build_dir) or {}).get("catalogue", {})
     if catalogue.get("items") and catalogue["items"] == catalogue.get("without_text"):

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_blair.device import per_device
 from recbole_blair.model.layers import ROWS_AT_A_TIME, fast_dropout, init_weights, row_chunks
-from recbole_blair.products import add_product, linear, product, products_with
+from recbole_blair.ops.device import per_device
+from recbole_blair.ops.linear import add_product, linear, product, products_with
 
 
 class ExpertMixture(torch.autograd.Function):

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_blair.device import per_device
 from recbole_blair.model.layers import fast_dropout
+from recbole_blair.ops.device import per_device
 
 LOG_BUCKET_WIDTH = 0.301  # of the released code: about log10(2), applied to natural logarithms
 N_TIME_BUCKETS = 129

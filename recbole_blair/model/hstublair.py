@@ -10,7 +10,7 @@ from recbole_blair.errors import InputError
 from recbole_blair.model.hstu import HSTU
 from recbole_blair.model.hstu_gate import GatedLoss, gated_scores, pack_sources
 from recbole_blair.model.layers import row_chunks
-from recbole_blair.products import linear
+from recbole_blair.ops.linear import linear
 
 FUSIONS = ("add", "gate", "attention")
 GATE_ROWS = 256  # users whose gates over all items exist at a time

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_blair.model.packed import PackedHistories, gather_rows
-from recbole_blair.products import Linear, linear
+from recbole_blair.ops.linear import Linear, linear
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 DROPOUT_LEVELS = 256  # an 8-bit draw decides each element on the CPU

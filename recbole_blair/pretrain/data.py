@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from recbole_blair.errors import InputError, nearest
-from recbole_blair.paths import file_stamps
+from recbole_blair.files.paths import file_stamps
 from recbole_blair.schema import MATCHED_REVIEWS, VALID_START_MS
 
 FIELDS = ("context", "metadata", "item_id", "timestamp")

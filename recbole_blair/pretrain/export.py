@@ -13,9 +13,9 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from recbole_blair import __version__
 from recbole_blair.errors import InputError
 from recbole_blair.pretrain.load import HEADS_FILE, quiet_loading
+from recbole_blair.schema import VERSION
 
 STAGING = ".export.tmp"
 WEIGHTS = "model.safetensors"
@@ -103,7 +103,7 @@ def base_licence(folder):
 
 def package_versions():
     """Return the versions of the packages that decide the result."""
-    found = {"recbole_blair": __version__}
+    found = {"recbole_blair": VERSION}
     for name in PACKAGES:
         try:
             found[name] = version(name)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from recbole_blair.distributed import rank
 from recbole_blair.errors import InputError
+from recbole_blair.parallel.distributed import rank
 from recbole_blair.pretrain.model import PairEncoder, TokenHead
 from recbole_blair.pretrain.step import Vocabulary
 from recbole_blair.text.encoders import resolve_plm, weight_files

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from recbole_blair.distributed import gather_rows, rank, world_size
+from recbole_blair.parallel.distributed import gather_rows, rank, world_size
 from recbole_blair.pretrain.data import tokenise
 
 WHOLE_SCAN_ROWS, SCAN_ROWS = 1_000_000, 100_000  # pairs read whole for candidates; pairs read at a time

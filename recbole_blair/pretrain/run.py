@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from recbole_blair.device import has_fast_bf16
-from recbole_blair.distributed import rank, world_size
 from recbole_blair.errors import InputError
-from recbole_blair.memory import keep_freed_memory
+from recbole_blair.ops.device import has_fast_bf16
+from recbole_blair.ops.memory import keep_freed_memory
+from recbole_blair.parallel.distributed import rank, world_size
 from recbole_blair.pretrain import export
 from recbole_blair.pretrain.data import PairCollator, RowDataset, load_pair_tables, pair_files, parse_holdout
 from recbole_blair.pretrain.load import (

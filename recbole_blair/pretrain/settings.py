@@ -2,7 +2,7 @@
 
 from recbole_blair.config import coerce, load_yaml
 from recbole_blair.errors import InputError, nearest
-from recbole_blair.paths import props_dir
+from recbole_blair.files.paths import props_dir
 from recbole_blair.pretrain.data import parse_holdout
 from recbole_blair.text.pooling import POOLINGS
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from recbole_blair.distributed import gather_rows, gather_values, mean_over_devices, rank
 from recbole_blair.losses import info_nce_loss
+from recbole_blair.parallel.distributed import gather_rows, gather_values, mean_over_devices, rank
 from recbole_blair.pretrain.noise import IGNORE, counter_uniform, drop_spans, mask_tokens
 
 

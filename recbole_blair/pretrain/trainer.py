@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from recbole_blair.distributed import average_gradients, rank, world_size
 from recbole_blair.errors import InputError
+from recbole_blair.parallel.distributed import average_gradients, rank, world_size
 from recbole_blair.pretrain.data import EpochOrder
 from recbole_blair.pretrain.retrieval import evaluate_retrieval
 

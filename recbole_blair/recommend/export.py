@@ -34,7 +34,7 @@ def export_vectors(recommender, output_dir, users=None, faiss=False, request_tim
     Raises:
         InputError: a model whose score is no inner product; faiss asked for and not installed.
     """
-    from recbole_blair import __version__
+    from recbole_blair.schema import VERSION
 
     recommender.check_has_vectors()
     index = new_index(recommender) if faiss else None
@@ -54,7 +54,7 @@ def export_vectors(recommender, output_dir, users=None, faiss=False, request_tim
         about["users"], _ = write_vectors(folder / "users", {USER_ID: histories.user_ids}, chunks)
     about.update(
         model=recommender.run.info.name, dataset=recommender.dataset.name, run=recommender.run.folder.name,
-        encoder=recommender.run.encoder, recbole_blair=__version__, request_time=request_time,
+        encoder=recommender.run.encoder, recbole_blair=VERSION, request_time=request_time,
     )  # fmt: skip
     with target(folder / MANIFEST) as path:
         path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recbole_blair import __version__
 from recbole_blair.errors import InputError
 from recbole_blair.report import curves, examples, paired
 from recbole_blair.report.breakdown import breakdown, length_buckets, split_rows, train_events
 from recbole_blair.report.opened import Opener, check_same_rows
 from recbole_blair.report.runs import build_panels, differing_keys, find_runs, mean_and_deviation
+from recbole_blair.schema import VERSION
 from recbole_blair.train.metrics import parse_metric
 from recbole_blair.train.progress import progress_bar
 
@@ -55,7 +55,7 @@ def collect(paths, options):
     opener = Opener(options.data_path, options.device)
     return {
         "created": time.strftime("%Y-%m-%d %H:%M"),
-        "version": __version__,
+        "version": VERSION,
         "metric": options.metric,
         "notes": unfinished + older,
         "panels": [collect_panel(panel, opener, options) for panel in panels],

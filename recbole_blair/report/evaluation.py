@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from recbole_blair.errors import InputError
-from recbole_blair.finished_run import PLACES, evaluate_opened, load_run
 from recbole_blair.quick_start import TIES
 from recbole_blair.report.breakdown import breakdown, split_rows
+from recbole_blair.runs.finished_run import PLACES, evaluate_opened, load_run
 from recbole_blair.train.checkpoint import write_bytes, write_text
 from recbole_blair.train.display import shown_metrics
 

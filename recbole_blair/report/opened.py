@@ -10,10 +10,10 @@ from recbole_blair import compat
 from recbole_blair.config import resolve_config
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.errors import InputError
-from recbole_blair.finished_run import evaluate_opened
 from recbole_blair.quick_start import build_model, runtime_config
 from recbole_blair.registry import find_model
 from recbole_blair.report.paired import metric_of_rows
+from recbole_blair.runs.finished_run import evaluate_opened
 from recbole_blair.schema import SPLITS
 from recbole_blair.train import checkpoint
 

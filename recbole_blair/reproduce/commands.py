@@ -45,7 +45,7 @@ def where(places):
 
 def run_prepare(keys, places, folder):
     """Prepare a data set; Table 3, rows, users and the rows of each part."""
-    from dataset_tools.build_stats import load_stats
+    from dataset_tools.builds.build_stats import load_stats
 
     if "source" in keys:
         from dataset_tools.own_data import prepare_own
@@ -66,8 +66,8 @@ def run_prepare(keys, places, folder):
 @kept
 def run_stats(keys, places, folder):
     """Count raw files: Table 1."""
-    from dataset_tools.domains import resolve_datasets
-    from dataset_tools.statistics import statistics as count
+    from dataset_tools.counts.statistics import statistics as count
+    from dataset_tools.raw.domains import resolve_datasets
 
     names = resolve_datasets(keys["dataset"], places.raw_dir)
     found = count(places.raw_dir, names, table3=False, data_path=places.data_path, progress=places.progress)
@@ -89,7 +89,7 @@ def table1(counts, names):
 @kept
 def run_pairs(keys, places, folder):
     """Make pretraining pairs and count them."""
-    from dataset_tools.pairs import make_pair_files
+    from dataset_tools.pretraining.review_pairs import make_pair_files
 
     options = {k: v for k, v in keys.items() if k != "dataset"}
     made = make_pair_files(keys["dataset"], places.raw_dir, folder / "pairs", progress=places.progress, **options)
@@ -118,7 +118,7 @@ def run_pools(keys, places, folder):
 
 def draw_pool(target, keys, places):
     """Draw candidates for each row of `test.csv`, which is written first where only the examples are there."""
-    from dataset_tools.pools import build_pool, read_item_ids
+    from dataset_tools.pools.candidate_pools import build_pool, read_item_ids
     from recbole_blair.search import datasets, esci, readers
 
     queries = target / readers.QUERY_FILE
@@ -139,8 +139,8 @@ def draw_pool(target, keys, places):
 
 def fetch_metadata(places, domains):
     """Download the metadata of every domain that has none yet; the reviews are not needed."""
-    from dataset_tools.domains import find_raw_file, raw_relative, raw_root
-    from dataset_tools.download import download_file
+    from dataset_tools.raw.domains import find_raw_file, raw_relative, raw_root
+    from dataset_tools.raw.download import download_file
 
     for name in domains:
         if find_raw_file(places.raw_dir, "meta", name) is None:

@@ -28,7 +28,7 @@ class Opened:
     """A finished run, opened once for all its checks."""
 
     def __init__(self, run):
-        from recbole_blair.finished_run import load_run
+        from recbole_blair.runs.finished_run import load_run
 
         self.run = run
         self.config, self.model, self.dataset = load_run(run)

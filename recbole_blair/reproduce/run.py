@@ -6,10 +6,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from recbole_blair import __version__
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.reproduce.steps import Planner, Runner
 from recbole_blair.reproduce.tables import UNITS, find_rows, load_smoke
+from recbole_blair.schema import VERSION
 from recbole_blair.train.checkpoint import write_text
 
 SCALES = ("smoke", "full")
@@ -73,7 +73,7 @@ def describe(row, planner, names):
         "tolerance": row.tolerance,
         "commands": [{step.command: step.keys} for step in steps],
         "note": row.note,
-        "version": __version__,
+        "version": VERSION,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from recbole_blair.config import load_yaml
 from recbole_blair.errors import InputError, nearest
-from recbole_blair.paths import props_dir
+from recbole_blair.files.paths import props_dir
 
 FOLDER = "reproduce"
 NOT_TABLES = ("encoders", "smoke")

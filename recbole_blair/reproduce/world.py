@@ -31,8 +31,8 @@ class World:
     @functools.cached_property
     def raw(self):
         """The paths of the raw reviews and metadata."""
-        from dataset_tools.domains import raw_root
-        from dataset_tools.sample import write_sample
+        from dataset_tools.raw.domains import raw_root
+        from dataset_tools.raw.sample import write_sample
 
         sizes = self.settings["world"]
         return write_sample(raw_root(self.raw_dir), self.domain, sizes["users"], sizes["items"], progress=False)

@@ -148,9 +148,9 @@ def _versions():
     """Return the versions the ranking depends on."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from recbole_blair import __version__
+    from recbole_blair.schema import VERSION
 
-    found = {"recbole_blair": __version__}
+    found = {"recbole_blair": VERSION}
     for name in ("torch", "transformers", "bm25s", "faiss-cpu", "scikit-learn", "numpy"):
         try:
             found[name] = version(name)

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from recbole_blair.errors import InputError
-from recbole_blair.paths import props_dir
+from recbole_blair.files.paths import props_dir
 
 # English product text has four to five characters a token; a byte of any other letter counts as one.
 ASCII_PER_TOKEN = 3

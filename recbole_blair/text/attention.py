@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from recbole_blair.products import by_onednn, fuses
+from recbole_blair.ops.linear import by_onednn, fuses
 
 NAME = "recbole_blair"
 SCORE_BYTES = 1 << 24  # scores at once. 1 MB costs a quarter more, 32 MB no less; a text with more keeps PyTorch's way

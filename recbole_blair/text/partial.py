@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_blair import __version__
 from recbole_blair.errors import InputError
+from recbole_blair.schema import VERSION
 from recbole_blair.text.features import PROGRESS_SUFFIX, read_header
 
 # Header keys that must agree for rows of two runs to go into one file.
@@ -122,7 +122,7 @@ class PartialFeatures:
     def _tools(self):
         """Versions the rows depend on."""
         return {
-            "tool": f"recbole_blair {__version__}",
+            "tool": f"recbole_blair {VERSION}",
             "libraries": self.libraries,
             **self.run,
         }

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_blair.errors import InputError
-from recbole_blair.memory import keep_freed_memory
+from recbole_blair.ops.memory import keep_freed_memory
 from recbole_blair.text.batching import pad_batch, plan_batches, plan_chunks
 from recbole_blair.text.devices import pick_devices, pick_precision
 from recbole_blair.text.encoders import WITHOUT_NETWORK, weight_files
@@ -356,7 +356,7 @@ def _load_model(folder, precision):
 
 def _speed_up(model):
     """Let a model on the CPU take the faster ways to its products and its attention."""
-    from recbole_blair.products import use_products
+    from recbole_blair.ops.linear import use_products
     from recbole_blair.text.attention import use_attention
 
     use_products(model)

@@ -3,7 +3,7 @@
 import queue
 import threading
 
-from recbole_blair.distributed import world_size
+from recbole_blair.parallel.distributed import world_size
 
 N_AHEAD = 2  # batches built before they are asked for
 END = object()

@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from recbole_blair.config import Config, load_yaml
-from recbole_blair.distributed import of_first_process, rank
 from recbole_blair.errors import InputError
+from recbole_blair.parallel.distributed import of_first_process, rank
 
 CHECKPOINT, BEST, METRICS, CONFIG = "checkpoint", "best.safetensors", "metrics.json", "config.yaml"
 LOCK = ".lock"  # held by the process that trains in a run folder; what is left of it afterwards means nothing

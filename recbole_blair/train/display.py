@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recbole_blair.launch import is_first_process
+from recbole_blair.parallel.launch import is_first_process
 
 
 def say(message):

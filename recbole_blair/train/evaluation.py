@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import torch
 
-from recbole_blair.device import has_fast_bf16
-from recbole_blair.distributed import rank as process_rank
-from recbole_blair.distributed import sum_over_processes, world_size
-from recbole_blair.memory import keep_freed_memory
+from recbole_blair.ops.device import has_fast_bf16
+from recbole_blair.ops.memory import keep_freed_memory
+from recbole_blair.parallel.distributed import rank as process_rank
+from recbole_blair.parallel.distributed import sum_over_processes, world_size
 from recbole_blair.schema import ITEM_ID
 from recbole_blair.train.ahead import ahead
 from recbole_blair.train.metrics import compute_metrics

@@ -2,7 +2,7 @@
 
 from tqdm import tqdm
 
-from recbole_blair.launch import is_first_process
+from recbole_blair.parallel.launch import is_first_process
 
 
 def progress_bar(total, label, unit, enabled=True):

@@ -1,6 +1,6 @@
 """One process's share of each training batch, so that several processes take the step that one would take."""
 
-from recbole_blair.distributed import rank, sum_over_processes, world_size
+from recbole_blair.parallel.distributed import rank, sum_over_processes, world_size
 from recbole_blair.schema import TARGET_SEQ
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import torch
 
-from recbole_blair.distributed import (
+from recbole_blair.errors import InputError
+from recbole_blair.ops.memory import keep_freed_memory
+from recbole_blair.parallel.distributed import (
     average_gradients,
     of_first_process,
     rank,
@@ -14,8 +16,6 @@ from recbole_blair.distributed import (
     wait_for_all,
     world_size,
 )
-from recbole_blair.errors import InputError
-from recbole_blair.memory import keep_freed_memory
 from recbole_blair.train import checkpoint
 from recbole_blair.train.ahead import ahead
 from recbole_blair.train.evaluation import Evaluator
@@ -47,8 +47,8 @@ def precision_context(config):
 class BlairTrainer:
     """Trains one recommender in one run folder.
 
-    Several processes that train together (recbole_blair/distributed.py) hold equal weights, take each a share of every
-    batch and of the evaluated rows, and add up gradients, losses and ranks; the first alone writes files.
+    Several processes that train together (recbole_blair/parallel/distributed.py) hold equal weights, take each a share
+    of every batch and of the evaluated rows, and add up gradients, losses and ranks; the first alone writes files.
 
     Args:
         config (Config)

@@ -1,6 +1,6 @@
 """`tune --dry_run`: what would be tried, with what; nothing is started or written."""
 
-from recbole_blair.ray_cluster import local_cpus, local_gpus
+from recbole_blair.parallel.ray_cluster import local_cpus, local_gpus
 from recbole_blair.tune.run import resources_per_trial
 
 

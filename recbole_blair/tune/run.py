@@ -10,7 +10,7 @@ from pathlib import Path
 
 from recbole_blair.config import Config, load_yaml, resolve_config
 from recbole_blair.errors import InputError
-from recbole_blair.ray_cluster import local_cpus, local_gpus, ray_cluster
+from recbole_blair.parallel.ray_cluster import local_cpus, local_gpus, ray_cluster
 from recbole_blair.registry import ModelInfo, find_model, use_plugins
 from recbole_blair.train.display import say
 from recbole_blair.train.metrics import METRICS, parse_metric

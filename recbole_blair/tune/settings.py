@@ -2,7 +2,7 @@
 
 from recbole_blair.config import check_kind, load_yaml
 from recbole_blair.errors import InputError, nearest
-from recbole_blair.paths import props_dir
+from recbole_blair.files.paths import props_dir
 
 DEFAULTS = "tune/tune.yaml"
 EMPTY = {  # kinds of the options whose default is empty

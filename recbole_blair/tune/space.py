@@ -18,7 +18,7 @@ import numpy as np
 from recbole_blair.config import VOLATILE_KEYS, coerce, load_yaml
 from recbole_blair.data.build import PREPARE_KEYS
 from recbole_blair.errors import InputError, nearest
-from recbole_blair.paths import props_dir
+from recbole_blair.files.paths import props_dir
 
 KINDS = ("choice", "uniform", "loguniform")
 SIGNIFICANT = 4  # digits of a sampled number: more say nothing, and fewer are easier to read and to type again

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from recbole_blair.config import resolve_config
-from recbole_blair.memory import give_back_memory
+from recbole_blair.ops.memory import give_back_memory
 from recbole_blair.tune.sweep_dir import (
     DONE,
     append_progress,

@@ -27,7 +27,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPO), str(REPO / "tests" / "dataset_tools")]
 
-from recbole_blair.environment import missing_variables
+from recbole_blair.parallel.environment import missing_variables
 
 GAMES_ITEMS = 137_249  # with metadata; 115,816 of them occur in a row
 GAMES_REVIEWS = 4_600_000

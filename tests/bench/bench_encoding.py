@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recbole_blair.environment import set_environment
+from recbole_blair.parallel.environment import set_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 RAW = ROOT / "../shared/data/amazon_reviews_2023/raw/meta_categories"

@@ -20,7 +20,7 @@ import torch
 from bench_training_step import FakeDataset, NaiveStep, make_batch, make_model
 
 from recbole_blair import compat
-from recbole_blair.environment import set_environment
+from recbole_blair.parallel.environment import set_environment
 
 VALID_SHARE = 0.1  # valid rows among all
 

@@ -1,7 +1,7 @@
 """What does this machine reach in products of the models' shapes, by which library, and how fast does it copy?
 
 The ceilings that the other benches' figures are to be read against. `--scale=games` has the shapes of a training step
-of UniSRecBlair at Games' size. A case a shape and dtype: PyTorch's own product against `recbole_blair.products`,
+of UniSRecBlair at Games' size. A case a shape and dtype: PyTorch's own product against `recbole_blair.ops.linear`,
 which on some processors takes another library for float32.
 """
 
@@ -15,8 +15,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 import measure
 import torch
 
-from recbole_blair.memory import keep_freed_memory
-from recbole_blair.products import by_onednn, product
+from recbole_blair.ops.linear import by_onednn, product
+from recbole_blair.ops.memory import keep_freed_memory
 
 SHAPES = {  # of a (n, k) @ b (k, m): n, k, m, and whether a's columns lie together
     "small": {"square": (512, 512, 512, False)},

@@ -14,7 +14,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from recbole_blair.environment import THREADS
+from recbole_blair.parallel.environment import THREADS
 
 if not THREADS.keys() & os.environ.keys():  # for both sides, before torch is imported: as our command line sets it
     os.environ.update(THREADS)
@@ -74,7 +74,7 @@ def precisions(device):
     """
     import torch
 
-    from recbole_blair.device import has_fast_bf16
+    from recbole_blair.ops.device import has_fast_bf16
 
     if has_fast_bf16(torch.device(device)):
         return ("fp32", "bf16")

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_tools import sample, sample_text
-from dataset_tools.domains import raw_relative
+from dataset_tools.raw import sample, sample_text
+from dataset_tools.raw.domains import raw_relative
 
 LINE_BYTES = 580
 TEXT_SIGMA = 1.2  # mean over median = exp(sigma^2 / 2) = 2.05

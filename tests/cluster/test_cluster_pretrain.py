@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from recbole_blair.cli.main import main
 from recbole_blair.cluster.pretrain import short_line, worker_resources
 from recbole_blair.errors import InputError
-from recbole_blair.ray_cluster import cpus_that_fit
+from recbole_blair.parallel.ray_cluster import cpus_that_fit
 from tests.pretrain.conftest import pair_rows, tiny_config
 
 FAST = ["--device=cpu", "--precision=fp32", "--per_device_batch=8", "--max_length=24", "--holdout=0.2"]

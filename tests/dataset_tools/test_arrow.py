@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from raw_data import meta, table, write_raw
 
-from dataset_tools.arrow import to_arrow, to_numpy, to_string, to_strings
+from dataset_tools.storage.arrow import to_arrow, to_numpy, to_string, to_strings
 
 ARRAYS = [np.arange(9), np.arange(20, dtype=np.int32)[3:15:2], np.zeros(0, np.uint64), np.arange(19) % 3 == 0]
 

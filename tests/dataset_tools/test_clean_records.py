@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_tools import clean_records as module
-from dataset_tools.clean_records import clean_records
+from dataset_tools.items import clean_records as module
+from dataset_tools.items.clean_records import clean_records
 
 DIRTY = re.compile(r'[^\x00-\x7e]|[\\<]|  |""|&[^ ]|&$|" "')
 SPACED = re.compile(r' "|" ')

@@ -11,7 +11,7 @@ import pytest
 from hub_server import COMMIT, Hub
 from raw_data import V, meta, review, table, write_raw
 
-from dataset_tools.download import CHUNK_BYTES
+from dataset_tools.raw.download import CHUNK_BYTES
 
 REPO = Path(__file__).resolve().parents[2]
 REVIEWS, METADATA = "raw/review_categories/Appliances.jsonl", "raw/meta_categories/meta_Appliances.jsonl"

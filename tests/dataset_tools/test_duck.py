@@ -5,7 +5,7 @@ import time
 import pyarrow as pa
 import pytest
 
-from dataset_tools.duck import Duck, keep_buffers
+from dataset_tools.storage.duckdb_session import Duck, keep_buffers
 from recbole_blair.errors import InputError
 
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dataset_tools import reviews, users
-from dataset_tools.cleaning import UNUSABLE_ID_WORDS
-from dataset_tools.duck import Duck
-from dataset_tools.reviews import are_unusable, read_reviews, resolve_instants, tally_of
-from dataset_tools.users import order_events, parts_of, user_runs
+from dataset_tools.conversion import reviews, users
+from dataset_tools.conversion.cleaning_rules import UNUSABLE_ID_WORDS
+from dataset_tools.conversion.reviews import are_unusable, read_reviews, resolve_instants, tally_of
+from dataset_tools.conversion.users import order_events, parts_of, user_runs
+from dataset_tools.storage.duckdb_session import Duck
 
 NAMES = ["u", "NA", "a b", 'q"q', "Zoë", "AE" + "7" * 26, "x" * 9, "y\x7f", "tab\t"]
 USABLE = {"u", "Zoë", "AE" + "7" * 26, "x" * 9}

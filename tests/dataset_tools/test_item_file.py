@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from raw_data import meta
 
-from dataset_tools import disk_file, item_file
-from dataset_tools.disk_file import DiskFile
-from dataset_tools.duck import Duck
-from dataset_tools.item_file import ItemWriter
-from dataset_tools.metadata import load_metadata
+from dataset_tools.items import item_file
+from dataset_tools.items.item_file import ItemWriter
+from dataset_tools.items.metadata import load_metadata
+from dataset_tools.storage import disk_file
+from dataset_tools.storage.disk_file import DiskFile
+from dataset_tools.storage.duckdb_session import Duck
 
 ITEMS = 500
 

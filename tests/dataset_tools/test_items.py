@@ -14,14 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_data import meta
 
-from dataset_tools import item_file, item_table
-from dataset_tools import metadata as metadata_module
-from dataset_tools.duck import Duck
-from dataset_tools.item_file import ItemCounts, taken_lines, write_items
-from dataset_tools.item_table import format_items_into, held_lines, text_bounds
-from dataset_tools.item_workers import ItemWorkers
-from dataset_tools.items import META_FIELDS, format_chunks, format_item, format_items, is_plain, parse_price
-from dataset_tools.metadata import load_metadata
+from dataset_tools.items import item_file, item_table
+from dataset_tools.items import metadata as metadata_module
+from dataset_tools.items.item_file import ItemCounts, taken_lines, write_items
+from dataset_tools.items.item_table import format_items_into, held_lines, text_bounds
+from dataset_tools.items.item_workers import ItemWorkers
+from dataset_tools.items.items import (
+    META_FIELDS,
+    format_chunks,
+    format_item,
+    format_items,
+    is_plain,
+    parse_price,
+)
+from dataset_tools.items.metadata import load_metadata
+from dataset_tools.storage.duckdb_session import Duck
 from recbole_blair.text.item_text import ids_hash, text_hash
 
 PIECES = ["a", " ", "&", "& ", "&amp;", "&lt", "<b>", "< ", "\x7f", "\x00", "é", '"', "\t", ".", "​", "Tea & Pots"]

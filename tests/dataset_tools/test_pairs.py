@@ -6,8 +6,8 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_tools.contamination import report_contamination
-from dataset_tools.pairs import make_pair_files
+from dataset_tools.pretraining.contamination import report_contamination
+from dataset_tools.pretraining.review_pairs import make_pair_files
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
 from recbole_blair.schema import TEST_START_MS, VALID_START_MS

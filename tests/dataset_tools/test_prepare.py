@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from raw_data import T, V, table, write_raw
 
-from dataset_tools import convert as convert_module
-from dataset_tools.build_stats import load_stats
-from dataset_tools.domains import resolve_datasets, resolve_domain
+from dataset_tools.builds.build_stats import load_stats
+from dataset_tools.conversion import convert as convert_module
 from dataset_tools.prepare import build_is_whole, build_name, build_settings, prepare
+from dataset_tools.raw.domains import resolve_datasets, resolve_domain
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
 from recbole_blair.schema import DOMAINS

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_tools.arrow import string_bytes
-from dataset_tools.rows import Events, flatten_ranges, history_bounds, write_rows
+from dataset_tools.conversion.rows import Events, flatten_ranges, history_bounds, write_rows
+from dataset_tools.storage.arrow import string_bytes
 from recbole_blair.schema import INTER_COLUMNS, SPLITS
 
 ITEM_IDS = pa.array([f"i{n}" for n in range(10)])

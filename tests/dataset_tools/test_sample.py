@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from dataset_tools import sample
-from dataset_tools.build_stats import load_stats
+from dataset_tools.builds.build_stats import load_stats
 from dataset_tools.prepare import prepare
+from dataset_tools.raw import sample
 from recbole_blair.errors import InputError
 from recbole_blair.schema import SPLITS
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from raw_data import T, V, meta, review, table, write_raw
 
-from dataset_tools import statistics as statistics_module
+from dataset_tools.counts import statistics as statistics_module
+from dataset_tools.counts.published import compare, load_published, month, parse_figure, rounds_to
+from dataset_tools.counts.statistics import COUNTS, domain_statistics, statistics
 from dataset_tools.prepare import prepare
-from dataset_tools.published import compare, load_published, month, parse_figure, rounds_to
-from dataset_tools.statistics import COUNTS, domain_statistics, statistics
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
 from recbole_blair.schema import DOMAINS, UNKNOWN_DOMAIN

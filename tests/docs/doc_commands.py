@@ -215,6 +215,9 @@ def pretrain_problem(argv):
 def tool_problem(module, argv):
     """Check `python -m dataset_tools.X`: the module is there and its parser knows the options."""
     path = ROOT / (module.replace(".", "/") + ".py")
+    if not path.is_file():  # a room: what its `__main__` runs holds the options
+        room = path.with_suffix("")
+        path = next((file for file in sorted(room.glob("*.py")) if "argparse" in file.read_text("utf-8")), path)
     return script_problem(str(path.relative_to(ROOT)), argv)
 
 

@@ -79,7 +79,7 @@ def anchors(file):
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_flags_named_in_passing_exist(page, flags):
     scripts = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/bench/*.py"))
-    scripts += "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("dataset_tools/pools.py"))
+    scripts += "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("dataset_tools/pools/candidate_pools.py"))
     scripts += (ROOT / "tests/docs/generate_docs.py").read_text(encoding="utf-8")
     named = {part.partition("=")[0] for name in re.findall(r"`(--[^`]+)`", prose(TEXTS[page])) for part in name.split()}
     wrong = [flag for flag in sorted(named) if FLAG.match(flag) and flag not in flags | OTHERS

@@ -11,7 +11,7 @@ import pytest
 
 from recbole_blair import registry
 from recbole_blair.cli.main import main
-from recbole_blair.new_model import KEYS, MODEL
+from recbole_blair.registry.new_model import KEYS, MODEL
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs/plugins.md").read_text(encoding="utf-8")
@@ -62,7 +62,7 @@ def test_the_commands_run_as_written(tmp_path, monkeypatch, capsys):
 
 
 def test_new_model_in_a_checkout_writes_into_its_rooms(tmp_path, monkeypatch, capsys):
-    from recbole_blair import new_model
+    from recbole_blair.registry import new_model
 
     checkout = tmp_path / "checkout"
     for folder in ("recbole_blair/plugins", "props/model"):

@@ -6,7 +6,13 @@ import socket
 import torch
 import torch.multiprocessing as mp
 
-from recbole_blair.distributed import average_gradients, gather_rows, gather_values, leave_group, mean_over_devices
+from recbole_blair.parallel.distributed import (
+    average_gradients,
+    gather_rows,
+    gather_values,
+    leave_group,
+    mean_over_devices,
+)
 from recbole_blair.pretrain.load import read_vocabulary
 from recbole_blair.pretrain.step import Objective, Step
 from tests.pretrain.test_step import build_batch, build_model

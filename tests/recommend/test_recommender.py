@@ -9,8 +9,8 @@ import torch
 
 import recbole_blair
 from recbole_blair.errors import InputError
-from recbole_blair.finished_run import load_run
 from recbole_blair.recommend import recommender as recommender_module
+from recbole_blair.runs.finished_run import load_run
 
 from builds import TEST_MS, VALID_MS, random_sequences  # isort: skip
 

@@ -24,7 +24,7 @@ def verdicts(tmp_path, *ids):
 
 def leak(monkeypatch):
     """Move the instant of validation by a year: later rows leak into training."""
-    from dataset_tools import convert, events
+    from dataset_tools.conversion import convert, events
 
     def late(valid_start_ms, test_start_ms):
         return events.cut_by_time(valid_start_ms + 300 * 86_400_000, test_start_ms)
@@ -40,7 +40,7 @@ def test_a_broken_split_fails_the_rows_of_that_protocol(monkeypatch, tmp_path):
 
 
 def test_shuffled_times_fail_the_split(monkeypatch, tmp_path):
-    from dataset_tools import convert
+    from dataset_tools.conversion import convert
 
     rng = np.random.default_rng(0)
 

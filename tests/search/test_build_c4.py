@@ -14,7 +14,7 @@ pytest.importorskip("openai")
 
 from shop_data import GOOD, ChatServer, reply, review_text, wait_for
 
-from dataset_tools.five_star import Review
+from dataset_tools.pools.five_star_reviews import Review
 from recbole_blair.errors import InputError
 from recbole_blair.search.c4.build import COLUMNS, build_requests, estimate, load_prompt
 from recbole_blair.search.c4.llm import Backoff

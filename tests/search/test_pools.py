@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from shop_data import DOMAINS, write_raw
 
-from dataset_tools import pools
-from dataset_tools.five_star import sample_reviews
+from dataset_tools.pools import candidate_pools as pools
+from dataset_tools.pools.five_star_reviews import sample_reviews
 from recbole_blair.errors import InputError
 from recbole_blair.schema import TEST_START_MS
 

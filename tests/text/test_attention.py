@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from tiny_encoders import some_texts
 
-from recbole_blair import products
+from recbole_blair.ops import linear as products
 from recbole_blair.text import attention
 from recbole_blair.text.attention import attend, attention_forward, padding_mask, use_attention
 from recbole_blair.text.encoders import load_encoder

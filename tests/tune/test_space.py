@@ -5,7 +5,7 @@ import pytest
 
 from recbole_blair.config import resolve_config
 from recbole_blair.errors import InputError
-from recbole_blair.paths import props_dir
+from recbole_blair.files.paths import props_dir
 from recbole_blair.registry import find_model, list_models
 from recbole_blair.tune.space import load_space, space_path
 

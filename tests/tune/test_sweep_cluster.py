@@ -5,7 +5,7 @@ from local_ray import local_cluster, nodes_of_ray
 from sweeps import MODEL, flags
 
 from recbole_blair.cli.main import main
-from recbole_blair.ray_cluster import ray_cluster
+from recbole_blair.parallel.ray_cluster import ray_cluster
 
 pytest.importorskip("ray", reason="the extra tune is not installed")
 

@@ -33,7 +33,7 @@ def load_prompt(path=None):
     import yaml
 
     if path is None:
-        from recbole_blair.paths import props_dir
+        from recbole_blair.files.paths import props_dir
 
         path = props_dir() / "prompts" / "build_c4.yaml"
     try:

@@ -1,0 +1,173 @@
+"""From files of one's own to the tables `review` and `meta`, bad rows counted and named."""
+
+from dataset_tools.conversion.cleaning_rules import MAX_BROKEN_SHARE, MAX_TIME_MS, MIN_TIME_MS, Rule
+from dataset_tools.items.items import META_FIELDS
+from dataset_tools.raw.own_formats import Scan
+from dataset_tools.raw.raw_files import broken_lines, reading
+from recbole_blair.errors import InputError
+from recbole_blair.schema import ITEM_ID, TIMESTAMP, USER_ID
+
+TIME_UNITS = ("ms", "s", "iso")
+EXAMPLE_FORMAT = "--timestamp_unit='%d.%m.%Y %H:%M'"
+INTERACTION_FIELDS = (USER_ID, ITEM_ID, TIMESTAMP)
+LISTS = ("categories", "features")  # fields whose text `list_separator` splits
+ESCAPED_ID = r'[\s\x00-\x1f\x7f"%]'  # ids with these are percent-encoded: an atomic file cannot hold them
+
+RULES = (
+    Rule("broken_line", "the line does not parse, or has none of the columns that are read", None),
+    Rule("empty_ids", "the user's or the item's id is absent or empty", None),
+    Rule("time_missing_or_not_positive", "the time is absent, does not parse, is zero or negative", None),
+    Rule("time_in_seconds", f"the time is below {MIN_TIME_MS} ms: 1973, or another unit", None),
+    Rule("time_in_microseconds", f"the time is {MAX_TIME_MS} ms or above: another unit", None),
+    Rule("unusable_ids", "an id reads as missing, like NULL or nan", None),
+    Rule("repeated_user_item", "the user had the item before; the earliest is kept, ties by line", None),
+    Rule("item_without_metadata", "the items file does not hold the item", None),
+)
+
+
+def id_sql(text):
+    """Return SQL of an id: white space, control characters, quotes and % are percent-encoded, with all else unusual."""
+    return f"CASE WHEN regexp_matches({text}, '{ESCAPED_ID}') THEN url_encode({text}) ELSE {text} END"
+
+
+def time_sql(text, unit):
+    """Return SQL of a time in Unix milliseconds, NULL where it does not parse; a unit with % is a strptime format."""
+    if "%" in unit:
+        form = unit.replace("'", "''")
+        return f"epoch_ms(try_strptime({text}, '{form}')::TIMESTAMPTZ)"
+    if unit == "iso":
+        return f"epoch_ms(try_cast({text} AS TIMESTAMPTZ))"  # plain TIMESTAMP drops an offset without a word
+    factor = 1000 if unit == "s" else 1
+    return f"try_cast(round(try_cast({text} AS DOUBLE) * {factor}) AS BIGINT)"
+
+
+def load_interactions(duck, file, mapping, unit):
+    """Read the interactions into table `review` (user_id, item_id, ts, rule), in the order of the lines.
+
+    Returns:
+        dict: users and items whose ids are percent-encoded.
+
+    Raises:
+        InputError: broken lines, a wrong time unit.
+    """
+    for field, names in mapping.items():
+        if len(names) > 1:
+            raise InputError(f"--columns: {field}={'+'.join(names)}; expected one column")
+    duck.run("SET TimeZone = 'UTC'")  # of times without a zone
+    scan = Scan(duck, file, [names[0] for names in mapping.values()])
+    user, item, time = (scan.text_sql(mapping[field][0]) for field in INTERACTION_FIELDS)
+    with reading(duck, file.path):
+        duck.run(
+            f"""CREATE TABLE review AS SELECT {id_sql("u")} AS user_id, {id_sql("i")} AS item_id, ts, CASE
+            WHEN u IS NULL AND i IS NULL AND t IS NULL THEN 1
+            WHEN coalesce(u, '') = '' OR coalesce(i, '') = '' THEN 2
+            WHEN ts IS NULL OR ts <= 0 THEN 3
+            WHEN ts < {MIN_TIME_MS} THEN 4
+            WHEN ts >= {MAX_TIME_MS} THEN 5 ELSE 0 END::UTINYINT AS rule
+        FROM (SELECT trim(u) AS u, trim(i) AS i, t, {time_sql("t", unit)} AS ts
+              FROM (SELECT {user} AS u, {item} AS i, {time} AS t FROM {scan.sql()}))""",
+            f"interactions {file.path.name}",
+        )
+    rejected = check_broken(duck, scan, "review", "rule = 1")
+    duck.run(f"INSERT INTO review SELECT NULL, NULL, NULL, 1 FROM range({rejected})")
+    check_unit(duck, file, mapping[TIMESTAMP][0], unit)
+    encoded = "count(DISTINCT {0}) FILTER (contains({0}, '%') AND rule = 0)"
+    users, items = duck.run(f"SELECT {encoded.format('user_id')}, {encoded.format('item_id')} FROM review")[0]
+    return {"users": users, "items": items}
+
+
+def load_items(duck, file, mapping, separator):
+    """Read the items into table `meta` (item_id, `META_FIELDS` as JSON), in line order; without a file, ids alone."""
+    if file is None:
+        empty = ", ".join(f"NULL::JSON AS {field}" for field in META_FIELDS)
+        duck.run(
+            f"""CREATE TABLE meta AS SELECT item_id, {empty} FROM (SELECT item_id, min(rowid) AS first FROM review
+            WHERE rule = 0 GROUP BY item_id) ORDER BY first"""
+        )
+        return
+    scan = Scan(duck, file, [name for names in mapping.values() for name in names])
+    fields = ", ".join(f"{field_sql(scan, f, mapping.get(f), separator)} AS {f}" for f in META_FIELDS)
+    text = f"nullif(trim({scan.text_sql(mapping[ITEM_ID][0])}), '')"
+    with reading(duck, file.path):
+        sql = f"CREATE TABLE meta AS SELECT {id_sql(text)} AS item_id, {fields} FROM {scan.sql()}"
+        duck.run(sql, f"items {file.path.name}")
+    check_broken(duck, scan, "meta", " AND ".join(f"{column} IS NULL" for column in ("item_id", *META_FIELDS)))
+
+
+def field_sql(scan, field, names, separator):
+    """Return SQL of one metadata field as JSON: a value, or the list of all columns' values."""
+    if not names:
+        return "NULL::JSON"
+    parts = []
+    for name in names:
+        value = scan.json_sql(name)
+        if separator and field in LISTS:
+            mark = "'" + separator.replace("'", "''") + "'"
+            value = f"CASE json_type({value}) WHEN 'VARCHAR' THEN to_json(string_split({value} ->> '$', {mark})) "
+            value += f"ELSE {scan.json_sql(name)} END"
+        parts.append(value)
+    if len(parts) == 1:
+        return parts[0]
+    lists = [
+        f"""CASE WHEN {v} IS NULL OR json_type({v}) = 'NULL' THEN []::VARCHAR[] WHEN json_type({v}) = 'ARRAY'
+        THEN try_cast({v} AS VARCHAR[]) ELSE [{v} ->> '$'] END"""
+        for v in (f"({part})" for part in parts)
+    ]
+    return f"to_json(flatten([{', '.join(lists)}]))"
+
+
+def check_broken(duck, scan, table, condition):
+    """Stop when more than `MAX_BROKEN_SHARE` of the lines are broken; return those that are no rows of the table.
+
+    Raises:
+        InputError: names the file and the first broken line; or the file has no row.
+    """
+    path = scan.file.path
+    empty, rows, first = broken_lines(duck, table, condition)
+    rejected, place = scan.finish(empty, first)
+    if not rows + rejected:
+        raise InputError(f"{path} holds no row")
+    broken, lines = empty + rejected, rows + rejected
+    if broken > MAX_BROKEN_SHARE * lines:
+        raise InputError(
+            f"{path}{' ' + place if place else ''}; {broken:,} of {lines:,} lines are broken, more than "
+            f"{MAX_BROKEN_SHARE:.1%}. Repair the file, or name its format: --source, --delimiter, --encoding"
+        )
+    return rejected
+
+
+def check_unit(duck, file, column, unit):
+    """Refuse times that are mostly of another unit than the one named.
+
+    Raises:
+        InputError: names the unit, the first time of the file, and what to pass.
+    """
+    wrong = dict(duck.run("SELECT rule, count(*) FROM review WHERE rule IN (3, 4, 5) GROUP BY rule"))
+    lines = duck.value("SELECT count(*) FROM review")
+    for rule, found in wrong.items():
+        if 2 * found > lines:
+            what = {
+                3: "do not parse", 4: "are before 1973: smaller than the unit says", 5: "are after 2286: larger than "
+                "the unit says; milliseconds are the finest",
+            }[rule]  # fmt: skip
+            first = first_value(duck, file, column)
+            raise InputError(
+                f"{file.path}: {found:,} of {lines:,} times {what} (timestamp_unit={unit}); the first is {first!r}; "
+                f"try {' or '.join(other_units(unit, first))}"
+            )
+
+
+def first_value(duck, file, column):
+    """The first text of a column, of any kind of file."""
+    scan = Scan(duck, file, [column])
+    value = duck.run(f"SELECT {scan.text_sql(column)} FROM {scan.sql()} LIMIT 1")[0][0]
+    scan.finish(0, None)
+    return value
+
+
+def other_units(unit, value):
+    """What to pass for a time like `value`, which `unit` does not read."""
+    number = value is not None and value.strip().lstrip("-").replace(".", "", 1).isdigit()
+    units = [other for other in TIME_UNITS if other != unit and (other == "iso") != number]
+    options = [f"--timestamp_unit={other}" for other in units]
+    return options if number else [*options, f"a format of its own, such as {EXAMPLE_FORMAT}"]

@@ -1,0 +1,1 @@
+"""Counts of raw files beside the published figures."""

@@ -1,0 +1,1 @@
+"""Raw metadata to lines of the `.item` file."""

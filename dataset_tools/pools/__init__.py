@@ -1,0 +1,1 @@
+"""Candidate pools and sampled reviews for product search."""

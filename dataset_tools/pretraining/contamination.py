@@ -1,0 +1,203 @@
+"""Contamination report: what of validation and test occurs in the pretraining pairs, by id and by near-equal text.
+
+Near-equal means that two texts share at least `MIN_JACCARD` of their three-word shingles. Candidates are found by
+MinHash bands (Broder 1997; Leskovec et al., Mining of Massive Datasets, chapter 3) and then counted exactly, so what
+is reported is right; a pair of texts at the threshold is missed once in some 300 times. Everything runs in DuckDB and
+spills to disk.
+"""
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+from dataset_tools.pretraining.review_pairs import raw_paths, write_json
+from dataset_tools.raw.domains import resolve_datasets
+from dataset_tools.raw.raw_files import json_lines, reading
+from dataset_tools.storage.duckdb_session import Duck, quote
+from recbole_blair.errors import InputError
+from recbole_blair.schema import MATCHED_REVIEWS, TEST_START_MS, VALID_START_MS
+
+REPORT = "contamination.json"
+EVALUATION_ITEMS = "evaluation_items.txt"  # for --exclude_items
+MIN_JACCARD = 0.8
+BANDS, BAND_ROWS = 8, 3  # 1 - (1 - 0.8**3)**8 = 0.997 of the pairs of texts at the threshold are found
+SHINGLE_WORDS = 3
+
+
+def report_contamination(
+    pairs,
+    spec,
+    raw_dir,
+    *,
+    valid_start_ms=VALID_START_MS,
+    test_start_ms=TEST_START_MS,
+    memory_limit="4GB",
+    progress=True,
+):
+    """Compare pairs with the evaluation reviews of some domains; write the report beside the pairs.
+
+    Args:
+        pairs (path): folder that `make_pair_files` wrote.
+        spec (str): domains whose validation and test reviews are looked up; not only those the pairs come from.
+        raw_dir (path): their raw files.
+        valid_start_ms, test_start_ms (int): the two instants; validation lies between them, test after.
+        memory_limit (str), progress (bool): as elsewhere.
+
+    Returns:
+        dict: for `valid` and `test`: reviews, users, items; of them in the pairs by review id, user and item; reviews
+        whose text equals a context, or is near-equal to one. Near-equal counts include equal ones.
+
+    Raises:
+        InputError: no pairs there.
+    """
+    folder = Path(pairs)
+    shards = sorted(folder.glob("*.parquet"))
+    if not shards:
+        raise InputError(f"{folder} holds no Parquet shards of pairs; make them with --prepare_only first")
+    work = folder / ".contamination.tmp"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        with Duck(work, memory_limit, progress=progress) as duck:
+            load_pairs(duck, shards)
+            duck.run(
+                "CREATE TABLE evaluation (split VARCHAR, user_id VARCHAR, item_id VARCHAR, ts BIGINT, text VARCHAR)"
+            )
+            for name in resolve_datasets(spec, raw_dir):
+                load_evaluation(duck, raw_paths(raw_dir, name, progress)[0], valid_start_ms, test_start_ms)
+            find_matches(duck)
+            report = {split: count_split(duck, split) for split in ("valid", "test")}
+            report["pairs"] = duck.value("SELECT count(*) FROM pair")
+            report["pairs_near_evaluation_text"] = write_matched(duck, folder / MATCHED_REVIEWS)
+            report["evaluation_items"] = write_items(duck, folder / EVALUATION_ITEMS)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    report |= {"domains": spec, "min_jaccard": MIN_JACCARD, "instants": [valid_start_ms, test_start_ms]}
+    write_json(folder / REPORT, report)
+    return report
+
+
+def normal_sql(text):
+    """Return SQL of a text without tags and entities, lower case, letters and digits only, single spaces."""
+    plain = rf"regexp_replace(regexp_replace({text}, '<[^>]*>', ' ', 'g'), '&#?[A-Za-z0-9]+;', ' ', 'g')"
+    return rf"trim(regexp_replace(lower({plain}), '[^\pL\pN]+', ' ', 'g'))"
+
+
+def load_pairs(duck, shards):
+    """Read keys and normalised contexts of the pairs."""
+    files = ", ".join(quote(path) for path in shards)
+    try:
+        duck.run(
+            f"CREATE TABLE pair AS SELECT user_id, item_id, timestamp AS ts, {normal_sql('context')} AS text "
+            f"FROM read_parquet([{files}])",
+            "pairs",
+        )
+    except duck.error as error:
+        raise InputError(f"the shards in {shards[0].parent} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def load_evaluation(duck, path, valid_start_ms, test_start_ms):
+    """Add a domain's reviews from the first instant on."""
+    columns = "{user_id: 'VARCHAR', parent_asin: 'VARCHAR', timestamp: 'BIGINT', title: 'VARCHAR', text: 'VARCHAR'}"
+    text = normal_sql("concat_ws(' ', title, text)")
+    with reading(duck, path):
+        duck.run(
+            f"INSERT INTO evaluation SELECT CASE WHEN timestamp >= {int(test_start_ms)} THEN 'test' ELSE 'valid' END, "
+            f"user_id, parent_asin, timestamp, {text} FROM {json_lines(path, columns)} "
+            f"WHERE timestamp >= {int(valid_start_ms)}",
+            f"evaluation reviews {path.name}",
+        )
+
+
+def shingles_sql(text):
+    """Return SQL of the list of distinct three-word shingles; a shorter text is its own shingle."""
+    words = f"string_split({text}, ' ')"
+    parts = " || ' ' || ".join(f"w[i + {offset}]" for offset in range(SHINGLE_WORDS))
+    each = f"list_transform(range(1, len(w) - {SHINGLE_WORDS - 2}), lambda i: {parts})"
+    whole = f"CASE WHEN len(w) < {SHINGLE_WORDS} THEN [{text}] ELSE {each} END"
+    return f"(SELECT list_distinct({whole}) FROM (SELECT {words} AS w))"
+
+
+def find_matches(duck):
+    """Make table `match` (evaluation text, pair text) of near-equal texts, each text once."""
+    masks = random.Random(0)
+    for side in ("pair", "evaluation"):
+        duck.run(
+            f"CREATE TABLE {side}_text AS SELECT text, {shingles_sql('text')} AS shingles FROM "
+            f"(SELECT DISTINCT text FROM {side} WHERE text <> '')",
+            f"shingles {side}",
+        )
+    constants = [[masks.getrandbits(63) for _ in range(BAND_ROWS)] for _ in range(BANDS)]
+    for side in ("pair", "evaluation"):
+        bands = ", ".join(
+            "hash("
+            + ", ".join(f"list_min(list_transform(hashes, lambda h: xor(h, {value}::UBIGINT)))" for value in [*row])
+            + f", {number})"
+            for number, row in enumerate(constants)
+        )
+        hashes = "list_transform(shingles, lambda s: hash(s))"
+        duck.run(
+            f"CREATE TABLE {side}_band AS SELECT text, unnest([{bands}]) AS band FROM "
+            f"(SELECT text, {hashes} AS hashes FROM {side}_text)",
+            f"bands {side}",
+        )
+    common = "len(list_intersect(p.shingles, e.shingles))"
+    duck.run(
+        f"""CREATE TABLE match AS SELECT e.text AS evaluation_text, p.text AS pair_text FROM
+        (SELECT DISTINCT e.text AS e_text, p.text AS p_text FROM evaluation_band e JOIN pair_band p USING (band))
+        JOIN evaluation_text e ON e.text = e_text JOIN pair_text p ON p.text = p_text
+        WHERE {common} >= {MIN_JACCARD} * (len(p.shingles) + len(e.shingles) - {common})""",
+        "near-equal texts",
+    )
+
+
+def count_split(duck, split):
+    """Return the counts of one split."""
+    mine = f"evaluation WHERE split = {quote(split)}"
+    row = duck.run(
+        f"""SELECT count(*), count(DISTINCT user_id), count(DISTINCT item_id),
+        count(*) FILTER ((user_id, item_id, ts) IN (SELECT (user_id, item_id, ts) FROM pair)),
+        count(DISTINCT user_id) FILTER (user_id IN (SELECT user_id FROM pair)),
+        count(DISTINCT item_id) FILTER (item_id IN (SELECT item_id FROM pair)),
+        count(*) FILTER (item_id IN (SELECT item_id FROM pair)),
+        count(*) FILTER (text IN (SELECT text FROM pair WHERE text <> '')),
+        count(*) FILTER (text IN (SELECT evaluation_text FROM match))
+        FROM {mine}"""
+    )[0]
+    names = (
+        *("reviews", "users", "items", "reviews_in_pairs", "users_in_pairs", "items_in_pairs"),
+        *("reviews_of_items_in_pairs", "reviews_with_equal_text", "reviews_with_near_equal_text"),
+    )
+    return dict(zip(names, row))
+
+
+def write_matched(duck, path):
+    """Write the pairs whose text is near an evaluation review's as JSONL; return how many."""
+    sql = (
+        "SELECT user_id, item_id, ts FROM pair WHERE text IN (SELECT pair_text FROM match) "
+        "ORDER BY user_id, item_id, ts"
+    )
+    rows = duck.run(sql)
+    lines = (json.dumps({"user_id": u, "item_id": i, "timestamp": t}) + "\n" for u, i, t in rows)
+    write_lines(path, lines)
+    return len(rows)
+
+
+def write_items(duck, path):
+    """Write the ids of the evaluation items, one a line; return how many."""
+    rows = duck.run("SELECT DISTINCT item_id FROM evaluation WHERE item_id <> '' ORDER BY item_id")
+    write_lines(path, (f"{item}\n" for (item,) in rows))
+    return len(rows)
+
+
+def write_lines(path, lines):
+    """Write lines under a temporary name and rename the file when whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(lines)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,358 @@
+"""Raw reviews and metadata to pretraining pairs: context = review, metadata = item, in Parquet shards.
+
+Only reviews before the first instant count, and a seeded share of them: whether a review is taken depends on its user,
+item and time alone, so it is the same whatever the order of lines, files and threads. A domain's pairs are written in
+the order of that hash, which is a random order.
+
+Source: arXiv:2403.03952, section 3.3 and the released code (both sides longer than 30 characters).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from dataset_tools.conversion import cleaning_rules
+from dataset_tools.raw.domains import PUBLISHED, is_sample, raw_relative, raw_root, resolve_datasets
+from dataset_tools.raw.fetch import find_raw
+from dataset_tools.raw.raw_files import broken_lines, check_broken, json_lines, reading
+from dataset_tools.storage.duckdb_session import Duck, quote
+from recbole_blair.errors import InputError
+from recbole_blair.schema import VALID_START_MS
+from recbole_blair.text.item_text import clean_text, item_text
+
+SHARE = 0.1  # of the reviews, as in the paper
+MIN_CHARS = 30
+SHARD_ROWS = 100_000
+BATCH_ROWS = 20_480
+CACHED_TEXTS = 100_000  # metadata texts kept for items that come again
+META_FIELDS = ("title", "features", "description")
+UNFINISHED = ".unfinished"  # in a folder whose pairs are not all there yet
+MANIFEST = "manifest.json"
+BROKEN_REVIEW = "user_id IS NULL AND parent_asin IS NULL AND timestamp IS NULL AND text IS NULL"
+
+# (name, SQL over a raw line that is true when the review is left out); the first that holds counts.
+REVIEW_RULES = (
+    ("broken_json", BROKEN_REVIEW),
+    ("empty_ids", "coalesce(user_id, '') = '' OR coalesce(parent_asin, '') = ''"),
+    ("time_missing_or_not_positive", "timestamp IS NULL OR timestamp <= 0"),
+    ("time_in_seconds", f"timestamp < {cleaning_rules.MIN_TIME_MS}"),
+    ("time_in_microseconds", f"timestamp >= {cleaning_rules.MAX_TIME_MS}"),
+    ("from_the_first_instant_on", "timestamp >= {end_ms}"),
+    ("not_sampled", "substr({key}, 1, 15) >= {bound}"),
+    ("excluded_item", "parent_asin IN (SELECT item_id FROM excluded_item)"),
+    ("excluded_review", "{key} IN (SELECT key FROM excluded_review)"),
+)
+LATER_RULES = ("repeated_review", "item_without_metadata", "context_too_short", "metadata_too_short")
+
+
+def key_sql(seed, user="user_id", item="parent_asin", time="timestamp"):
+    """Return SQL of a review's key: 32 hex digits that depend on seed, user, item and time."""
+    return f"md5(concat_ws('|', '{int(seed)}', {user}, {item}, {time}))"
+
+
+def make_pair_files(
+    spec,
+    raw_dir,
+    folder,
+    *,
+    share=SHARE,
+    seed=0,
+    min_chars=MIN_CHARS,
+    end_ms=VALID_START_MS,
+    exclude_items=None,
+    exclude_reviews=None,
+    memory_limit="4GB",
+    progress=True,
+):
+    """Write the pairs of one or more domains; domains that are there already are left as they are.
+
+    Args:
+        spec (str): names separated by commas, or `all`.
+        raw_dir (path): where the raw files are, or are downloaded to.
+        folder (path): gets `<Domain>-00000.parquet` …, `<Domain>.json` (counts a rule, hashes) and manifest.json.
+        share (float): part of the reviews, above 0, at most 1.
+        seed (int): which part.
+        min_chars (int): both sides must have more characters.
+        end_ms (int): reviews from this instant on are left out.
+        exclude_items (path | None): item ids, one a line.
+        exclude_reviews (path | None): JSONL of {user_id, item_id, timestamp}.
+        memory_limit (str): DuckDB's.
+        progress (bool): show bars.
+
+    Returns:
+        Path: the folder.
+
+    Raises:
+        InputError: bad input, pairs of other settings in the folder, or no pair left.
+    """
+    from filelock import FileLock
+
+    folder = Path(folder)
+    domains = resolve_datasets(spec, raw_dir)
+    settings = {"share": share, "seed": seed, "min_chars": min_chars, "end_ms": end_ms}
+    settings |= {"exclude_items": file_hash(exclude_items), "exclude_reviews": file_hash(exclude_reviews)}
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # under torchrun every process comes here; the first makes, the others find
+        check_settings(folder, settings, domains)
+        missing = [name for name in domains if not (folder / f"{name}.json").is_file()]
+        if not missing and (folder / MANIFEST).is_file() and not (folder / UNFINISHED).exists():
+            return folder
+        (folder / UNFINISHED).touch()
+        for name in missing:
+            paths = raw_paths(raw_dir, name, progress)
+            make_domain(folder, name, paths, settings, (exclude_items, exclude_reviews), memory_limit, progress)
+        write_manifest(folder, settings)
+        (folder / UNFINISHED).unlink()
+    return folder
+
+
+def file_hash(path):
+    """Return the SHA-256 of a file, hex, or None for no file."""
+    if path is None:
+        return None
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); it lists what stays out of the pairs") from error
+
+
+def check_settings(folder, settings, domains):
+    """Refuse a folder that holds pairs of other settings or other domains.
+
+    Raises:
+        InputError: names the first key that differs.
+    """
+    for path in sorted(folder.glob("*.json")):
+        if path.name in (MANIFEST, "contamination.json"):
+            continue
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if path.stem not in domains:
+            raise InputError(
+                f"{folder} holds pairs of {path.stem} too, which is not asked for; choose another --pairs_path"
+            )
+        for key, value in settings.items():
+            if saved["settings"].get(key) != value:
+                raise InputError(
+                    f"{folder} holds pairs made with {key}={saved['settings'].get(key)!r}, asked is {value!r}; choose "
+                    "another --pairs_path or delete the folder"
+                )
+
+
+def raw_paths(raw_dir, name, progress):
+    """Return (review path, metadata path) of a domain; published ones are downloaded where missing."""
+    if is_sample(name):
+        from dataset_tools.prepare import sample_sizes
+        from dataset_tools.raw.sample import write_sample
+
+        return write_sample(raw_root(raw_dir), name, *sample_sizes(name, None, None), progress)
+    if name in PUBLISHED:
+        from dataset_tools.raw.download import download_raw
+
+        return download_raw(raw_dir, name, progress=progress)
+    paths = find_raw(raw_dir, name)
+    for path, kind in zip(paths, ("review", "meta")):
+        if path is None:
+            raise InputError(f"{raw_root(raw_dir) / raw_relative(kind, name)}[.gz] is missing; put the file there")
+    return paths
+
+
+def make_domain(folder, name, paths, settings, excluded, memory_limit, progress):
+    """Write one domain's shards, then its report, which makes them count."""
+    work = folder / f".{name}.tmp"
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "duck").mkdir(parents=True)
+    for stale in folder.glob(f"{name}-*.parquet"):
+        stale.unlink()
+    try:
+        with Duck(work / "duck", memory_limit, progress=progress) as duck:
+            load_excluded(duck, excluded, settings["seed"])
+            counts = load_sampled_reviews(duck, paths[0], settings)
+            load_wanted_metadata(duck, paths[1])
+            counts |= dict.fromkeys(LATER_RULES, 0)
+            counts["repeated_review"] = duck.value("SELECT count(*) - count(DISTINCT key) FROM review WHERE rule = 0")
+            shards = write_shards(duck, work, name, settings["min_chars"], counts, progress)
+        for shard in shards:
+            os.replace(work / shard["file"], folder / shard["file"])
+        report = {"domain": name, "settings": settings, "counts": counts, "shards": shards}
+        report["pairs"] = sum(shard["pairs"] for shard in shards)
+        write_json(folder / f"{name}.json", report)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def load_excluded(duck, excluded, seed):
+    """Read the items and the reviews that stay out into tables."""
+    items, reviews = excluded
+    duck.run("CREATE TABLE excluded_item (item_id VARCHAR)")
+    duck.run("CREATE TABLE excluded_review (key VARCHAR)")
+    if items is not None:
+        lines = Path(items).read_text(encoding="utf-8").split()
+        duck.con.execute("INSERT INTO excluded_item SELECT unnest(?)", [lines])
+    if reviews is not None:
+        columns = "{user_id: 'VARCHAR', item_id: 'VARCHAR', timestamp: 'BIGINT'}"
+        source = f"read_json({quote(reviews)}, format='newline_delimited', columns={columns})"
+        try:
+            duck.run(f"INSERT INTO excluded_review SELECT {key_sql(seed, item='item_id')} FROM {source}")
+        except duck.error as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"{reviews} is not JSONL of user_id, item_id, timestamp: {reason}") from error
+
+
+def load_sampled_reviews(duck, path, settings):
+    """Read the reviews that are taken into table `review`; return how many each rule left out.
+
+    Lines that are left out keep their rule only, so the table is small whatever the file.
+    """
+    key = key_sql(settings["seed"])
+    bound = quote(f"{min(int(settings['share'] * 16**15), 16**15 - 1):015x}") if settings["share"] < 1 else "'g'"
+    rules = [(name, sql.format(key=key, bound=bound, end_ms=settings["end_ms"])) for name, sql in REVIEW_RULES]
+    cases = " ".join(f"WHEN {sql} THEN {number}" for number, (_, sql) in enumerate(rules, 1))
+    columns = "{user_id: 'VARCHAR', parent_asin: 'VARCHAR', timestamp: 'BIGINT', title: 'VARCHAR', text: 'VARCHAR'}"
+    kept = ("user_id", "parent_asin AS item_id", "timestamp AS ts", "title", "text", f"{key} AS key")
+    fields = ", ".join(
+        f"CASE WHEN rule = 0 THEN {part.split(' AS ')[0]} END AS {part.rsplit(' ', 1)[-1]}" for part in kept
+    )
+    with reading(duck, path):
+        duck.run(
+            f"CREATE TABLE review AS SELECT rule, {fields} FROM (SELECT *, (CASE {cases} ELSE 0 END)::UTINYINT AS rule "
+            f"FROM {json_lines(path, columns)})",
+            f"reviews {Path(path).name}",
+        )
+    check_broken(path, *broken_lines(duck, "review", "rule = 1"))
+    found = dict(duck.run("SELECT rule, count(*) FROM review GROUP BY rule"))
+    counts = {"reviews": sum(found.values())}
+    return counts | {name: found.get(number, 0) for number, (name, _) in enumerate(rules, 1)}
+
+
+def load_wanted_metadata(duck, path):
+    """Read the metadata of the items that a taken review names into table `meta`, an item's first line."""
+    columns = "{" + ", ".join(["parent_asin: 'VARCHAR'", *(f"{field}: 'JSON'" for field in META_FIELDS)]) + "}"
+    with reading(duck, path):
+        duck.run(
+            f"CREATE TABLE raw_meta AS SELECT parent_asin AS item_id, {', '.join(META_FIELDS)} FROM "
+            f"{json_lines(path, columns)}",
+            f"metadata {Path(path).name}",
+        )
+    broken = " AND ".join(f"{column} IS NULL" for column in ("item_id", *META_FIELDS))
+    check_broken(path, *broken_lines(duck, "raw_meta", broken))
+    duck.run(
+        "CREATE TABLE meta AS SELECT * FROM raw_meta WHERE item_id IN (SELECT item_id FROM review WHERE rule = 0) "
+        "QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY rowid) = 1"
+    )
+
+
+def write_shards(duck, work, name, min_chars, counts, progress):
+    """Clean the texts, drop short ones, write Parquet; return each shard's file, rows and SHA-256."""
+    from tqdm import tqdm
+
+    sql = (
+        "SELECT r.user_id, r.item_id, r.ts, r.title, r.text, m.item_id AS found, "
+        + ", ".join(f"m.{field} AS m_{field}" for field in META_FIELDS)
+        + " FROM (SELECT * FROM review WHERE rule = 0 QUALIFY row_number() OVER (PARTITION BY key ORDER BY rowid) = 1)"
+        " r LEFT JOIN meta m USING (item_id) ORDER BY r.key"
+    )
+    total = duck.value("SELECT count(DISTINCT key) FROM review WHERE rule = 0")
+    writer = ShardWriter(work, name)
+    texts: dict[str, str] = {}
+    with tqdm(total=total, desc=f"pairs {name}", unit=" reviews", disable=not progress) as bar:
+        for batch in duck.batches(sql, BATCH_ROWS):
+            if len(texts) > CACHED_TEXTS:
+                texts.clear()
+            writer.add(pairs_of(batch.to_pylist(), name, min_chars, texts, counts))
+            bar.update(batch.num_rows)
+    return writer.finish()
+
+
+def pairs_of(rows, domain, min_chars, texts, counts):
+    """Return the pairs of joined rows; adds to `counts`.
+
+    Args:
+        rows (list of dict): review and metadata columns; the metadata as JSON text.
+        domain (str), min_chars (int)
+        texts (dict): metadata texts by item id, filled here.
+        counts (dict): a rule's number of reviews left out.
+    """
+    pairs = []
+    for row in rows:
+        item_id = row["item_id"]
+        if row["found"] is None:
+            counts["item_without_metadata"] += 1
+            continue
+        if item_id not in texts:
+            fields = {f: None if row[f"m_{f}"] is None else json.loads(row[f"m_{f}"]) for f in META_FIELDS}
+            texts[item_id] = item_text(fields, recipe="pretraining")
+        context = f"{clean_text(row['title'])} {clean_text(row['text'])}".strip()
+        if len(context) <= min_chars:
+            counts["context_too_short"] += 1
+        elif len(texts[item_id]) <= min_chars:
+            counts["metadata_too_short"] += 1
+        else:
+            pair = {"context": context, "metadata": texts[item_id], "item_id": item_id, "timestamp": row["ts"]}
+            pairs.append({**pair, "user_id": row["user_id"], "domain": domain})
+    return pairs
+
+
+class ShardWriter:
+    """Parquet files of at most `SHARD_ROWS` pairs."""
+
+    def __init__(self, folder, name):
+        self.folder = folder
+        self.name = name
+        self.held: list[dict] = []
+        self.shards: list[dict] = []
+
+    def add(self, pairs):
+        """Hold pairs; write the shards that are full."""
+        self.held += pairs
+        while len(self.held) >= SHARD_ROWS:
+            self._write(self.held[:SHARD_ROWS])
+            self.held = self.held[SHARD_ROWS:]
+
+    def finish(self):
+        """Write the rest and return what was written."""
+        if self.held:
+            self._write(self.held)
+            self.held = []
+        return self.shards
+
+    def _write(self, pairs):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        types = {name: pa.string() for name in ("context", "metadata", "item_id", "user_id", "domain")}
+        schema = pa.schema([*types.items(), ("timestamp", pa.int64())])
+        path = self.folder / f"{self.name}-{len(self.shards):05d}.parquet"
+        pq.write_table(pa.Table.from_pylist(pairs, schema), path, compression="zstd")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.shards.append({"file": path.name, "pairs": len(pairs), "sha256": digest})
+
+
+def write_manifest(folder, settings):
+    """Write manifest.json: pairs and counts of every domain, and one hash of all shards.
+
+    Raises:
+        InputError: no pair in any domain.
+    """
+    reports = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json")) if p.name != MANIFEST]
+    reports = [report for report in reports if "domain" in report]
+    shards = [shard for report in reports for shard in report["shards"]]
+    digest = hashlib.sha256("\n".join(shard["sha256"] for shard in shards).encode()).hexdigest()
+    domains = {report["domain"]: {"pairs": report["pairs"], **report["counts"]} for report in reports}
+    pairs = sum(report["pairs"] for report in reports)
+    if not pairs:
+        raise InputError(
+            f"no pairs left: {json.dumps(domains)}; raise --sample_share, lower --min_chars, or add domains"
+        )
+    write_json(folder / MANIFEST, {"pairs": pairs, "sha256": digest, "settings": settings, "domains": domains})
+
+
+def write_json(path, value):
+    """Write JSON under a temporary name and rename it when whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,234 @@
+"""Missing raw files from the Hugging Face repository of Amazon Reviews 2023, by plain HTTP through huggingface_hub.
+
+The hub client answers what a file is (size, hash, commit) and moves the bytes; the partial file is kept by us, since
+the client of today drops it when a process ends, and these files reach tens of GB. A file takes its name only
+when its size and, where the hub states one, its SHA-256 are right.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+
+from dataset_tools.raw.domains import find_raw_file, raw_relative, raw_root
+from recbole_blair.errors import InputError
+from recbole_blair.schema import HF_DATASET
+
+ATTEMPTS = 5  # in a row without a new byte
+CHUNK_BYTES = 1 << 20  # what a broken connection may lose; the client's own is ten times as large
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_HTTP_PACKAGES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
+_HASH_BYTES = 1 << 20
+
+
+def download_raw(raw_dir, name, revision="main", progress=True):
+    """Return the paths of both raw files of a published domain; those that are missing are downloaded.
+
+    Args:
+        raw_dir (path): see `dataset_tools.raw.domains.raw_root`.
+        name (str): official name.
+        revision (str): branch, tag or commit of the hub's repository.
+        progress (bool): draw progress bars.
+
+    Raises:
+        InputError: no network, offline mode, an unknown revision, a file whose hash is wrong, or a file at hand that
+            was downloaded at another revision.
+        OSError: ENOSPC when the disk cannot hold the file.
+    """
+    paths = []
+    for kind in ("review", "meta"):
+        path = find_raw_file(raw_dir, kind, name)
+        if path is None:
+            path = raw_root(raw_dir) / raw_relative(kind, name)
+            download_file(path, f"raw/{raw_relative(kind, name)}", revision, progress, _missing(raw_dir, name))
+        else:
+            check_revision(path, revision)
+        paths.append(path)
+    return tuple(paths)
+
+
+def _missing(raw_dir, name):
+    """Return the places of the raw files that are not there, for messages."""
+    places = [
+        str(raw_root(raw_dir) / raw_relative(kind, name))
+        for kind in ("review", "meta")
+        if find_raw_file(raw_dir, kind, name) is None
+    ]
+    return " and ".join(f"{place}[.gz]" for place in places)
+
+
+def source_path(path):
+    """Return the place of the note on where a downloaded file came from."""
+    return path.with_name(f".{path.name}.source.json")
+
+
+def check_revision(path, revision):
+    """Refuse a downloaded file of another revision; a file put there by hand is taken as it is."""
+    if revision == "main" or not source_path(path).is_file():
+        return
+    source = json.loads(source_path(path).read_text(encoding="utf-8"))
+    if revision != source["revision"] and not source["commit"].startswith(revision):
+        raise InputError(
+            f"{path} was downloaded at revision {source['revision']} (commit {source['commit']}), asked is "
+            f"{revision}; delete it or pass another --raw_dir"
+        )
+
+
+def download_file(path, filename, revision, progress, missing):
+    """Download one file of the repository to `path`, going on where an earlier run stopped."""
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if path.is_file():  # another process was faster
+            return
+        try:
+            _download_locked(path, filename, revision, progress)
+        except Exception as error:
+            raise explain(error, filename, revision, missing) from error
+
+
+def _download_locked(path, filename, revision, progress):
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(HF_DATASET, filename, repo_type="dataset", revision=revision)
+    remote = _patiently(lambda: get_hf_file_metadata(url), lambda: 0)
+    if remote.etag is None or remote.size is None:
+        raise InputError(f"{url} states no size or no hash; check HF_ENDPOINT, or put the file at {path} by hand")
+    partial = path.with_name(f".{path.name}.{re.sub('[^0-9A-Za-z]', '', remote.etag)[:16]}.part")
+    for stale in path.parent.glob(f".{path.name}.*.part"):
+        if stale != partial:
+            stale.unlink()  # of an older version of the file
+    if partial.exists() and partial.stat().st_size > remote.size:
+        partial.unlink()
+    _check_space(partial, remote.size)
+    _patiently(lambda: _fetch(url, partial, remote.size, progress), lambda: _size(partial))
+    _verify(partial, remote, url)
+    note = {"repository": HF_DATASET, "revision": revision, "commit": remote.commit_hash or "", "etag": remote.etag}
+    source_path(path).write_text(json.dumps(note) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _fetch(url, partial, size, progress):
+    """Append the missing bytes to the partial file."""
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    with _client_settings(progress), open(partial, "ab", buffering=0) as file:
+        http_get(url, file, resume_size=_size(partial), headers=build_hf_headers(), expected_size=size)
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _client_settings(progress):
+    """Set the client's chunk size and progress bars, and put them back."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    chunk, hide = constants.DOWNLOAD_CHUNK_SIZE, not progress and not are_progress_bars_disabled()
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK_BYTES
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        constants.DOWNLOAD_CHUNK_SIZE = chunk
+        if hide:
+            enable_progress_bars()
+
+
+def _patiently(action, measure):
+    """Call `action` again after a network fault, as long as `measure()` grows within `ATTEMPTS` calls."""
+    import time
+
+    left, done = ATTEMPTS, measure()
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            left, done = (ATTEMPTS, measure()) if measure() > done else (left - 1, done)
+            if left <= 0:
+                raise
+            time.sleep(0.5 * (ATTEMPTS - left))
+
+
+def is_transient(error):
+    """Tell whether trying again may help: a broken connection or a server error, not a refusal or offline mode."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if isinstance(error, OfflineModeIsEnabled):
+        return False
+    if isinstance(error, HfHubHTTPError):
+        return getattr(error.response, "status_code", 0) >= 500
+    return "Consistency check failed" in str(error) or (is_network(error) and not _is_refused(error))
+
+
+def is_network(error):
+    """Tell whether an error comes from the connection."""
+    modules = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
+    return isinstance(error, (ConnectionError, TimeoutError)) or bool(modules & _HTTP_PACKAGES)
+
+
+def _is_refused(error):
+    """Tell whether there is no connection at all (no route, no such host): waiting does not help."""
+    return "ConnectError" in type(error).__name__ or "ProxyError" in type(error).__name__
+
+
+def _size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def _check_space(partial, size):
+    need = size - _size(partial)
+    free = shutil.disk_usage(partial.parent).free
+    if free < need:
+        raise OSError(errno.ENOSPC, f"{need:,} bytes are to come, {free:,} are free", str(partial.parent))
+
+
+def _verify(partial, remote, url):
+    """Check size and SHA-256; a wrong file is deleted."""
+    found = _size(partial)
+    if found != remote.size:
+        raise InputError(f"{url} gave {found:,} bytes, {remote.size:,} were promised; run the same command again")
+    if not _SHA256.fullmatch(remote.etag):
+        return  # small files carry a git hash, which is no hash of the bytes alone
+    digest = hashlib.sha256()
+    with open(partial, "rb") as file:
+        while block := file.read(_HASH_BYTES):
+            digest.update(block)
+    if digest.hexdigest() != remote.etag:
+        partial.unlink()
+        raise InputError(
+            f"{url} arrived with SHA-256 {digest.hexdigest()[:12]}…, promised was {remote.etag[:12]}…; the bytes are "
+            "deleted: run the same command again"
+        )
+
+
+def explain(error, filename, revision, missing):
+    """Turn a client's error into one the user can act on; others come back as they are."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, InputError):
+        return error
+    way_out = f"put {missing} in place by hand (--raw_dir names the folder above raw/), or use --dataset=sample"
+    if isinstance(error, RevisionNotFoundError):
+        return InputError(f"{HF_DATASET} has no revision {revision!r}; use --revision=main or {way_out}")
+    if isinstance(error, (EntryNotFoundError, RepositoryNotFoundError)):
+        return InputError(f"{HF_DATASET} has no file {filename} at revision {revision!r}; {way_out}")
+    if isinstance(error, OfflineModeIsEnabled):
+        return InputError(f"{filename} is missing and HF_HUB_OFFLINE is set; unset it, or {way_out}")
+    if isinstance(error, HfHubHTTPError) or is_network(error):
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return InputError(f"{filename} cannot be downloaded from {HF_DATASET} ({reason}); try again, or {way_out}")
+    return error

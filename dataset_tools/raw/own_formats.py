@@ -1,0 +1,274 @@
+"""Files of any shop or public log: CSV, JSON lines, Parquet, Python literals; which columns they hold, and their SQL.
+
+A column is read as text (`text_sql`) or as JSON (`json_sql`), whatever the format, so that the rest of the conversion
+does not know it.
+"""
+
+import ast
+import csv
+import gzip
+import io
+import itertools
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from dataset_tools.raw.raw_files import describe_line, is_gzip, line_number_of
+from dataset_tools.storage.duckdb_session import quote
+from recbole_blair.errors import InputError, nearest
+
+KINDS = {
+    ".csv": "csv", ".tsv": "csv", ".dat": "csv", ".txt": "csv",
+    ".json": "jsonl", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet",
+}  # fmt: skip
+DELIMITERS = {".tsv": "\t", ".dat": "::"}  # any other text file: a comma
+ENCODINGS = {"utf-8": "utf-8-sig", "utf-16": "utf-16", "latin-1": "latin-1"}  # DuckDB's names, and Python's
+PEEK_LINES = 1000  # whose keys are the columns of a file of objects
+LINES_PER_BATCH = 20_000
+
+
+class OwnFile(NamedTuple):
+    """One file and how to read it; `columns` are its columns in order, numbers from 1 for a CSV without header."""
+
+    path: Path
+    kind: str  # csv, jsonl, python or parquet
+    columns: tuple
+    delimiter: str
+    encoding: str
+    header: bool
+
+
+def open_own(path, source, used, delimiter=None, encoding="utf-8"):
+    """Find out how to read a file, and check that it has the columns that are used.
+
+    Args:
+        path (path): the extension decides the format, `.gz` aside.
+        source (str): the format of a file whose extension does not tell; `python` reads JSON lines' files as Python
+            literals.
+        used (list of str): columns the conversion reads; if all are numbers, a CSV has no header.
+        delimiter (str | None): of a CSV; None: by extension.
+        encoding (str): of a CSV: utf-8, utf-16 or latin-1.
+
+    Returns:
+        OwnFile
+
+    Raises:
+        InputError: no such file, or a column it does not have, naming the nearest.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise InputError(f"{path} is not there; give the file by --interactions or --items")
+    suffix = Path(path.stem).suffix if is_gzip(path) else path.suffix
+    kind = KINDS.get(suffix.lower(), source)
+    kind = "python" if source == "python" and kind == "jsonl" else kind
+    if kind == "parquet" and is_gzip(path):
+        raise InputError(f"{path}: Parquet is compressed inside; unpack the .gz")
+    if encoding not in ENCODINGS:
+        raise InputError(f"unknown encoding {encoding!r}; known: {', '.join(ENCODINGS)}")
+    if kind != "csv" and encoding != "utf-8":
+        raise InputError(f"encoding={encoding} is for CSV; {path.name} is read as {kind}, which is UTF-8")
+    delimiter = delimiter or DELIMITERS.get(suffix.lower(), ",")
+    delimiter = "\t" if delimiter == "\\t" else delimiter
+    header = kind != "csv" or not all(name.isdigit() for name in used)
+    file = OwnFile(path, kind, (), delimiter, encoding, header)
+    file = file._replace(columns=tuple(READ_COLUMNS[kind](file)))
+    for name in used:
+        if name not in file.columns:
+            raise InputError(
+                f"{path} has no column {name!r}.{nearest(name, file.columns)} It has: {', '.join(file.columns)}"
+                f"{other_delimiter(file)}"
+            )
+    return file
+
+
+def other_delimiter(file):
+    """A hint where a CSV's header looks like one column because another character separates it."""
+    if file.kind != "csv" or len(file.columns) > 1:
+        return ""
+    mark = next((mark for mark in (";", "\t", "|", ",") if mark in file.columns[0]), None)
+    return f"; the columns seem to be separated otherwise: add --delimiter={mark!r}" if mark else ""
+
+
+def open_text(file):
+    """Open a text file, unpacked and decoded."""
+    raw = gzip.open(file.path, "rb") if is_gzip(file.path) else open(file.path, "rb")  # noqa: SIM115
+    return io.TextIOWrapper(raw, encoding=ENCODINGS[file.encoding], errors="replace", newline="")
+
+
+def csv_columns(file):
+    """The header of a CSV, or the numbers of its columns."""
+    with open_text(file) as text:
+        first = text.readline().rstrip("\r\n")
+    if not first:
+        raise InputError(f"{file.path} begins with an empty line; expected a header or a row")
+    if len(file.delimiter) > 1:
+        names = first.split(file.delimiter)
+    else:
+        names = next(csv.reader([first], delimiter=file.delimiter))
+    if not file.header:
+        return [str(number) for number in range(1, len(names) + 1)]
+    names = [name.strip() for name in names]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{file.path} has the column {twice!r} twice; rename one in the first line")
+    return names
+
+
+def object_columns(file):
+    """The keys of the first objects of a file of JSON lines or Python literals."""
+    parse = json.loads if file.kind == "jsonl" else ast.literal_eval
+    keys: dict = {}
+    with open_text(file) as text:
+        for line in itertools.islice((line for line in text if line.strip()), PEEK_LINES):
+            value, _ = parse_object(parse, line)
+            keys.update(dict.fromkeys(value or ()))
+    if not keys:
+        what = "JSON objects" if file.kind == "jsonl" else "Python dictionaries"
+        hint = "; lines like {u'a': 1} are Python's: use --source=python" if file.kind == "jsonl" else ""
+        raise InputError(f"{file.path} holds no {what}, one a line{hint}")
+    return keys
+
+
+def parquet_columns(file):
+    """The columns of a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_schema(file.path).names
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{file.path} is not a Parquet file: {str(error).splitlines()[0]}") from error
+
+
+READ_COLUMNS = {"csv": csv_columns, "jsonl": object_columns, "python": object_columns, "parquet": parquet_columns}
+
+
+def parse_object(parse, line):
+    """Return (dict, None), or (None, what is wrong with the line). Literals are parsed, never run."""
+    try:
+        value = parse(line.strip())
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        return None, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no literal'}"
+    return (value, None) if isinstance(value, dict) else (None, f"a {type(value).__name__}, no object")
+
+
+class PythonLines:
+    """Streams a file of Python literals into DuckDB as JSON text, a column a name; broken lines become empty rows."""
+
+    def __init__(self, file, names):
+        self.file, self.names = file, names
+        self.first_broken = None  # (line number, what is wrong)
+
+    def reader(self):
+        """Return an Arrow reader over the whole file."""
+        import pyarrow as pa
+
+        schema = pa.schema([(name, pa.string()) for name in self.names])
+        return pa.RecordBatchReader.from_batches(schema, self._batches(schema))
+
+    def _batches(self, schema):
+        import pyarrow as pa
+
+        with open_text(self.file) as text:
+            numbered = ((n, line) for n, line in enumerate(text, 1) if line.strip())
+            while chunk := list(itertools.islice(numbered, LINES_PER_BATCH)):
+                rows = [self._row(number, line) for number, line in chunk]
+                yield pa.record_batch([pa.array(column, pa.string()) for column in zip(*rows)], schema=schema)
+
+    def _row(self, number, line):
+        value, fault = parse_object(ast.literal_eval, line)
+        if fault is not None and self.first_broken is None:
+            self.first_broken = number, fault
+        return [to_json((value or {}).get(name)) for name in self.names]
+
+
+def to_json(value):
+    """A Python value as JSON text, None as None; what JSON cannot say is written as text."""
+    if value is None:
+        return None
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except UnicodeEncodeError:  # halves of a pair, as narrow builds of Python 2 wrote them
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    except ValueError:  # an infinite number
+        text = json.dumps(str(value))
+    return text
+
+
+class Scan:
+    """One pass over a file: the SQL to select from, and what was broken afterwards.
+
+    Args:
+        duck (Duck)
+        file (OwnFile)
+        used (list of str): columns that are read.
+    """
+
+    def __init__(self, duck, file, used):
+        self.duck, self.file, self.used = duck, file, list(dict.fromkeys(used))
+        self.python = None
+        if file.kind == "python":
+            self.python = PythonLines(file, self.used)
+            duck.con.register("python_lines", self.python.reader())
+
+    def sql(self):
+        """Return the table function to select from."""
+        path, file = quote(self.file.path), self.file
+        if file.kind == "python":
+            return "python_lines"
+        if file.kind == "parquet":
+            return f"read_parquet({path})"
+        if file.kind == "jsonl":
+            columns = ", ".join(f"{quote(name)}: 'JSON'" for name in self.used)
+            return f"read_json({path}, format='newline_delimited', ignore_errors=true, columns={{{columns}}})"
+        columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in file.columns)
+        mark = "'\"'" if len(file.delimiter) == 1 else "''"
+        return (
+            f"read_csv({path}, delim={quote(file.delimiter)}, quote={mark}, escape={mark}, "
+            f"header={str(file.header).lower()}, auto_detect=false, columns={{{columns}}}, "
+            f"encoding={quote(file.encoding)}, ignore_errors=true, store_rejects=true, rejects_limit=0)"
+        )
+
+    def json_sql(self, name):
+        """Return SQL of a column as JSON."""
+        column = identifier(name)
+        return {"csv": f"to_json({column})", "parquet": f"to_json({column})", "jsonl": column}.get(
+            self.file.kind, f"{column}::JSON"
+        )
+
+    def text_sql(self, name):
+        """Return SQL of a column as text."""
+        if self.file.kind == "csv":
+            return identifier(name)
+        return f"{identifier(name)}::VARCHAR" if self.file.kind == "parquet" else f"({self.json_sql(name)} ->> '$')"
+
+    def finish(self, empty_rows, first_empty):
+        """Count the broken lines once the pass is over.
+
+        Args:
+            empty_rows (int): rows of which nothing could be read.
+            first_empty (int | None): the first of them, from 0.
+
+        Returns:
+            (int, str | None): lines that are broken and not among the rows; where the first broken line is, and why.
+        """
+        if self.python:
+            self.duck.con.unregister("python_lines")
+            first = self.python.first_broken
+            return 0, first and f"line {first[0]}: {first[1]}"
+        if self.file.kind == "csv":
+            found = self.duck.run(
+                "SELECT count(DISTINCT line), min(line), arg_min(error_message, line) FROM reject_errors"
+            )[0]
+            self.duck.run("DROP TABLE reject_errors; DROP TABLE reject_scans")
+            return found[0], f"line {found[1]}: {found[2]}" if found[0] else None
+        if self.file.kind == "jsonl" and empty_rows:
+            number = line_number_of(self.file.path, first_empty)
+            return 0, f"line {number}: {describe_line(self.file.path, number)}"
+        return 0, None
+
+
+def identifier(name):
+    """Return a column's name as SQL."""
+    return '"' + name.replace('"', '""') + '"'

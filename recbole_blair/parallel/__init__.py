@@ -1,0 +1,1 @@
+"""Several processes: starting them, what they tell each other, Ray, and the environment they inherit."""
