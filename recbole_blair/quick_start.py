@@ -17,11 +17,11 @@ from recbole_blair.data.loader import RowLoader, SequenceLoader
 from recbole_blair.errors import InputError
 from recbole_blair.ops.device import resolve_device, resolve_precision
 from recbole_blair.parallel.distributed import (
-    first_process_first,
+    barrier,
+    broadcast,
     join_group,
-    of_first_process,
+    main_process_first,
     rank,
-    wait_for_all,
     world_size,
 )
 from recbole_blair.registry import find_model, use_plugins
@@ -84,7 +84,7 @@ def train_one(info, config, datasets=None, on_epoch=None, on_saved=None, test=Tr
     compat.apply()
     config = runtime_config(config)
     config = config.replace(nproc=processes(config))
-    run_dir = Path(of_first_process(str(config["output_dir"] or default_output_dir(config))))
+    run_dir = Path(broadcast(str(config["output_dir"] or default_output_dir(config))))
     if (run_dir / checkpoint.CONFIG).is_file():
         checkpoint.check_same_run(run_dir, config)
         finished = checkpoint.load_metrics(run_dir)
@@ -94,7 +94,7 @@ def train_one(info, config, datasets=None, on_epoch=None, on_saved=None, test=Tr
     if config["threads"]:
         torch.set_num_threads(config["threads"])
     started = time.perf_counter()
-    with first_process_first():
+    with main_process_first():
         dataset = open_dataset(info, config, {} if datasets is None else datasets)
     seconds = {"load": time.perf_counter() - started}
     with checkpoint.only_trainer(run_dir):
@@ -105,7 +105,7 @@ def train_in(run_dir, info, config, dataset, seconds, on_epoch, on_saved, test):
     """Train, evaluate and write metrics.json in a folder that no other process works in; see `train_one`."""
     if rank() == 0:
         checkpoint.save_config(run_dir, config)
-    wait_for_all()
+    barrier()
     with run_logger(run_dir) as log:
         log.info(
             "%s on %s, seed %d, %s, %s",
@@ -322,7 +322,7 @@ def run_many(model, dataset, config_files=(), **overrides):
         return [train_one(info, config.replace(seed=seeds[0], seeds=None, baselines=None))]
     infos = [find_model(name) for name in names]
     join_group(config["device"])
-    root = Path(of_first_process(str(config["output_dir"] or str(default_output_dir(config)).rsplit("-", 1)[0])))
+    root = Path(broadcast(str(config["output_dir"] or str(default_output_dir(config)).rsplit("-", 1)[0])))
     if (root / checkpoint.CONFIG).is_file():
         checkpoint.check_same_run(root, config)
     own_keys = set(infos[0].load_defaults())

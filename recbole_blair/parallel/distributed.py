@@ -36,27 +36,27 @@ def join_group(device_name):
 def leave_group():
     """Part from the other processes once all have come here: threads of a group that outlive Python can abort it."""
     if world_size() > 1:
-        wait_for_all()
+        barrier()
         dist.destroy_process_group()
 
 
-def wait_for_all():
+def barrier():
     """Return when every process has come here."""
     if world_size() > 1:
         dist.all_reduce(torch.zeros(1))  # on the CPU, in the group with the long limit
 
 
 @contextlib.contextmanager
-def first_process_first():
+def main_process_first():
     """The body runs in the first process, then, when it has ended there, in the others: files are made once."""
     if rank() > 0:
-        wait_for_all()
+        barrier()
     yield
     if rank() == 0:
-        wait_for_all()
+        barrier()
 
 
-def of_first_process(value):
+def broadcast(value):
     """Return the first process's value of a string, a number or None in every process."""
     if world_size() == 1:
         return value
@@ -65,7 +65,7 @@ def of_first_process(value):
     return box[0]
 
 
-def sum_over_processes(values):
+def all_reduce_sum(values):
     """Return the sums over the processes of float64 values (n,), or of a number."""
     if world_size() == 1:
         return values
@@ -132,7 +132,7 @@ def mean_over_devices(value):
     return value / world_size()
 
 
-def average_gradients(parameters, bucket_bytes=1 << 26):
+def all_reduce_gradients(parameters, bucket_bytes=1 << 26):
     """Average the gradients of all devices in place.
 
     One reduction a step over flat buckets: the step runs several forward and backward passes, so hooks that reduce

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from recbole_blair.errors import InputError
-from recbole_blair.parallel.distributed import average_gradients, rank, world_size
+from recbole_blair.parallel.distributed import all_reduce_gradients, rank, world_size
 from recbole_blair.pretrain.data import EpochOrder
 from recbole_blair.pretrain.retrieval import evaluate_retrieval
 
@@ -102,7 +102,7 @@ class PairTrainer(Trainer):
         """Run our step on the bare model and average the gradients over the devices."""
         model.train()
         losses = self.step.run(self._prepare_inputs(inputs), self.state.global_step)
-        average_gradients(self.step.model.parameters())
+        all_reduce_gradients(self.step.model.parameters())
         if not torch.isfinite(losses["loss"]):
             raise InputError(
                 f"the loss is {losses['loss'].item()} at step {self.state.global_step + 1}; lower --learning_rate, "

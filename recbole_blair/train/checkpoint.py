@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save
 
 from recbole_blair.config import Config, load_yaml
 from recbole_blair.errors import InputError
-from recbole_blair.parallel.distributed import of_first_process, rank
+from recbole_blair.parallel.distributed import broadcast, rank
 
 CHECKPOINT, BEST, METRICS, CONFIG = "checkpoint", "best.safetensors", "metrics.json", "config.yaml"
 LOCK = ".lock"  # held by the process that trains in a run folder; what is left of it afterwards means nothing
@@ -43,7 +43,7 @@ def only_trainer(run_dir):
             lock.acquire(timeout=0)
         except Timeout:
             held = False
-    if not of_first_process(held):
+    if not broadcast(held):
         raise InputError(f"another process trains in {run_dir}; wait for it, stop it, or give another output_dir")
     try:
         yield

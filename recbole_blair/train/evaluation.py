@@ -7,8 +7,8 @@ import torch
 
 from recbole_blair.ops.device import has_fast_bf16
 from recbole_blair.ops.memory import keep_freed_memory
+from recbole_blair.parallel.distributed import all_reduce_sum, world_size
 from recbole_blair.parallel.distributed import rank as process_rank
-from recbole_blair.parallel.distributed import sum_over_processes, world_size
 from recbole_blair.schema import ITEM_ID
 from recbole_blair.train.ahead import ahead
 from recbole_blair.train.metrics import compute_metrics
@@ -57,7 +57,7 @@ class Evaluator:
             )
             bar.update(len(rows))
         bar.close()
-        return sum_over_processes(rank)
+        return all_reduce_sum(rank)
 
     def own_batches(self):
         """The batches that fall to this process, every world-size-th; all of them when it is alone."""

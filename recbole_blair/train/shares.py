@@ -1,6 +1,6 @@
 """One process's share of each training batch, so that several processes take the step that one would take."""
 
-from recbole_blair.parallel.distributed import rank, sum_over_processes, world_size
+from recbole_blair.parallel.distributed import all_reduce_sum, rank, world_size
 from recbole_blair.schema import TARGET_SEQ
 
 
@@ -29,7 +29,7 @@ def shares(loader):
             mine = rows[rank() :: world]
             interaction = loader.build(mine if len(mine) else rows[:1])
             targets = float(count_targets(interaction)) if len(mine) else 0.0
-            yield interaction, len(rows), targets / sum_over_processes(targets)
+            yield interaction, len(rows), targets / all_reduce_sum(targets)
     finally:
         loader.batch_size = size
 

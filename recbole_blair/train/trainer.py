@@ -9,11 +9,11 @@ import torch
 from recbole_blair.errors import InputError
 from recbole_blair.ops.memory import keep_freed_memory
 from recbole_blair.parallel.distributed import (
-    average_gradients,
-    of_first_process,
+    all_reduce_gradients,
+    all_reduce_sum,
+    barrier,
+    broadcast,
     rank,
-    sum_over_processes,
-    wait_for_all,
     world_size,
 )
 from recbole_blair.train import checkpoint
@@ -116,7 +116,7 @@ class BlairTrainer:
         finally:
             if self.writer:
                 self.writer.close()
-        wait_for_all()
+        barrier()
         self.model.load_state_dict(checkpoint.load_best(self.run_dir))
         return self.best_metrics
 
@@ -135,7 +135,7 @@ class BlairTrainer:
         self.record("train/loss", loss)
         if self.epoch % self.config["eval_step"] == 0 or self.epoch == self.config["epochs"]:
             self.validate(loss)
-        if of_first_process(bool(self.on_epoch and self.on_epoch(self.epoch, {"loss": loss, **self.last_metrics}))):
+        if broadcast(bool(self.on_epoch and self.on_epoch(self.epoch, {"loss": loss, **self.last_metrics}))):
             self.stopped = True
             if self.best_epoch is None:  # stopped before its first validation
                 self.validate(loss)
@@ -178,7 +178,7 @@ class BlairTrainer:
             loss = self.step_loss(interaction)
         loss = sum(loss) if isinstance(loss, tuple) else loss  # RecBole models may return parts
         (loss * (share * world_size())).backward()
-        average_gradients(self.model.parameters())
+        all_reduce_gradients(self.model.parameters())
         if self.config["clip_grad_norm"]:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config["clip_grad_norm"])
         self.optimiser.step()
@@ -194,7 +194,7 @@ class BlairTrainer:
         Raises:
             FloatingPointError: the loss is not finite.
         """
-        value = sum_over_processes(step[0].item())
+        value = all_reduce_sum(step[0].item())
         if value != value or value in (float("inf"), float("-inf")):
             raise FloatingPointError(
                 f"the loss became {value} in epoch {self.epoch + 1}; lower learning_rate, set clip_grad_norm, or use "

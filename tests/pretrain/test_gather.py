@@ -7,7 +7,7 @@ import torch
 import torch.multiprocessing as mp
 
 from recbole_blair.parallel.distributed import (
-    average_gradients,
+    all_reduce_gradients,
     gather_rows,
     gather_values,
     leave_group,
@@ -34,7 +34,7 @@ def one_step(tokenizer, batch, chunk, symmetric):
     model = build_model(tokenizer, dropout=0.0, dense=True).double().train()
     objective = Objective(symmetric=symmetric, mlm_share=0.3)
     losses = Step(model, objective, read_vocabulary(tokenizer, model, True), chunk, seed=1).run(batch, 3)
-    average_gradients(model.parameters(), bucket_bytes=4096)
+    all_reduce_gradients(model.parameters(), bucket_bytes=4096)
     return losses, [p.grad for p in model.parameters() if p.requires_grad]
 
 
