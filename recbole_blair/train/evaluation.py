@@ -10,8 +10,8 @@ from recbole_blair.ops.memory import keep_freed_memory
 from recbole_blair.parallel.distributed import all_reduce_sum, world_size
 from recbole_blair.parallel.distributed import rank as process_rank
 from recbole_blair.schema import ITEM_ID
-from recbole_blair.train.ahead import ahead
 from recbole_blair.train.metrics import compute_metrics
+from recbole_blair.train.prefetch import prefetch
 from recbole_blair.train.progress import progress_bar
 from recbole_blair.train.ranks import rank_in_parts
 from recbole_blair.train.scores import DotScores
@@ -48,7 +48,7 @@ class Evaluator:
             projected = model.project_items() if by_dot else None
             scorer = self.scorer(model, projected) if by_dot else None
         bar = progress_bar(len(rank), label, "rows", self.config["show_progress"])
-        for batch, rows in ahead(((batch, batch["row"].cpu().numpy()) for batch in self.own_batches()), self.device):
+        for batch, rows in prefetch(((batch, batch["row"].cpu().numpy()) for batch in self.own_batches()), self.device):
             with self.autocast():
                 users = model.user_vectors(batch, projected) if by_dot else None
             dropped = self.history_before(rows, batch[ITEM_ID]) if self.config["mask_history"] else None

@@ -17,10 +17,10 @@ from recbole_blair.parallel.distributed import (
     world_size,
 )
 from recbole_blair.train import checkpoint
-from recbole_blair.train.ahead import ahead
+from recbole_blair.train.batch_share import iterate_shares
 from recbole_blair.train.evaluation import Evaluator
+from recbole_blair.train.prefetch import prefetch
 from recbole_blair.train.progress import progress_bar
-from recbole_blair.train.shares import shares
 
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
@@ -157,7 +157,7 @@ class BlairTrainer:
             torch.manual_seed(hash((self.config["seed"], self.epoch, rank())) % 2**63)
         bar = progress_bar(len(loader.rows), f"epoch {self.epoch + 1}", "rows", self.config["show_progress"])
         waiting = None  # a loss is read one step late, so that a GPU has the next step to do meanwhile
-        for interaction, n_rows, share in ahead(shares(loader), self.device):
+        for interaction, n_rows, share in prefetch(iterate_shares(loader), self.device):
             loss = self.train_step(interaction, share)
             if waiting is not None:
                 total += self.read_loss(waiting, bar) * waiting[1]
