@@ -138,7 +138,8 @@ def write_json(
     default: Callable[[object], object] | None = None,
 ) -> None:
     """Write JSON and a newline, whole or not at all; the arguments are json.dumps's."""
-    write_text(path, json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, default=default) + "\n")
+    text = json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, default=default)
+    write_text(path, f"{text}\n", errors="backslashreplace")  # of a lone surrogate: JSON's own way to write it
 
 
 def put_in_place(temporary: Path, path: Path | str, sync: bool = True) -> None:

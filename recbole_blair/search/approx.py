@@ -4,12 +4,12 @@ Sources: Malkov and Yashunin, arXiv:1603.09320 (HNSW); Johnson, Douze and Jégou
 """
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import whole_file
 from recbole_blair.search.topk import NOTHING
 
 KINDS = ("hnsw", "ivf")
@@ -108,10 +108,9 @@ def recall_against(found, exact):
 
 
 def write_index(index, path):
-    """Write a faiss index under a temporary name, then rename."""
-    temporary = f"{path}.tmp"
-    _faiss().write_index(index, temporary)
-    os.replace(temporary, path)
+    """Write a faiss index."""
+    with whole_file(path) as temporary:
+        _faiss().write_index(index, str(temporary))
 
 
 def read_index(path, n_items, width):

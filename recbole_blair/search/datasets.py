@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import whole_file
 from recbole_blair.schema import HF_DATASET
 from recbole_blair.search import esci, readers, tasks
 
@@ -112,8 +113,8 @@ def _fetch_esci_examples(folder, revision):
     table = pd.concat(tables, ignore_index=True)
     table["split"] = "test"
     target = folder / esci.EXAMPLES_FILE
-    table[list(esci.EXAMPLE_COLUMNS)].to_parquet(f"{target}.tmp")
-    Path(f"{target}.tmp").rename(target)
+    with whole_file(target) as temporary:
+        table[list(esci.EXAMPLE_COLUMNS)].to_parquet(temporary)
 
 
 def fetch(repo, filename, folder, revision=None):

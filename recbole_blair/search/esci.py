@@ -3,10 +3,9 @@
 Sources: arXiv:2206.06588 (the files and labels); arXiv:2403.03952 section 4.3 (the filters).
 """
 
-import os
-from pathlib import Path
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import whole_file
 from recbole_blair.schema import ITEM_ID, UNKNOWN_DOMAIN
 from recbole_blair.search.readers import Pool, Queries, read_table
 from recbole_blair.search.tasks import LABELS
@@ -106,12 +105,9 @@ def pool_of_products(path, locale="us"):
 
 
 def write_queries(queries, path):
-    """Write a query file in the published columns (qid, query, item_id), then rename it into place."""
+    """Write a query file in the published columns (qid, query, item_id)."""
     import pandas as pd
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = f"{path}.tmp"
     columns = {"qid": queries.qids, "query": queries.texts, ITEM_ID: queries.item_ids}
-    pd.DataFrame(columns).to_csv(temporary, index=False, lineterminator="\n")
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        pd.DataFrame(columns).to_csv(temporary, index=False, lineterminator="\n")

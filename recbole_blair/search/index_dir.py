@@ -6,12 +6,12 @@ The folder is a build in the sense of the feature files: `<folder>/<folder>.item
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import whole_folder, write_json, write_text
 from recbole_blair.schema import ITEM_ID, TFIDF_SVD
 from recbole_blair.search.readers import hash_strings
 
@@ -57,7 +57,7 @@ class IndexDir:
         if not (self.path / POOL_FILE).is_file():
             self.path.mkdir(parents=True, exist_ok=True)
             about = {"pool_hash": self.hash, "items": len(self.pool), "pool": Path(self.pool.path).name}
-            write_text(self.path / POOL_FILE, json.dumps(about, indent=1) + "\n")
+            write_json(self.path / POOL_FILE, about, ensure_ascii=True)
         return self.path
 
     def item_vectors(self, encoder, plm, options, progress=True):
@@ -73,7 +73,7 @@ class IndexDir:
         folder = self.open()
         item_file = folder / f"{folder.name}.item"
         if not item_file.is_file():
-            write_text(item_file, self._item_lines())
+            write_text(item_file, self._item_lines(), errors="surrogatepass")
         encode_build(folder, plm, progress=progress, **options)
         return load_features(folder, encoder.name)[0]
 
@@ -115,17 +115,13 @@ class IndexDir:
 
 
 def save_bm25(index, folder):
-    """Write a BM25 index as plain arrays and JSON, in a temporary folder that is renamed when whole."""
-    temporary = Path(f"{folder}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for name in ("data", "indices", "indptr"):
-        np.save(temporary / f"{name}.npy", getattr(index, name), allow_pickle=False)
-    (temporary / "vocab.json").write_text(json.dumps(list(index.vocab), ensure_ascii=False), encoding="utf-8")
-    about = {"settings": index.settings, "items": index.n_items}
-    (temporary / "index.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    """Write a BM25 index as plain arrays and JSON."""
+    with whole_folder(folder) as temporary:
+        for name in ("data", "indices", "indptr"):
+            np.save(temporary / f"{name}.npy", getattr(index, name), allow_pickle=False)
+        (temporary / "vocab.json").write_text(json.dumps(list(index.vocab), ensure_ascii=False), encoding="utf-8")
+        about = {"settings": index.settings, "items": index.n_items}
+        (temporary / "index.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def load_bm25(index, folder, n_items):
@@ -146,13 +142,3 @@ def load_bm25(index, folder, n_items):
         raise InputError(f"{folder} is the BM25 index of another pool or other settings; delete it")
     index.n_items = n_items
     return index
-
-
-def write_text(path, text):
-    """Write a file under a temporary name, then rename."""
-    temporary = Path(f"{path}.tmp")
-    with open(temporary, "w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

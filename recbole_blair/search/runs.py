@@ -1,13 +1,12 @@
 """A run on disk: TREC run and qrels files that any tool can score, the same as Parquet, and metrics.json."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
 from recbole_blair.errors import InputError
-from recbole_blair.search.index_dir import write_text
+from recbole_blair.files.write import whole_file, write_json, write_text
 from recbole_blair.search.topk import NOTHING
 
 RUN_FILE, QRELS_FILE = "run.trec", "qrels.trec"
@@ -43,13 +42,18 @@ def write_run(folder, task, pool, positions, scores, values, metrics):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / METRICS_FILE).unlink(missing_ok=True)
     tag = "_".join(str(metrics["retriever"]).split()) or "run"
-    write_text(folder / RUN_FILE, "".join(_run_lines(task, pool, positions, separate_ties(scores), tag)))
-    write_text(folder / QRELS_FILE, "".join(_qrels_lines(task, pool)))
+    _write_lines(folder / RUN_FILE, _run_lines(task, pool, positions, separate_ties(scores), tag))
+    _write_lines(folder / QRELS_FILE, _qrels_lines(task, pool))
     if task.missing:
-        write_text(folder / MISSING_FILE, "id\titem_id\n" + "".join(f"{q}\t{i}\n" for q, i in task.missing))
+        _write_lines(folder / MISSING_FILE, ["id\titem_id\n", *(f"{q}\t{i}\n" for q, i in task.missing)])
     _write_parquet(folder / PER_QUERY_FILE, _per_query(task, pool, positions, values))
     _write_parquet(folder / RANKED_FILE, _ranked(task, pool, positions, scores))
-    write_text(folder / METRICS_FILE, json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / METRICS_FILE, metrics)
+
+
+def _write_lines(path, lines):
+    """Write lines of ids, which may hold lone surrogates when the pool does."""
+    write_text(path, "".join(lines), errors="surrogatepass")
 
 
 def _run_lines(task, pool, positions, scores, tag):
@@ -99,13 +103,13 @@ def _ranked(task, pool, positions, scores):
 
 
 def _write_parquet(path, columns):
-    """Write columns as Parquet under a temporary name, then rename."""
+    """Write columns as Parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    temporary = f"{path}.tmp"
-    pq.write_table(pa.table({k: pa.array(v) for k, v in columns.items()}), temporary, compression="zstd")
-    os.replace(temporary, path)
+    table = pa.table({k: pa.array(v) for k, v in columns.items()})
+    with whole_file(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def load_metrics(folder):

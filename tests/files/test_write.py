@@ -27,11 +27,13 @@ def test_what_is_written(tmp_path):
     write_json(tmp_path / "j1", {"é": [1]})
     write_json(tmp_path / "j2", {"é": 1.5, "p": tmp_path / "x"}, indent=None, ensure_ascii=True, default=str)
     write_text(tmp_path / "lone", "\ud800", errors="surrogatepass")
+    write_json(tmp_path / "j3", "\ud800")
     assert (tmp_path / "a" / "text").read_bytes() == "é\r\nx\n".encode()
     assert (tmp_path / "bytes").read_bytes() == b"\0\1"
     assert (tmp_path / "j1").read_text(encoding="utf-8") == '{\n "é": [\n  1\n ]\n}\n'
+    assert json.loads((tmp_path / "j3").read_bytes()) == "\ud800"
     assert (tmp_path / "j2").read_text() == json.dumps({"é": 1.5, "p": str(tmp_path / "x")}) + "\n"
-    assert names(tmp_path) == ["a", "bytes", "j1", "j2", "lone", "text"]
+    assert names(tmp_path) == ["a", "bytes", "j1", "j2", "j3", "lone", "text"]
 
 
 def test_mode_follows_the_umask(tmp_path):

@@ -5,14 +5,13 @@ is given up and the next review takes its place. So the set is the first `n` rev
 calls finish in.
 """
 
-import json
-import os
 import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import whole_file, write_json
 from recbole_blair.search.c4.checks import LANGUAGES, check_reply, clean_reply
 from recbole_blair.search.c4.journal import Journal
 from recbole_blair.search.c4.llm import Backoff, Budget, BudgetSpent, Rewriter, ServerDown, estimate_tokens
@@ -111,7 +110,8 @@ def build_requests(
         rows = work.accepted()[:n]
         _write_csv(output_dir / QUERY_FILE, rows)
         report = work.report() | {"requests": len(rows), "calls": budget.calls, "tokens": budget.tokens, **about}
-        _write_json(output_dir / REPORT_FILE, report)
+        written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        write_json(output_dir / REPORT_FILE, report | {"written": written})
     return report
 
 
@@ -247,16 +247,9 @@ class _Work:
 
 
 def _write_csv(path, rows):
-    """Write the test set in the published columns, then rename it into place."""
+    """Write the test set in the published columns."""
     import pandas as pd
 
     table = [(i, request, r.item_id, r.user_id, int(r.rating), r.text) for i, (r, request) in enumerate(rows)]
-    pd.DataFrame(table, columns=list(COLUMNS)).to_csv(f"{path}.tmp", index=False, lineterminator="\n")
-    os.replace(f"{path}.tmp", path)
-
-
-def _write_json(path, content):
-    """Write JSON under a temporary name, then rename."""
-    content = content | {"written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    Path(f"{path}.tmp").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(f"{path}.tmp", path)
+    with whole_file(path) as temporary:
+        pd.DataFrame(table, columns=list(COLUMNS)).to_csv(temporary, index=False, lineterminator="\n")
