@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 
 from dataset_tools.builds.build_stats import (
@@ -16,6 +14,7 @@ from dataset_tools.builds.build_stats import (
 )
 from dataset_tools.raw.domains import PUBLISHED, is_sample, parse_sample_name, raw_root, resolve_domain
 from recbole_blair.errors import InputError, nearest
+from recbole_blair.files.write import put_in_place, work_folder
 from recbole_blair.schema import MAX_HISTORY, PROTOCOLS, SAMPLE, TEST_START_MS, VALID_START_MS
 
 CATALOGUES = ("interactions", "all")
@@ -283,18 +282,13 @@ def make_build(folder, fill):
         folder (Path): of the build; its parent exists.
         fill (callable): writes the data files into the folder it is given, returns the content of stats.json.
     """
-    temporary = folder.parent / f".{folder.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
-    temporary.mkdir()
-    try:
+    with work_folder(folder) as temporary:
         stats = fill(temporary)
         folder.mkdir(exist_ok=True)
         stats_path(folder).unlink(missing_ok=True)  # from here until it is written again the build is not whole
         for name in build_file_names(folder.name):
-            os.replace(temporary / name, folder / name)
+            put_in_place(temporary / name, folder / name)
         write_stats(folder, stats)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _convert_into(temporary, build, settings, review_path, meta_path, memory_limit, threads, progress):

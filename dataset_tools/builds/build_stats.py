@@ -1,10 +1,10 @@
 """`<build>.stats.json`: what a build is made from and what it holds; written last, so its presence means whole."""
 
 import json
-import os
 from pathlib import Path
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import write_json
 from recbole_blair.schema import ITEM_SUFFIX, SPLITS, STATS_SUFFIX
 
 FORMAT = 1  # raised when the files' layout or the cleaning changes: older builds are then refused
@@ -40,15 +40,8 @@ def load_stats(folder):
 
 
 def write_stats(folder, stats):
-    """Write the statistics to a temporary name, flush them to disk and rename."""
-    path = stats_path(folder)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(stats, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write the statistics of a build."""
+    write_json(stats_path(folder), stats)
 
 
 def check_settings(folder, stats, settings):

@@ -12,7 +12,6 @@ import csv
 import gzip
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -25,6 +24,7 @@ from dataset_tools.raw.domains import PUBLISHED, find_raw_file, raw_root, resolv
 from dataset_tools.raw.raw_files import describe_line, json_lines, line_number_of, reading
 from dataset_tools.storage.duckdb_session import Duck
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import whole_file, write_json, write_text
 from recbole_blair.schema import ITEM_ID
 from recbole_blair.text.item_text import item_text
 
@@ -90,7 +90,7 @@ def build_pool(
         "pairs_with_fewer_candidates": small,
     }
     _join_parts(work, list(counts), output)
-    _write_json(Path(f"{output}.json"), report)
+    write_json(Path(f"{output}.json"), report)
     shutil.rmtree(work)
     return report
 
@@ -205,9 +205,8 @@ def _read_ids(work, name, path, memory_limit, progress):
     batches = [np.array(b["parent_asin"], dtype=bytes) for b in _read_meta(path, [], memory_limit, progress)]
     ids = np.concatenate(batches)
     ids = ids[np.sort(np.unique(ids, return_index=True)[1])]
-    with open(f"{part}.tmp", "wb") as file:
+    with whole_file(part) as temporary, open(temporary, "wb") as file:
         np.save(file, ids, allow_pickle=False)
-    os.replace(f"{part}.tmp", part)
     return ids
 
 
@@ -218,7 +217,11 @@ def _write_part(work, name, path, chosen, memory_limit, progress):
         return int(count.read_text())
     left = {raw.decode() for raw in chosen}
     n = len(left)
-    with open(f"{part}.tmp", "wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as file:
+    with (
+        whole_file(part) as temporary,
+        open(temporary, "wb") as raw,
+        gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as file,
+    ):
         for batch in _read_meta(path, ["title", "description"], memory_limit, progress):
             for item_id, title, description in zip(batch["parent_asin"], batch["title"], batch["description"]):
                 if item_id not in left:
@@ -227,8 +230,7 @@ def _write_part(work, name, path, chosen, memory_limit, progress):
                 meta = {"title": _parse(title), "description": _parse(description)}
                 row = {ITEM_ID: item_id, "category": name, "metadata": item_text(meta, recipe="search")}
                 file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
-    count.write_text(str(n))
-    os.replace(f"{part}.tmp", part)
+    write_text(count, str(n))
     return n
 
 
@@ -270,21 +272,12 @@ def _read_meta(path, fields, memory_limit, progress):
 
 
 def _join_parts(work, names, output):
-    """Join the parts (gzip members follow one another) into the pool, then rename it into place."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = f"{output}.tmp"
-    with open(temporary, "wb") as target:
+    """Join the parts (gzip members follow one another) into the pool."""
+    with whole_file(output) as temporary, open(temporary, "wb") as target:
         for name in names:
             part = work / f"part-{name}.gz"
             with open(part, "rb") if output.suffix == ".gz" else gzip.open(part) as source:
                 shutil.copyfileobj(source, target, 1 << 20)
-    os.replace(temporary, output)
-
-
-def _write_json(path, content):
-    """Write JSON under a temporary name, then rename."""
-    Path(f"{path}.tmp").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(f"{path}.tmp", path)
 
 
 def read_item_ids(path):

@@ -7,9 +7,7 @@ spills to disk.
 """
 
 import json
-import os
 import random
-import shutil
 from pathlib import Path
 
 from dataset_tools.pretraining.review_pairs import raw_paths, write_json
@@ -17,6 +15,7 @@ from dataset_tools.raw.domains import resolve_datasets
 from dataset_tools.raw.raw_files import json_lines, reading
 from dataset_tools.storage.duckdb_session import Duck, quote
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import whole_file, work_folder
 from recbole_blair.schema import MATCHED_REVIEWS, TEST_START_MS, VALID_START_MS
 
 REPORT = "contamination.json"
@@ -56,24 +55,16 @@ def report_contamination(
     shards = sorted(folder.glob("*.parquet"))
     if not shards:
         raise InputError(f"{folder} holds no Parquet shards of pairs; make them with --prepare_only first")
-    work = folder / ".contamination.tmp"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    try:
-        with Duck(work, memory_limit, progress=progress) as duck:
-            load_pairs(duck, shards)
-            duck.run(
-                "CREATE TABLE evaluation (split VARCHAR, user_id VARCHAR, item_id VARCHAR, ts BIGINT, text VARCHAR)"
-            )
-            for name in resolve_datasets(spec, raw_dir):
-                load_evaluation(duck, raw_paths(raw_dir, name, progress)[0], valid_start_ms, test_start_ms)
-            find_matches(duck)
-            report = {split: count_split(duck, split) for split in ("valid", "test")}
-            report["pairs"] = duck.value("SELECT count(*) FROM pair")
-            report["pairs_near_evaluation_text"] = write_matched(duck, folder / MATCHED_REVIEWS)
-            report["evaluation_items"] = write_items(duck, folder / EVALUATION_ITEMS)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with work_folder(folder / "contamination") as work, Duck(work, memory_limit, progress=progress) as duck:
+        load_pairs(duck, shards)
+        duck.run("CREATE TABLE evaluation (split VARCHAR, user_id VARCHAR, item_id VARCHAR, ts BIGINT, text VARCHAR)")
+        for name in resolve_datasets(spec, raw_dir):
+            load_evaluation(duck, raw_paths(raw_dir, name, progress)[0], valid_start_ms, test_start_ms)
+        find_matches(duck)
+        report = {split: count_split(duck, split) for split in ("valid", "test")}
+        report["pairs"] = duck.value("SELECT count(*) FROM pair")
+        report["pairs_near_evaluation_text"] = write_matched(duck, folder / MATCHED_REVIEWS)
+        report["evaluation_items"] = write_items(duck, folder / EVALUATION_ITEMS)
     report |= {"domains": spec, "min_jaccard": MIN_JACCARD, "instants": [valid_start_ms, test_start_ms]}
     write_json(folder / REPORT, report)
     return report
@@ -193,11 +184,6 @@ def write_items(duck, path):
 
 
 def write_lines(path, lines):
-    """Write lines under a temporary name and rename the file when whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(lines)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write lines of text."""
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(lines)

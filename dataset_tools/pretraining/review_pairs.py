@@ -9,8 +9,6 @@ Source: arXiv:2403.03952, section 3.3 and the released code (both sides longer t
 
 import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 
 from dataset_tools.conversion import cleaning_rules
@@ -19,6 +17,7 @@ from dataset_tools.raw.fetch import find_raw
 from dataset_tools.raw.raw_files import broken_lines, check_broken, json_lines, reading
 from dataset_tools.storage.duckdb_session import Duck, quote
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import put_in_place, work_folder, write_json
 from recbole_blair.schema import VALID_START_MS
 from recbole_blair.text.item_text import clean_text, item_text
 
@@ -160,12 +159,10 @@ def raw_paths(raw_dir, name, progress):
 
 def make_domain(folder, name, paths, settings, excluded, memory_limit, progress):
     """Write one domain's shards, then its report, which makes them count."""
-    work = folder / f".{name}.tmp"
-    shutil.rmtree(work, ignore_errors=True)
-    (work / "duck").mkdir(parents=True)
     for stale in folder.glob(f"{name}-*.parquet"):
         stale.unlink()
-    try:
+    with work_folder(folder / name) as work:
+        (work / "duck").mkdir()
         with Duck(work / "duck", memory_limit, progress=progress) as duck:
             load_excluded(duck, excluded, settings["seed"])
             counts = load_sampled_reviews(duck, paths[0], settings)
@@ -174,12 +171,10 @@ def make_domain(folder, name, paths, settings, excluded, memory_limit, progress)
             counts["repeated_review"] = duck.value("SELECT count(*) - count(DISTINCT key) FROM review WHERE rule = 0")
             shards = write_shards(duck, work, name, settings["min_chars"], counts, progress)
         for shard in shards:
-            os.replace(work / shard["file"], folder / shard["file"])
+            put_in_place(work / shard["file"], folder / shard["file"])
         report = {"domain": name, "settings": settings, "counts": counts, "shards": shards}
         report["pairs"] = sum(shard["pairs"] for shard in shards)
         write_json(folder / f"{name}.json", report)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def load_excluded(duck, excluded, seed):
@@ -346,13 +341,3 @@ def write_manifest(folder, settings):
             f"no pairs left: {json.dumps(domains)}; raise --sample_share, lower --min_chars, or add domains"
         )
     write_json(folder / MANIFEST, {"pairs": pairs, "sha256": digest, "settings": settings, "domains": domains})
-
-
-def write_json(path, value):
-    """Write JSON under a temporary name and rename it when whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

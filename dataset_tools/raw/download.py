@@ -15,6 +15,7 @@ import shutil
 
 from dataset_tools.raw.domains import find_raw_file, raw_relative, raw_root
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import put_in_place, write_json
 from recbole_blair.schema import HF_DATASET
 
 ATTEMPTS = 5  # in a row without a new byte
@@ -108,8 +109,8 @@ def _download_locked(path, filename, revision, progress):
     _patiently(lambda: _fetch(url, partial, remote.size, progress), lambda: _size(partial))
     _verify(partial, remote, url)
     note = {"repository": HF_DATASET, "revision": revision, "commit": remote.commit_hash or "", "etag": remote.etag}
-    source_path(path).write_text(json.dumps(note) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(source_path(path), note, indent=None, ensure_ascii=True)
+    put_in_place(partial, path)
 
 
 def _fetch(url, partial, size, progress):

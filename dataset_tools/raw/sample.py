@@ -11,7 +11,6 @@ version draws other distributions.
 import gzip
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ import numpy as np
 from dataset_tools.raw import sample_text
 from dataset_tools.raw.domains import raw_relative
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import whole_file
 from recbole_blair.schema import TEST_START_MS, VALID_START_MS
 
 DEFAULT_USERS, DEFAULT_ITEMS = 2_000, 1_500
@@ -247,10 +247,8 @@ def _is_this_version(meta):
 
 
 def _write_lines(path, lines):
-    """Write text to a temporary name beside `path`, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb", buffering=1 << 20) as raw:
+    """Write text, compressed when the name ends in .gz."""
+    with whole_file(path) as temporary, open(temporary, "wb", buffering=1 << 20) as raw:
         if path.suffix == ".gz":
             with gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as file:
                 for text in lines:
@@ -258,6 +256,3 @@ def _write_lines(path, lines):
         else:
             for text in lines:
                 raw.write(text.encode())
-        raw.flush()
-        os.fsync(raw.fileno())
-    os.replace(temporary, path)

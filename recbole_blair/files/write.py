@@ -119,6 +119,18 @@ def whole_folder(path: Path | str, sync: bool = True) -> Iterator[Path]:
                 sync_to_disk(path.parent)
 
 
+@contextlib.contextmanager
+def work_folder(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, for the parts of it that are moved to their places one by one.
+
+    Raises:
+        WriteError: something in it cannot be written. The folder is removed, however the block ends.
+    """
+    path = Path(path)
+    with explained(path), _temporary(path, os.mkdir) as place, explained(path):
+        yield place
+
+
 def write_bytes(path: Path | str, data: bytes) -> None:
     """Write a file of bytes, whole or not at all."""
     with whole_file(path) as temporary:

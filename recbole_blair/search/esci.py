@@ -3,7 +3,6 @@
 Sources: arXiv:2206.06588 (the files and labels); arXiv:2403.03952 section 4.3 (the filters).
 """
 
-
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import whole_file
 from recbole_blair.schema import ITEM_ID, UNKNOWN_DOMAIN
