@@ -1,13 +1,12 @@
 """Item and user vectors as files other systems read: Parquet, float32 .npy, and on request a faiss index."""
 
 import contextlib
-import json
 from pathlib import Path
 
 import numpy as np
 
 from recbole_blair.errors import InputError
-from recbole_blair.recommend.output import target
+from recbole_blair.files.write import whole_file, write_json
 from recbole_blair.schema import ITEM_ID, USER_ID
 
 CHUNK_ROWS = 65536  # item vectors written at a time
@@ -56,8 +55,7 @@ def export_vectors(recommender, output_dir, users=None, faiss=False, request_tim
         model=recommender.run.info.name, dataset=recommender.dataset.name, run=recommender.run.folder.name,
         encoder=recommender.run.encoder, recbole_blair=VERSION, request_time=request_time,
     )  # fmt: skip
-    with target(folder / MANIFEST) as path:
-        path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / MANIFEST, about, ensure_ascii=True)
     return about
 
 
@@ -88,22 +86,23 @@ def write_vectors(stem, columns, chunks):
     total = len(next(iter(columns.values())))
     fields = [(name, pa.string()) for name in columns]
     schema = pa.schema([*fields, ("vector", pa.list_(pa.float32()))])
-    done, width, array = 0, 0, None
+    done, width = 0, 0
     with contextlib.ExitStack() as stack:
-        parquet, npy = (stack.enter_context(target(f"{stem}{ending}")) for ending in (".parquet", ".npy"))
+        parquet, npy = (stack.enter_context(whole_file(f"{stem}{ending}")) for ending in (".parquet", ".npy"))
         writer = stack.enter_context(pq.ParquetWriter(parquet, schema))
+        array = stack.enter_context(open(npy, "wb"))
         for vectors in chunks:
-            if array is None:
+            if not width:
                 width = vectors.shape[1]
-                array = np.lib.format.open_memmap(npy, "w+", np.float32, (total, width))
+                header = {"descr": "<f4", "fortran_order": False, "shape": (total, width)}
+                np.lib.format.write_array_header_1_0(array, header)
             rows = slice(done, done + len(vectors))
             offsets = pa.array(np.arange(0, vectors.size + 1, width), pa.int32())
             lists = pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel()))
             strings = [pa.array(values[rows], pa.string()) for values in columns.values()]
             writer.write_table(pa.Table.from_arrays([*strings, lists], schema=schema))
-            array[rows] = vectors
+            array.write(np.ascontiguousarray(vectors, "<f4"))
             done = rows.stop
-        array.flush()
     return done, width
 
 
@@ -127,5 +126,5 @@ def write_index(index, path):
     """Write a faiss index."""
     import faiss
 
-    with target(path) as temporary:
+    with whole_file(path) as temporary:
         faiss.write_index(index, str(temporary))

@@ -2,13 +2,13 @@
 
 import contextlib
 import json
-import os
 import shutil
 import sys
 import textwrap
 from pathlib import Path
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import whole_file
 from recbole_blair.schema import ITEM_ID, USER_ID
 
 FORMATS = ("table", "jsonl", "csv", "parquet")
@@ -40,26 +40,10 @@ def write_recommendations(frames, name, output=None):
     Returns:
         int: rows written.
     """
-    with target(output) as path:
-        return WRITERS[name](frames, path)
-
-
-@contextlib.contextmanager
-def target(output):
-    """Give a temporary path beside `output` and rename it when all went well; None for standard output."""
     if output is None:
-        yield None
-        return
-    output = Path(output)
-    if output.is_dir():
-        raise InputError(f"output={output} is a folder; give a file")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return WRITERS[name](frames, None)
+    with whole_file(output) as path:
+        return WRITERS[name](frames, path)
 
 
 def text_file(path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.paths import PACKAGE_DIR
+from recbole_blair.files.write import write_text
 
 MODEL = '''"""{name}: a recommender over frozen item text."""
 
@@ -100,12 +101,13 @@ def write_model(name, folder=None):
         base = Path(folder or ".")
         files = {base / f"{lower}.py": MODEL, base / f"{name}.yaml": KEYS, base / f"test_{lower}.py": TEST}
         test, plugin = f"pytest {base / f'test_{lower}.py'}", f" --plugin={base / f'{lower}.py'}"
-    there = next((path for path in files if path.exists()), None)
-    if there is not None:
-        raise InputError(f"{there} is there already; choose another name or --dir, or delete it")
-    for path, template in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(template.format(name=name, lower=lower), encoding="utf-8")
+    texts = {path: template.format(name=name, lower=lower) for path, template in files.items()}
+    there = [path for path in files if path.exists()]
+    others = [path for path in there if not path.is_file() or path.read_bytes() != texts[path].encode()]
+    if others or len(there) == len(files):  # else they are ours, of a command that was killed or met a full disk
+        raise InputError(f"{(others or there)[0]} is there already; choose another name or --dir, or delete it")
+    for path in files:
+        write_text(path, texts[path])
     written = [f"wrote {path.relative_to(root) if path.is_relative_to(root) else path}" for path in files]
     return [
         *written,

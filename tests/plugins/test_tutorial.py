@@ -95,6 +95,14 @@ def test_new_model_refuses_what_would_clash(argv, tmp_path, monkeypatch, capsys)
     assert not (tmp_path / "there/myrec.py").exists()
 
 
+def test_new_model_goes_on_where_a_full_disk_stopped_it(tmp_path, capsys):
+    argv = ["new-model", "MyRec", f"--dir={tmp_path}"]
+    assert main(argv) == 0
+    (tmp_path / "test_myrec.py").unlink()
+    assert main(argv) == 0 and (tmp_path / "test_myrec.py").is_file()
+    assert main(argv) == 2 and "myrec.py is there already" in capsys.readouterr().err
+
+
 def write_package(folder):
     """Write the package of the tutorial, its model the one that new-model writes."""
     names = blocks("text")[0].split()
