@@ -1,12 +1,17 @@
 """`recbole-blair compare`: one text against others, by the cosine of their vectors."""
 
-from recbole_blair.schema import DEFAULT_PLM
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from recbole_blair.errors import InputError
+from recbole_blair.schema import DEFAULT_PLM, TFIDF_SVD
 
 SUMMARY = "compare a query with item texts by an encoder's cosine"
 EXAMPLE = 'recbole-blair compare "a quiet keyboard for the office" "Membrane keyboard, silent keys" "Gaming mouse"'
 
 
-def configure(parser):
+def configure(parser: ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("query", help="the text that is looked for")
     parser.add_argument("items", nargs="+", metavar="item", help="texts it is compared with")
@@ -19,22 +24,20 @@ def configure(parser):
     parser.add_argument("--cache_dir", default=None, help="where hub downloads are kept; empty: the hub's cache")
 
 
-def run(args):
+def run(args: Namespace) -> int:
     """Print each item's cosine with the query, in the order given."""
     for item, score in zip(args.items, compare(args)):
         print(f"{score:8.4f}  {item}")
     return 0
 
 
-def compare(args):
+def compare(args: Namespace) -> list[float]:
     """Return the cosines.
 
     Raises:
         InputError: an empty text, or an encoder that compares only texts it was fitted on.
     """
-    from recbole_blair.errors import InputError
-    from recbole_blair.schema import TFIDF_SVD
-    from recbole_blair.text.encoders import load_encoder
+    from recbole_blair.text.encoders import load_encoder  # heavy: loads NumPy
 
     texts = [args.query, *args.items]
     empty = [number for number, text in enumerate(texts) if not text.strip()]

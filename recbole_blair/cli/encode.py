@@ -1,6 +1,13 @@
 """`recbole-blair encode`: item texts of a build -> its feature file."""
 
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
 from recbole_blair.cli.options import add_ray_options, ray_options
+from recbole_blair.errors import InputError
 from recbole_blair.schema import DEFAULT_PLM, PROTOCOLS, TFIDF_SVD
 
 SUMMARY = "encode a build's item texts into its feature file; goes on where it was interrupted"
@@ -11,7 +18,7 @@ EXAMPLE = (
 CLUSTER_ONLY = ("workers", "cpus_per_worker", "shards")
 
 
-def configure(parser):
+def configure(parser: ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--dataset", default=None, help="name of a prepared dataset: Video_Games, Games, sample …")
     parser.add_argument("--data_path", default="dataset", help="folder that holds the builds")
@@ -33,17 +40,19 @@ def configure(parser):
     parser.add_argument(
         "--plm_send_dimensions", type=parse_boolean, default=True, help="False: the server takes no such parameter"
     )
-    parser.add_argument("--batch_tokens", type=int, default=None, help="token budget of a batch; empty: by device")
+    parser.add_argument("--batch_tokens", type=int, default=None, help="tokens per batch; empty: by device")
     parser.add_argument("--cache_dir", default=None, help="where hub downloads are kept; empty: the hub's cache")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--force", action="store_true", help="replace a whole feature file too")
     add_ray_options(parser)
-    parser.add_argument("--workers", type=int, default=None, help="ray: processes; empty: one a GPU, or for some CPUs")
+    parser.add_argument(
+        "--workers", type=int, default=None, help="ray: processes; empty: one per GPU, or for some CPUs"
+    )
     parser.add_argument("--cpus_per_worker", type=int, default=None, help="ray: empty: 4 at most, or 1 beside a GPU")
-    parser.add_argument("--shards", type=int, default=None, help="ray: parts of the work; empty: at most 32 a worker")
+    parser.add_argument("--shards", type=int, default=None, help="ray: parts of the work; empty: at most 32 per worker")
 
 
-def run(args):
+def run(args: Namespace) -> int:
     """Encode, and print the path of the feature file."""
     options = {
         "device": args.device,
@@ -59,10 +68,11 @@ def run(args):
     }
     folder, ray = _build_folder(args), ray_options(args.engine, vars(args), CLUSTER_ONLY)
     if ray is None:
-        from recbole_blair.text.encode import encode_build
+        from recbole_blair.text.encode import encode_build  # heavy: loads NumPy
 
         path = encode_build(folder, args.plm, **options)
     else:
+        # heavy: loads NumPy
         from recbole_blair.cluster.encode import encode_build_over_cluster
 
         parts = {"workers": args.workers, "cpus": args.cpus_per_worker, "shards": args.shards}
@@ -71,7 +81,7 @@ def run(args):
     return 0
 
 
-def api_options(args):
+def api_options(args: Namespace) -> dict[str, Any]:
     """Return what an API's model is asked for; empty for any other encoder."""
     given = {"dimensions": args.plm_dimensions, "base_url": args.plm_base_url}
     if str(args.plm).startswith("openai:"):
@@ -79,7 +89,7 @@ def api_options(args):
     return {key: value for key, value in given.items() if value is not None}
 
 
-def parse_boolean(text):
+def parse_boolean(text: str) -> bool:
     """Read true or false."""
     values = {"true": True, "1": True, "false": False, "0": False}
     if text.lower() not in values:
@@ -87,12 +97,9 @@ def parse_boolean(text):
     return values[text.lower()]
 
 
-def _build_folder(args):
+def _build_folder(args: Namespace) -> Path:
     """Return the build's folder, from --build or from --data_path, --dataset and --protocol."""
-    from pathlib import Path
-
-    from dataset_tools.prepare import build_name
-    from recbole_blair.errors import InputError
+    from dataset_tools.prepare import build_name  # heavy: loads DuckDB
 
     if (args.build is None) == (args.dataset is None):
         raise InputError("give either --dataset=NAME or --build=FOLDER; example: " + EXAMPLE)

@@ -10,8 +10,10 @@ from recbole_blair.errors import InputError
 from recbole_blair.parallel.distributed import rank
 from recbole_blair.pretrain.model import PairEncoder, TokenHead
 from recbole_blair.pretrain.step import Vocabulary
-from recbole_blair.text.encoders import resolve_plm, weight_files
+from recbole_blair.text.encoders import resolve_plm
+from recbole_blair.text.hub import fetch_snapshot
 from recbole_blair.text.pooling import POOLINGS, folder_pooling
+from recbole_blair.text.weights import weight_files
 
 HEADS_FILE = "pretraining/heads.safetensors"  # beside the exported encoder: what its objective trained besides it
 SENTINEL = "<extra_id_{}>"  # T5's span markers
@@ -33,8 +35,6 @@ def encoder_folder(plm, revision=None):
         weight_files(value)
         return value
     if kind == "hub":
-        from recbole_blair.text.transformer import fetch_snapshot
-
         return fetch_snapshot(value, revision, None)
     raise InputError(f"--plm={plm} has no weights to train; give a hub id or the folder of a transformer encoder")
 

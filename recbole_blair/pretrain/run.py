@@ -35,7 +35,7 @@ from recbole_blair.pretrain.trainer import (
     training_arguments,
     write_json,
 )
-from recbole_blair.text.encoders import weights_hash
+from recbole_blair.text.weights import weights_hash
 
 STATE_DIR, CONFIG, METRICS, BEFORE, START = (
     "pretraining",

@@ -137,7 +137,8 @@ def load_same_encoder(run, header, plm):
         InputError: it has gone, or its weights are others.
     """
     from recbole_blair.data.build import api_options
-    from recbole_blair.text.encoders import encoder_name, load_encoder, resolve_plm, weights_hash
+    from recbole_blair.text.encoders import encoder_name, load_encoder, resolve_plm
+    from recbole_blair.text.weights import weights_hash
 
     config = run.config.replace(plm=str(plm))
     fix = f"give the folder of {run.encoder} by --plm=FOLDER"

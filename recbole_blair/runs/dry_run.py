@@ -69,10 +69,11 @@ def plan_features(config, build_dir):
 
 def plan_api_features(config, path, items):
     """The line for features from an API: its texts are counted, and their price said, before the first request."""
-    from recbole_blair.text.api_tokens import cost_text, find_model
+    from recbole_blair.text.api_models import find_api_model
+    from recbole_blair.text.api_tokens import cost_text
 
     tokens = items * min(TOKENS_PER_TEXT, config["plm_max_length"])
-    price = cost_text(tokens, find_model(config["plm"].removeprefix("openai:")).usd_per_million_tokens)
+    price = cost_text(tokens, find_api_model(config["plm"].removeprefix("openai:")).usd_per_million_tokens)
     return (
         f"features   {path}: to be made with {config['plm']}: {items:,} texts, roughly {tokens:,} tokens, {price} at "
         "api.openai.com; the texts are counted before the first request"

@@ -1,12 +1,19 @@
 """Talking to an OpenAI-compatible server: back-off, what a failure means, addresses; nothing here knows a key."""
 
+from __future__ import annotations
+
 import email.utils
 import random
 import threading
 import time
+from types import ModuleType
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from recbole_blair.errors import InputError
+
+if TYPE_CHECKING:
+    from openai import APIStatusError
 
 API_KEY_ENV = "OPENAI_API_KEY"
 BASE_URL_ENV = "OPENAI_BASE_URL"
@@ -17,7 +24,7 @@ LONGEST_WAIT_S = 600.0  # a server that asks for more is down, as far as this ru
 class RowError(InputError):
     """A text that cannot be embedded: `row` is its position among the texts."""
 
-    def __init__(self, row, message):
+    def __init__(self, row: int, message: str) -> None:
         super().__init__(message)
         self.row = row
 
@@ -34,23 +41,23 @@ class Backoff:
     """Waiting times after failures, shared by all threads: one request's 429 holds all of them back.
 
     Args:
-        base_s (float): first wait; doubled at each failure in a row, plus up to a quarter at random.
+        base_s: first wait; doubled at each failure in a row, plus up to a quarter at random.
     """
 
-    def __init__(self, base_s=1.0):
+    def __init__(self, base_s: float = 1.0) -> None:
         self.base_s, self.until, self.stop, self.mutex = base_s, 0.0, threading.Event(), threading.Lock()
 
-    def hold(self, failures, asked_s=None):
+    def hold(self, failures: int, asked_s: float | None = None) -> None:
         """Set the earliest time of the next call: at least what the server asked for."""
         wait = min(LONGEST_WAIT_S, self.base_s * 2 ** (failures - 1)) * (1 + random.random() / 4)
         with self.mutex:
             self.until = max(self.until, time.monotonic() + max(wait, asked_s or 0.0))
 
-    def wait(self):
+    def wait(self) -> None:
         """Sleep until calls are allowed.
 
         Raises:
-            Stopped
+            Stopped: another request failed for good.
         """
         while (left := self.until - time.monotonic()) > 0 and not self.stop.wait(left):
             pass
@@ -61,12 +68,12 @@ class Backoff:
 class Throttled(Exception):
     """Status 429 or 408; `response` carries the server's headers."""
 
-    def __init__(self, error):
+    def __init__(self, error: APIStatusError) -> None:
         super().__init__("timeout" if error.status_code == 408 else "throttled")
         self.response = error.response
 
 
-def check_url(url):
+def check_url(url: str) -> str:
     """Return a base URL's host and port.
 
     Raises:
@@ -82,16 +89,16 @@ def check_url(url):
     return parts.netloc
 
 
-def import_client():
+def import_client() -> ModuleType:
     """Import the client library or say how to get it."""
     try:
-        import openai
+        import openai  # heavy, an extra
     except ImportError:
         raise InputError("--plm=openai:… needs the OpenAI client: pip install 'recbole_blair[api]'") from None
     return openai
 
 
-def retry_after_s(error):
+def retry_after_s(error: Exception) -> float | None:
     """Return the seconds the server asks to wait (a number, milliseconds, or a date), or None."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
@@ -106,7 +113,7 @@ def retry_after_s(error):
         return None
 
 
-def reason_of(openai, error):
+def reason_of(openai: ModuleType, error: Exception) -> str:
     """Name a failure that may pass."""
     if isinstance(error, openai.APITimeoutError):
         return "timeout"

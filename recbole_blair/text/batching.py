@@ -1,9 +1,13 @@
-"""Chunks and batches for encoding: texts of like lengths together, a budget of tokens a batch.
+"""Chunks and batches for encoding: texts of like lengths together, a budget of tokens per batch.
 
 Texts are ordered by their characters (known at once), cut into chunks, and only inside a chunk by their
 tokens. So tokenising overlaps with the model, a chunk is a unit to write down and to resume at, and the plan
 depends on the texts and the settings alone: a resumed run forms the batches that an uninterrupted one would.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,16 +16,16 @@ BATCHES_PER_CHUNK = 16  # a chunk is about this many full batches
 BATCH_COST = 1 / 32  # what one more batch costs beside its tokens, in full batches; measured on a CPU
 
 
-def plan_chunks(texts, max_length, batch_tokens):
+def plan_chunks(texts: Sequence[str], max_length: int, batch_tokens: int) -> list[np.ndarray]:
     """Cut texts into chunks of like lengths, longest first.
 
     Args:
-        texts (list[str]): n texts.
-        max_length (int): tokens that are kept of a text.
-        batch_tokens (int): token budget of a batch.
+        texts: n texts.
+        max_length: tokens that are kept of a text.
+        batch_tokens: token budget of a batch.
 
     Returns:
-        list[ndarray]: int64 positions into `texts`; together each position once. Empty for no texts.
+        int64 positions into `texts`, one array per chunk; together each position once. Empty for no texts.
     """
     if not len(texts):
         return []
@@ -33,17 +37,17 @@ def plan_chunks(texts, max_length, batch_tokens):
     return np.split(order, starts)
 
 
-def plan_batches(lengths, batch_tokens):
+def plan_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
     """Cut a chunk into batches whose padded size (texts × longest) stays within the budget.
 
     A batch ends early where that saves more padding than one more batch costs.
 
     Args:
-        lengths (ndarray): (n,) int64 tokens of each text, at least 1.
-        batch_tokens (int): budget; a single longer text is a batch of its own.
+        lengths: (n,) int64 tokens of each text, at least 1.
+        batch_tokens: budget; a single longer text is a batch of its own.
 
     Returns:
-        list[ndarray]: positions into `lengths`, longest first, ties in their order.
+        positions into `lengths`, one array per batch, longest first, ties in their order.
     """
     order = np.argsort(-lengths, kind="stable")
     ordered, batches, start = lengths[order], [], 0
@@ -58,16 +62,16 @@ def plan_batches(lengths, batch_tokens):
     return batches
 
 
-def pad_batch(token_ids, lengths, pad_id):
+def pad_batch(token_ids: Sequence[Sequence[int]], lengths: np.ndarray, pad_id: int) -> np.ndarray:
     """Right-pad one batch.
 
     Args:
-        token_ids (list[list[int]]): B token lists.
-        lengths (ndarray): (B,) their lengths.
-        pad_id (int): what fills the rest.
+        token_ids: B token lists.
+        lengths: (B,) their lengths.
+        pad_id: what fills the rest.
 
     Returns:
-        ndarray: (B, T) int64, T = the longest.
+        (B, T) int64, T = the longest.
     """
     out = np.full((len(token_ids), int(lengths.max())), pad_id, dtype=np.int64)
     own = np.arange(out.shape[1]) < lengths[:, None]  # (B, T)

@@ -1,36 +1,44 @@
 """Encode a build's item texts into its feature file, unless it is there already."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
 
 from recbole_blair.errors import InputError
 from recbole_blair.schema import FEATURE_SUFFIX, TFIDF_SVD
 from recbole_blair.text import features
 from recbole_blair.text.api_client import RowError
-from recbole_blair.text.encoders import encoder_name, load_encoder, resolve_plm, weights_hash
+from recbole_blair.text.encoders import Encoder, encoder_name, load_encoder, resolve_plm
 from recbole_blair.text.item_text import ids_hash, text_hash
 from recbole_blair.text.partial import PartialFeatures
 from recbole_blair.text.pooling import folder_pooling
+from recbole_blair.text.weights import weights_hash
 
 FORMAT = 1  # of the header and the progress file
 
 
 def encode_build(
-    build_dir,
-    plm,
+    build_dir: Path | str,
+    plm: Path | str,
     *,
-    device="auto",
-    precision="auto",
-    revision=None,
-    pooling=None,
-    max_length=512,
-    batch_tokens=None,
-    cache_dir=None,
-    progress=True,
-    force=False,
-    load=None,
-    **api,
-):
+    device: str = "auto",
+    precision: str = "auto",
+    revision: str | None = None,
+    pooling: str | None = None,
+    max_length: int = 512,
+    batch_tokens: int | None = None,
+    cache_dir: str | None = None,
+    progress: bool = True,
+    force: bool = False,
+    load: Callable[..., Encoder] | None = None,
+    **api: Any,
+) -> Path:
     """Encode the `text` column of a build's `.item` file into `<build>.<encoder>.feature` and its header.
 
     Features are raw pooled states, not normalised. A feature file that is whole and was made from the same
@@ -38,18 +46,18 @@ def encode_build(
     one that was made from something else is refused unless `force`.
 
     Args:
-        build_dir (Path): folder of the build, `<build>.item` in it.
-        plm (str): hub id, folder, `tfidf-svd` or `openai:NAME`.
+        build_dir: folder of the build, `<build>.item` in it.
+        plm: hub id, folder, `tfidf-svd` or `openai:NAME`.
         device, precision, revision, pooling, max_length, cache_dir: see `encoders.load_encoder`.
-        batch_tokens (int | None): token budget of a batch; None: by device.
-        progress (bool): show a bar.
-        force (bool): replace a whole file too. What an interrupted run of the same work left is used anyway.
-        load (callable | None): gives the encoder when it is needed; None: `encoders.load_encoder`. It takes the same
+        batch_tokens: token budget of a batch; None: by device.
+        progress: show a bar.
+        force: replace a whole file too. What an interrupted run of the same work left is used anyway.
+        load: gives the encoder when it is needed; None: `encoders.load_encoder`. It takes the same
             arguments; `cluster/encode.py` gives one whose work is done elsewhere.
         **api: of an API's model; see `encoders.load_encoder`.
 
     Returns:
-        Path: the feature file.
+        The feature file.
 
     Raises:
         InputError: no `.item` file, an empty one, an encoder that cannot be had, or a whole feature file made from
@@ -90,7 +98,7 @@ def encode_build(
 
 
 @contextlib.contextmanager
-def naming_items(ids):
+def naming_items(ids: Sequence[str]) -> Iterator[None]:
     """Turn the refusal of a text into one that names its item."""
     try:
         yield
@@ -98,7 +106,7 @@ def naming_items(ids):
         raise InputError(f"item {ids[error.row]!r} (row {error.row + 1} of the .item file): {error}") from None
 
 
-def _check_matches(path, plm, asked, about, precision):
+def _check_matches(path: Path, plm: Path | str, asked: dict[str, Any], about: dict[str, Any], precision: str) -> None:
     """Refuse to replace a whole feature file that is not what is asked for. Loads no model, calls no hub."""
     other = _differences(path, plm, asked, about, precision)
     if other:
@@ -108,7 +116,9 @@ def _check_matches(path, plm, asked, about, precision):
         )
 
 
-def _differences(path, plm, asked, about, precision):
+def _differences(
+    path: Path, plm: Path | str, asked: dict[str, Any], about: dict[str, Any], precision: str
+) -> list[str]:
     """List in words how a feature file differs from what is asked for."""
     header_file = Path(f"{path}.json")
     if not header_file.is_file():
@@ -130,7 +140,7 @@ def _differences(path, plm, asked, about, precision):
     return other + _other_settings(header, asked, precision, kind, value)
 
 
-def _other_settings(header, asked, precision, kind, value):
+def _other_settings(header: dict[str, Any], asked: dict[str, Any], precision: str, kind: str, value: Any) -> list[str]:
     """List the settings of a Hugging Face or API encoder that differ from a header's."""
     before, other = header.get("asked", {}), []
     if asked["max_length"] not in (before.get("max_length"), header.get("max_length")):
@@ -147,10 +157,15 @@ def _other_settings(header, asked, precision, kind, value):
     return other
 
 
-def _encode_rows(work, encoder, texts, plan, batch_tokens, progress):
+def _encode_rows(
+    work: PartialFeatures,
+    encoder: Encoder,
+    texts: Sequence[str],
+    plan: Sequence[np.ndarray],
+    batch_tokens: int | None,
+    progress: bool,
+) -> None:
     """Encode what is not in the partial file yet."""
-    from tqdm import tqdm
-
     ready = sum(len(rows) for number, rows in enumerate(plan) if number in work.done)
     if ready and progress:
         tqdm.write(f"{work.path.name}: going on after {ready} of {len(texts)} items")

@@ -3,30 +3,72 @@
 Neither torch nor transformers is imported here until an encoder is loaded: training asks for names only.
 """
 
-import hashlib
+from __future__ import annotations
+
 import os
 import re
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
 
 from recbole_blair.errors import InputError
 from recbole_blair.schema import DEFAULT_PLM, TFIDF_SVD
+from recbole_blair.text.api_models import api_encoder_name
+from recbole_blair.text.hub import WITHOUT_NETWORK, fetch_snapshot
+from recbole_blair.text.lexical import LexicalEncoder
+from recbole_blair.text.weights import weights_hash
 
-PRECISIONS = ("auto", "fp32", "bf16")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-WITHOUT_NETWORK = f"or give the folder of a downloaded encoder, or --plm={TFIDF_SVD}, which needs no download"
 
 
-def encoder_name(plm, dimensions=None):
+class Encoder(Protocol):
+    """What every encoder offers: transformers, tfidf-svd, an API's models, the workers of a cluster."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def width(self) -> int | None: ...
+
+    @property
+    def pooling(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
+
+    @property
+    def batch_tokens(self) -> int | None: ...
+
+    @property
+    def device_type(self) -> str: ...
+
+    @property
+    def libraries(self) -> Sequence[str] | Mapping[str, str]: ...
+
+    def description(self) -> dict[str, Any]: ...
+
+    def plan(self, texts: Sequence[str], batch_tokens: int | None = None) -> list[np.ndarray]: ...
+
+    def encode(
+        self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: bool = True, normalise: bool = False
+    ) -> np.ndarray: ...
+
+    def encode_chunks(
+        self, texts: Sequence[str], *, batch_tokens: int | None = None, done: Container[int] = ()
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]: ...
+
+
+def encoder_name(plm: Path | str, dimensions: int | None = None) -> str:
     """Return the encoder's part of a feature file's name; no model is loaded.
 
     Args:
-        plm (str): hub id, folder, `tfidf-svd` or `openai:NAME`.
-        dimensions (int | None): width asked of an API's model; None: its own.
+        plm: hub id, folder, `tfidf-svd` or `openai:NAME`.
+        dimensions: width asked of an API's model; None: its own.
 
     Returns:
-        str: the hub id's last part; `<folder name>-<8 hex of the weights' SHA-256>`; `tfidf-svd`;
+        the hub id's last part; `<folder name>-<8 hex of the weights' SHA-256>`; `tfidf-svd`;
         `openai-<model>-<dimensions>`.
 
     Raises:
@@ -36,8 +78,6 @@ def encoder_name(plm, dimensions=None):
     kind, value = resolve_plm(plm)
     check_api_options(plm, {"dimensions": dimensions})
     if kind == "openai":
-        from recbole_blair.text.openai_api import api_encoder_name
-
         return api_encoder_name(value, dimensions)
     if kind == TFIDF_SVD:
         return TFIDF_SVD
@@ -47,22 +87,30 @@ def encoder_name(plm, dimensions=None):
 
 
 def load_encoder(
-    plm, *, device="auto", precision="auto", revision=None, pooling=None, max_length=512, cache_dir=None, **api
-):
+    plm: Path | str,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    revision: str | None = None,
+    pooling: str | None = None,
+    max_length: int = 512,
+    cache_dir: str | None = None,
+    **api: Any,
+) -> Encoder:
     """Load an encoder.
 
     Args:
-        plm (str): hub id, folder, `tfidf-svd` or `openai:NAME`.
-        device (str): `auto` and `cuda` take every GPU there is, `cuda:1` one, `cpu` none.
-        precision (str): `fp32`, `bf16`, or `auto`: bf16 where the chip multiplies it natively.
-        revision (str | None): hub branch, tag or commit.
-        pooling (str | None): `cls` or `mean`; None: what the model declares for itself, else `cls`.
-        max_length (int): tokens kept of a text; the model's own limit holds if it is lower.
-        cache_dir (str | None): where hub downloads are kept; None: the hub's own cache.
+        plm: hub id, folder, `tfidf-svd` or `openai:NAME`.
+        device: `auto` and `cuda` take every GPU there is, `cuda:1` one, `cpu` none.
+        precision: `fp32`, `bf16`, or `auto`: bf16 where the chip multiplies it natively.
+        revision: hub branch, tag or commit.
+        pooling: `cls` or `mean`; None: what the model declares for itself, else `cls`.
+        max_length: tokens kept of a text; the model's own limit holds if it is lower.
+        cache_dir: where hub downloads are kept; None: the hub's own cache.
         **api: `dimensions`, `base_url`, `concurrency`, `send_dimensions` of an API's model; see `OpenAIEncoder`.
 
     Returns:
-        Encoder: `name`, `width`, `pooling`, `description()`, `encode(texts)`, `encode_chunks(texts)`.
+        The encoder, its weights loaded.
 
     Raises:
         InputError: unknown id, no network, missing folder, folder without model, unknown pooling or device.
@@ -85,9 +133,8 @@ def load_encoder(
     )
 
 
-def resolve_plm(plm):
-    """Say what `plm` means: (`tfidf-svd`, None), (`openai`, NAME), (`folder`, absolute Path) or (`hub`, "
-    "id)."""
+def resolve_plm(plm: Path | str) -> tuple[str, Any]:
+    """Say what `plm` means: (`tfidf-svd`, None), (`openai`, NAME), (`folder`, absolute Path) or (`hub`, id)."""
     text = str(plm).strip()
     if text == TFIDF_SVD:
         return TFIDF_SVD, None
@@ -106,46 +153,7 @@ def resolve_plm(plm):
     return "hub", text
 
 
-def weight_files(folder):
-    """Return the weight files of a model folder: *.safetensors, else pytorch_model*.bin, by name.
-
-    Raises:
-        InputError: config.json or weights are missing.
-    """
-    folder = Path(folder)
-    found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    missing = [] if (folder / "config.json").is_file() else ["config.json"]
-    if not found:
-        missing.append("weights (model.safetensors)")
-    if missing:
-        raise InputError(
-            f"{folder} holds no Hugging Face encoder: {' and '.join(missing)} missing; give the folder that "
-            "save_pretrained wrote"
-        )
-    return found
-
-
-def weights_hash(folder):
-    """SHA-256 of a folder's weights, hex. One file: the same as `sha256sum` prints; shards: in name order."""
-    stamps = []
-    for path in weight_files(folder):
-        stat = path.stat()
-        stamps.append((str(path), stat.st_size, stat.st_mtime_ns))
-    return _hash_files(tuple(stamps))
-
-
-@lru_cache(maxsize=32)
-def _hash_files(stamps):
-    """Hash files one after the other; asked again in this process only when a size or time changed."""
-    digest = hashlib.sha256()
-    for path, _, _ in stamps:
-        with open(path, "rb") as handle:
-            while block := handle.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def check_api_options(plm, api):
+def check_api_options(plm: Path | str, api: Mapping[str, Any]) -> None:
     """Refuse options of an API's model for an encoder that has none.
 
     Raises:
@@ -156,19 +164,21 @@ def check_api_options(plm, api):
         raise InputError(f"{' '.join(given)} belongs to --plm=openai:NAME, but --plm={plm}; leave it out")
 
 
-def _load_lexical(plm, value, *, pooling, revision, **_):
+def _load_lexical(
+    plm: Path | str, value: None, *, pooling: str | None, revision: str | None, **_: object
+) -> LexicalEncoder:
     """Build the lexical encoder; options that mean nothing to it are refused."""
-    from recbole_blair.text.lexical import LexicalEncoder
-
     given = [f"--{k}={v}" for k, v in (("pooling", pooling), ("revision", revision)) if v is not None]
     if given:
         raise InputError(f"{' '.join(given)} means nothing to --plm={TFIDF_SVD}; leave it out")
     return LexicalEncoder()
 
 
-def _load_folder(plm, value, *, revision, cache_dir, **options):
+def _load_folder(
+    plm: Path | str, value: Path, *, revision: str | None, cache_dir: str | None, **options: Any
+) -> Encoder:
     """Load a Hugging Face folder."""
-    from recbole_blair.text.transformer import TransformerEncoder
+    from recbole_blair.text.transformer import TransformerEncoder  # heavy: its ops load torch
 
     if revision is not None:
         raise InputError(f"--revision={revision} belongs to a hub id, but --plm={plm} is a folder; leave it out")
@@ -180,18 +190,25 @@ def _load_folder(plm, value, *, revision, cache_dir, **options):
     )
 
 
-def _load_hub(plm, value, *, revision, cache_dir, **options):
+def _load_hub(plm: Path | str, value: str, *, revision: str | None, cache_dir: str | None, **options: Any) -> Encoder:
     """Download what is missing of a hub model, then load its snapshot folder."""
-    from recbole_blair.text.transformer import TransformerEncoder, fetch_snapshot
+    from recbole_blair.text.transformer import TransformerEncoder  # heavy: its ops load torch
 
     folder = fetch_snapshot(value, revision, cache_dir)
     source = {"source": value, "revision": folder.name, "weights_sha256": weights_hash(folder)}
     return TransformerEncoder.load(folder, name=encoder_name(plm), source=source, **options)
 
 
-def _load_openai(plm, value, revision, pooling, max_length, api):
+def _load_openai(
+    plm: Path | str,
+    value: str,
+    revision: str | None,
+    pooling: str | None,
+    max_length: int,
+    api: Mapping[str, Any],
+) -> Encoder:
     """Open a model behind an API; what only a model of one's own has is refused."""
-    from recbole_blair.text.openai_api import OpenAIEncoder
+    from recbole_blair.text.openai_api import OpenAIEncoder  # used by this kind alone; its client is an extra
 
     given = [f"--{k}={v}" for k, v in (("pooling", pooling), ("revision", revision)) if v is not None]
     if given:
@@ -199,8 +216,4 @@ def _load_openai(plm, value, revision, pooling, max_length, api):
     return OpenAIEncoder(value, max_length=max_length, **api)
 
 
-_LOADERS: dict[str, Callable] = {
-    TFIDF_SVD: _load_lexical,
-    "folder": _load_folder,
-    "hub": _load_hub,
-}
+_LOADERS: dict[str, Callable[..., Encoder]] = {TFIDF_SVD: _load_lexical, "folder": _load_folder, "hub": _load_hub}

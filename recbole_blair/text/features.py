@@ -1,12 +1,16 @@
 """Feature files: where they are, whether they belong to this dataset, and their rows as an array.
 
-`<build>.<encoder>.feature` is float32, row-major, one row an item in `.item` order; `.feature.json` beside
+`<build>.<encoder>.feature` is float32, row-major, one row per item in `.item` order; `.feature.json` beside
 it says which encoder made it from which ids and texts. Imports neither torch nor transformers.
 """
 
+from __future__ import annotations
+
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,24 +24,24 @@ PADDING_TOKEN = "[PAD]"
 HEADER_KEYS = ("encoder", "width", "rows", "dtype", "pooling", "normalised", "ids_sha256", "text_sha256")
 
 
-def build_path(build_dir, suffix=""):
+def build_path(build_dir: Path | str, suffix: str = "") -> Path:
     """Return `<build_dir>/<build><suffix>`; the folder's name is the file prefix."""
     folder = Path(os.path.abspath(build_dir))
     return folder / f"{folder.name}{suffix}"
 
 
-def feature_path(build_dir, encoder_name):
-    """Path of an encoder's feature file."""
+def feature_path(build_dir: Path | str, encoder_name: str) -> Path:
+    """Return the path of an encoder's feature file."""
     return build_path(build_dir, f".{encoder_name}{FEATURE_SUFFIX}")
 
 
-def header_path(build_dir, encoder_name):
-    """Path of a feature file's header."""
+def header_path(build_dir: Path | str, encoder_name: str) -> Path:
+    """Return the path of a feature file's header."""
     return build_path(build_dir, f".{encoder_name}{FEATURE_HEADER_SUFFIX}")
 
 
-def features_are_whole(build_dir, encoder_name):
-    """Whether a feature file is there and no run is in the middle of making or replacing it.
+def features_are_whole(build_dir: Path | str, encoder_name: str) -> bool:
+    """Tell whether a feature file is there and no run is in the middle of making or replacing it.
 
     Says nothing about whose rows it holds: `load_features` does.
     """
@@ -45,11 +49,11 @@ def features_are_whole(build_dir, encoder_name):
     return path.is_file() and not Path(f"{path}{PROGRESS_SUFFIX}").exists()
 
 
-def find_encoder_files(build_dir):
+def find_encoder_files(build_dir: Path | str) -> dict[str, Path]:
     """Return the encoders that have a feature file in a build folder.
 
     Returns:
-        dict[str, Path]: encoder name -> feature file, by name. Empty when the folder is missing.
+        encoder name -> feature file, by name. Empty when the folder is missing.
     """
     folder = build_path(build_dir).parent
     prefix = f"{folder.name}."
@@ -63,19 +67,20 @@ def find_encoder_files(build_dir):
     return found
 
 
-def read_items(build_dir, columns=(ITEM_ID, "text")):
+def read_items(build_dir: Path | str, columns: Sequence[str] = (ITEM_ID, "text")) -> list[list[str]]:
     """Read columns of `<build>.item`.
 
     Args:
-        build_dir (Path): folder of the build.
-        columns (sequence of str): names without their type.
+        build_dir: folder of the build.
+        columns: names without their type.
 
     Returns:
-        list[list[str]]: one list a column, rows in file order.
+        one list per column, rows in file order.
 
     Raises:
         InputError: the file or a column is missing, or the file is broken.
     """
+    # heavy
     import pyarrow as pa
     from pyarrow import csv
 
@@ -107,17 +112,24 @@ def read_items(build_dir, columns=(ITEM_ID, "text")):
     return [table.column(name).to_pylist() for name in wanted]
 
 
-def load_features(build_dir, encoder_name, *, ids=None, texts_hash=None, width=None):
+def load_features(
+    build_dir: Path | str,
+    encoder_name: str,
+    *,
+    ids: Sequence[str] | None = None,
+    texts_hash: str | None = None,
+    width: int | None = None,
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Map the features of a build, after checking that they belong to it.
 
     Args:
-        build_dir (Path): folder of the build.
-        encoder_name (str): from `encoders.encoder_name(plm)`.
-        ids (sequence of str | None): item ids in the order the rows must have; None: those of the `.item`
+        build_dir: folder of the build.
+        encoder_name: from `encoders.encoder_name(plm)`.
+        ids: item ids in the order the rows must have; None: those of the `.item`
             file.
-        texts_hash (str | None): `item_text.text_hash` of the texts; None: of the `.item` file, if it is
+        texts_hash: `item_text.text_hash` of the texts; None: of the `.item` file, if it is
             there.
-        width (int | None): the width that is needed; None: any.
+        width: the width that is needed; None: any.
 
     Returns:
         features, header: (n_items, D) float32, read-only memory map (an array in memory where upstream's
@@ -145,8 +157,7 @@ def load_features(build_dir, encoder_name, *, ids=None, texts_hash=None, width=N
         if maps is not None:
             return _load_upstream(path, maps, ids, width, encoder_name)
         raise InputError(
-            f"{path.name} has no header {header_file.name} beside it (nor upstream's {DATA_MAPS_SUFFIX}), "
-            "so whose "
+            f"{path.name} has no header {header_file.name} beside it (nor upstream's {DATA_MAPS_SUFFIX}), so whose "
             f"rows it holds is unknown; move it away and encode again: {_encode_hint(build_dir, encoder_name)}"
         )
     header = read_header(header_file)
@@ -154,7 +165,7 @@ def load_features(build_dir, encoder_name, *, ids=None, texts_hash=None, width=N
     return _map_rows(path, header["rows"], header["width"]), header
 
 
-def read_header(path):
+def read_header(path: Path | str) -> dict[str, Any]:
     """Load a header and check that it has its keys."""
     try:
         header = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -166,7 +177,14 @@ def read_header(path):
     return header
 
 
-def check_header(path, header, encoder_name, ids, texts_hash, width):
+def check_header(
+    path: Path,
+    header: dict[str, Any],
+    encoder_name: str,
+    ids: Sequence[str],
+    texts_hash: str | None,
+    width: int | None,
+) -> None:
     """Refuse a feature file that does not belong to these items and this encoder; see `load_features`."""
     again = f"encode again: {_encode_hint(path.parent, encoder_name)} --force"
     if header["encoder"] != encoder_name:
@@ -177,8 +195,7 @@ def check_header(path, header, encoder_name, ids, texts_hash, width):
         )
     if header["rows"] != len(ids) or header["ids_sha256"] != ids_hash(ids):
         raise InputError(
-            f"{path.name} was made for other items ({header['rows']} rows, the dataset has {len(ids)} "
-            "items, or the "
+            f"{path.name} was made for other items ({header['rows']} rows, the dataset has {len(ids)} items, or the "
             f"same number in another order); {again}"
         )
     if texts_hash is not None and header["text_sha256"] != texts_hash:
@@ -194,23 +211,22 @@ def check_header(path, header, encoder_name, ids, texts_hash, width):
     _check_width(path, header["width"], width)
 
 
-def _check_width(path, found, wanted):
+def _check_width(path: Path, found: int, wanted: int | None) -> None:
     """Refuse another width than the model was set to."""
     if wanted is not None and found != wanted:
         raise InputError(
-            f"{path.name} has width {found} but plm_size is {wanted}; set plm_size: {found}, or encode "
-            "again with "
-            "an encoder of that width"
+            f"{path.name} has width {found} but plm_size is {wanted}; set plm_size: {found}, or encode again with an "
+            "encoder of that width"
         )
 
 
-def _map_rows(path, rows, width):
+def _map_rows(path: Path, rows: int, width: int) -> np.ndarray:
     """Map a feature file read-only."""
     return np.memmap(path, dtype=np.float32, mode="r", shape=(rows, width))
 
 
-def _missing(build_dir, encoder_name, path):
-    """The error for a feature file that is not there, naming those that are."""
+def _missing(build_dir: Path | str, encoder_name: str, path: Path) -> InputError:
+    """Return the error for a feature file that is not there, naming those that are."""
     here = ", ".join(find_encoder_files(build_dir)) or "none"
     return InputError(
         f"{path} is missing (encoders with features there: {here}, wanted {encoder_name}); make it: "
@@ -218,14 +234,14 @@ def _missing(build_dir, encoder_name, path):
     )
 
 
-def _encode_hint(build_dir, encoder_name):
-    """The command that makes an encoder's features for a build."""
+def _encode_hint(build_dir: Path | str, encoder_name: str) -> str:
+    """Return the command that makes an encoder's features for a build."""
     plm = TFIDF_SVD if encoder_name == TFIDF_SVD else f"<hub id or folder of {encoder_name}>"
     return f"recbole-blair encode --build={build_path(build_dir).parent} --plm={plm}"
 
 
-def data_maps_file(build_dir, encoder_name):
-    """Upstream's id maps beside a feature file, if there."""
+def data_maps_file(build_dir: Path | str, encoder_name: str) -> Path | None:
+    """Return upstream's id maps beside a feature file, if there."""
     for suffix in (f".{encoder_name}{DATA_MAPS_SUFFIX}", DATA_MAPS_SUFFIX):
         path = build_path(build_dir, suffix)
         if path.is_file():
@@ -233,7 +249,9 @@ def data_maps_file(build_dir, encoder_name):
     return None
 
 
-def _load_upstream(path, maps_path, ids, width, encoder_name):
+def _load_upstream(
+    path: Path, maps_path: Path, ids: Sequence[str], width: int | None, encoder_name: str
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Read upstream's pair: row i - 1 of the features belongs to id i of the maps, 0 is padding."""
     rows_of, n_rows = _upstream_rows(maps_path, encoder_name)
     missing = [item for item in ids if item not in rows_of]
@@ -246,8 +264,7 @@ def _load_upstream(path, maps_path, ids, width, encoder_name):
     size = path.stat().st_size
     if n_rows == 0 or size == 0 or size % (4 * n_rows):
         raise InputError(
-            f"{path.name} has {size} bytes, which is no whole number of float32 rows for the {n_rows} "
-            "items of "
+            f"{path.name} has {size} bytes, which is no whole number of float32 rows for the {n_rows} items of "
             f"{maps_path.name}; the two do not belong together: encode again: {_encode_hint(path.parent, encoder_name)}"
         )
     found = size // (4 * n_rows)
@@ -272,15 +289,14 @@ def _load_upstream(path, maps_path, ids, width, encoder_name):
     return features, header
 
 
-def _upstream_rows(maps_path, encoder_name):
+def _upstream_rows(maps_path: Path, encoder_name: str) -> tuple[dict[str, int], int]:
     """Return {item: row} and the number of rows of a `.data_maps` file."""
     try:
         item2id = json.loads(maps_path.read_text(encoding="utf-8"))["item2id"]
         rows_of = {item: int(number) - 1 for item, number in item2id.items() if item != PADDING_TOKEN}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{maps_path} is not upstream's JSON with an item2id map ({type(error).__name__}: {error}); "
-            "encode again: "
+            f"{maps_path} is not upstream's JSON with an item2id map ({type(error).__name__}: {error}); encode again: "
             f"{_encode_hint(maps_path.parent, encoder_name)}"
         ) from None
     if sorted(rows_of.values()) != list(range(len(rows_of))):

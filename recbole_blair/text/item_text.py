@@ -6,9 +6,12 @@ go, non-ASCII letters stay unless `ascii_only`, a field that already ends a sent
 and an empty field leaves no trace.
 """
 
+from __future__ import annotations
+
 import hashlib
 import html
 import re
+from collections.abc import Iterable, Mapping, Sequence
 
 from recbole_blair.errors import InputError, nearest
 
@@ -28,18 +31,18 @@ _NON_ASCII = re.compile(r"[^\x00-\x7f]")
 _SENTENCE_END = (".", "!", "?", "…", "。", "！", "？")
 
 
-def clean_text(raw, ascii_only=False):
+def clean_text(raw: str | float | None, ascii_only: bool = False) -> str:
     """Turn one raw metadata or review string into plain text on one line.
 
     Entities are resolved (twice: the source holds `&amp;amp;`), tags and comments become a space, control
     characters become a space, zero-width marks go, runs of white space become one space.
 
     Args:
-        raw (str | int | float | None): None gives an empty string; numbers are written out.
-        ascii_only (bool): replace each non-ASCII character by a space, as the released code does.
+        raw: None gives an empty string; numbers are written out.
+        ascii_only: replace each non-ASCII character by a space, as the released code does.
 
     Returns:
-        str: no tab, newline or control character; no white space at either end.
+        no tab, newline or control character; no white space at either end.
     """
     if raw is None:
         return ""
@@ -59,7 +62,7 @@ def clean_text(raw, ascii_only=False):
     return " ".join(text.split())
 
 
-def clean_list(raw, ascii_only=False):
+def clean_list(raw: list | tuple | str | float | None, ascii_only: bool = False) -> list[str]:
     """Return the cleaned, non-empty strings of a field that is a list, one value or None."""
     if raw is None:
         return []
@@ -67,20 +70,20 @@ def clean_list(raw, ascii_only=False):
     return [text for value in values if (text := clean_text(value, ascii_only))]
 
 
-def item_text(meta, recipe="recommendation", ascii_only=False):
+def item_text(meta: Mapping, recipe: str = "recommendation", ascii_only: bool = False) -> str:
     """Build the text that stands for one item.
 
     Fields follow the recipe's order. The parts of a list are joined by ", "; each field is closed as a
     sentence; fields that are absent, null or empty after cleaning are left out.
 
     Args:
-        meta (dict): raw metadata; `title` is a string, `features`, `categories`, `description` are lists of
+        meta: raw metadata; `title` is a string, `features`, `categories`, `description` are lists of
             strings (a plain string is taken as a list of one).
-        recipe (str): a key of `RECIPES`.
-        ascii_only (bool): see `clean_text`.
+        recipe: a key of `RECIPES`.
+        ascii_only: see `clean_text`.
 
     Returns:
-        str: one line; empty when the item has none of the fields.
+        one line; empty when the item has none of the fields.
 
     Raises:
         InputError: unknown recipe.
@@ -92,7 +95,7 @@ def item_text(meta, recipe="recommendation", ascii_only=False):
     return join_fields([clean_list(meta.get(field), ascii_only) for field in RECIPES[recipe]])
 
 
-def join_fields(fields):
+def join_fields(fields: Iterable[Sequence[str]]) -> str:
     """Join cleaned fields (lists of strings) into one text; see `item_text`."""
     sentences = []
     for parts in fields:
@@ -102,7 +105,7 @@ def join_fields(fields):
     return " ".join(sentences)
 
 
-def atomic_text(text):
+def atomic_text(text: str) -> str:
     """Write a cleaned text so that every reader of an atomic file sees the same line.
 
     A double quote starts a quoted field under pandas' default quoting, which merges rows, while readers
@@ -111,7 +114,8 @@ def atomic_text(text):
     return text.replace('"', "''")
 
 
-def _sha256_of_lines(lines):
+def _sha256_of_lines(lines: Iterable[str]) -> str:
+    """Hash lines joined by newlines."""
     digest = hashlib.sha256()
     first = True
     for line in lines:
@@ -120,11 +124,11 @@ def _sha256_of_lines(lines):
     return digest.hexdigest()
 
 
-def ids_hash(ids):
+def ids_hash(ids: Iterable[str]) -> str:
     """Return the SHA-256 (hex) of item ids joined by newlines, in `.item` order."""
     return _sha256_of_lines(ids)
 
 
-def text_hash(texts):
+def text_hash(texts: Iterable[str]) -> str:
     """Return the SHA-256 (hex) of item texts joined by newlines, as the `.item` file holds them."""
     return _sha256_of_lines(texts)

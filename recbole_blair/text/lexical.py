@@ -4,10 +4,18 @@ It needs no download and no GPU. It is fitted on the catalogue's own texts, so i
 catalogue alone; new items are projected with the same fit (`transform`).
 """
 
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from recbole_blair.errors import InputError
 from recbole_blair.schema import TFIDF_SVD
+
+if TYPE_CHECKING:
+    from scipy.sparse import spmatrix
 
 WIDTH = 256
 MAX_TERMS = 50_000  # the most frequent words; the rest cost time and memory and are mostly part numbers
@@ -28,7 +36,7 @@ class LexicalEncoder:
     same bytes.
 
     Args:
-        width (int): most directions kept. A catalogue of n items and m terms gives min(width, n - 1, m - 1),
+        width: most directions kept. A catalogue of n items and m terms gives min(width, n - 1, m - 1),
             at least 1, so a tiny one has narrow features.
 
     Source: Deerwester et al. 1990 (latent semantic analysis); Halko et al. 2011, algorithm 4.4 (randomised
@@ -43,12 +51,12 @@ class LexicalEncoder:
     batch_tokens = None
     libraries = ("scikit-learn",)
 
-    def __init__(self, width=WIDTH):
+    def __init__(self, width: int = WIDTH) -> None:
         self.max_width = width
-        self.width = None
-        self.zero_rows = None
+        self.width: int | None = None
+        self.zero_rows: int | None = None
 
-    def description(self):
+    def description(self) -> dict[str, Any]:
         """Header fields; `width` and `zero_rows`, the texts without a known word, are None before the fit."""
         return {
             "encoder": self.name,
@@ -61,7 +69,7 @@ class LexicalEncoder:
             "zero_rows": self.zero_rows,
         }
 
-    def fit(self, texts):
+    def fit(self, texts: Sequence[str]) -> LexicalEncoder:
         """Learn words and directions from a catalogue; returns self.
 
         Raises:
@@ -70,34 +78,39 @@ class LexicalEncoder:
         self._fit(texts)
         return self
 
-    def transform(self, texts):
+    def transform(self, texts: Sequence[str]) -> np.ndarray:
         """Project texts with the fit.
 
         Returns:
-            ndarray: (n, width) float32, rows of length √width; a text without a known word is a zero row.
+            (n, width) float32, rows of length √width; a text without a known word is a zero row.
         """
         return self._scale(self._vectoriser.transform(texts) @ self._directions)
 
-    def encode(self, texts, *, batch_tokens=None, progress=True, normalise=False):
+    def encode(
+        self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: bool = True, normalise: bool = False
+    ) -> np.ndarray:
         """Fit on `texts` and return their vectors; see `TransformerEncoder.encode`."""
         vectors = self._scale(self._fit(texts))
         self.zero_rows = int((~vectors.any(axis=1)).sum())
         if normalise:
-            vectors /= np.float32(np.sqrt(self.width))
+            vectors /= np.float32(np.sqrt(vectors.shape[1]))
         return vectors
 
-    def plan(self, texts, batch_tokens=None):
+    def plan(self, texts: Sequence[str], batch_tokens: int | None = None) -> list[np.ndarray]:
         """One chunk: the fit needs every text."""
         return [np.arange(len(texts))] if len(texts) else []
 
-    def encode_chunks(self, texts, *, batch_tokens=None, done=()):
+    def encode_chunks(
+        self, texts: Sequence[str], *, batch_tokens: int | None = None, done: Container[int] = ()
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yield (0, all rows, their vectors), unless chunk 0 is done."""
         for number, rows in enumerate(self.plan(texts)):
             if number not in done:
                 yield number, rows, self.encode(texts)
 
-    def _fit(self, texts):
+    def _fit(self, texts: Sequence[str]) -> np.ndarray:
         """Fit vectoriser and SVD; return the rows of U S (n, width)."""
+        # heavy: scikit-learn
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.utils.extmath import randomized_svd
 
@@ -122,7 +135,7 @@ class LexicalEncoder:
         self._directions = right.T  # (terms, width)
         return left * self._singular
 
-    def _scale(self, rows):
+    def _scale(self, rows: np.ndarray | spmatrix) -> np.ndarray:
         """Turn rows of U S into rows of U √S of length √width; zero rows stay zero."""
         singular = self._singular
         kept = singular > 1e-5 * singular[0]  # the others are rounding: fewer distinct texts than directions

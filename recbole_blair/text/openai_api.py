@@ -4,9 +4,13 @@ The official client is used without its own retries, so that each call is counte
 from the environment, by name, and shows nowhere.
 """
 
+from __future__ import annotations
+
 import concurrent.futures as futures
 import os
 import sys
+from collections.abc import Container, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -27,9 +31,14 @@ from recbole_blair.text.api_client import (
     reason_of,
     retry_after_s,
 )
-from recbole_blair.text.api_tokens import cost_text, find_model, load_counter
+from recbole_blair.text.api_models import api_encoder_name, find_api_model, width_of
+from recbole_blair.text.api_tokens import cost_text, load_counter
 
-REQUEST_TOKENS = 32_768  # default budget; the official server takes 300,000 a request
+if TYPE_CHECKING:
+    from openai import APIStatusError
+    from openai.types import CreateEmbeddingResponse
+
+REQUEST_TOKENS = 32_768  # default budget; the official server takes 300,000 per request
 REQUEST_TEXTS = 256  # a kill costs the requests in flight, so they are kept small; the official limit is 2,048
 
 
@@ -37,14 +46,14 @@ class OpenAIEncoder:
     """An encoder behind an OpenAI-compatible API.
 
     Args:
-        model (str): the server's name of it.
-        dimensions (int | None): width; None: the model's own, where props/encoders/openai.yaml knows it.
-        base_url (str | None): the server; None: the environment's OPENAI_BASE_URL, else api.openai.com.
-        max_length (int): tokens kept of a text.
-        send_dimensions (bool): False for a server that does not take `dimensions`: its model has that width anyway.
-        concurrency (int): requests in flight.
-        timeout_s (float): of one call. retries (int): failures in a row that a request survives.
-        backoff_s (float): first wait.
+        model: the server's name of it.
+        dimensions: width; None: the model's own, where props/encoders/openai.yaml knows it.
+        base_url: the server; None: the environment's OPENAI_BASE_URL, else api.openai.com.
+        max_length: tokens kept of a text.
+        send_dimensions: False for a server that does not take `dimensions`: its model has that width anyway.
+        concurrency: requests in flight.
+        timeout_s: of one call. retries (int): failures in a row that a request survives.
+        backoff_s: first wait.
 
     Raises:
         InputError: no client library, no key, a width or length the model does not have.
@@ -56,10 +65,19 @@ class OpenAIEncoder:
     batch_tokens = REQUEST_TOKENS
 
     def __init__(
-        self, model, *, dimensions=None, base_url=None, max_length=512, send_dimensions=True, concurrency=4,
-        timeout_s=120.0, retries=8, backoff_s=1.0,
-    ):  # fmt: skip
-        self.model, self.about = model, find_model(model)
+        self,
+        model: str,
+        *,
+        dimensions: int | None = None,
+        base_url: str | None = None,
+        max_length: int = 512,
+        send_dimensions: bool = True,
+        concurrency: int = 4,
+        timeout_s: float = 120.0,
+        retries: int = 8,
+        backoff_s: float = 1.0,
+    ) -> None:
+        self.model, self.about = model, find_api_model(model)
         self.width = width_of(model, dimensions)
         self.name = api_encoder_name(model, dimensions)
         self.max_length = max_length
@@ -80,9 +98,10 @@ class OpenAIEncoder:
         self.client = self.openai.OpenAI(api_key=self.key or "none", base_url=url, timeout=timeout_s, max_retries=0)
         self.counter = load_counter(self.about.tokeniser)
         self.libraries = ("openai",) if self.counter.note else ("openai", "tiktoken")
-        self.billed, self._cut = 0, (None, None, None)
+        self.billed = 0
+        self._cut: tuple[Sequence[str] | None, list[str], np.ndarray] = (None, [], np.zeros(0, np.int64))
 
-    def description(self):
+    def description(self) -> dict[str, Any]:
         """Header fields that tell this encoder from others."""
         return {
             "encoder": self.name,
@@ -96,7 +115,7 @@ class OpenAIEncoder:
             "precision": self.precision,
         }
 
-    def cut_texts(self, texts):
+    def cut_texts(self, texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
         """Return the texts cut to `max_length` tokens and their tokens, (n,) int64; remembered for the last list.
 
         Raises:
@@ -110,7 +129,7 @@ class OpenAIEncoder:
             self._cut = texts, [p[0] for p in pairs], np.array([p[1] for p in pairs], np.int64)
         return self._cut[1:]
 
-    def plan(self, texts, batch_tokens=None):
+    def plan(self, texts: Sequence[str], batch_tokens: int | None = None) -> list[np.ndarray]:
         """Cut the texts, in their order, into requests of at most `batch_tokens` tokens; a list of row numbers."""
         counts = self.cut_texts(texts)[1]
         budget, chunks, start, used = batch_tokens or self.batch_tokens, [], 0, 0
@@ -121,7 +140,7 @@ class OpenAIEncoder:
             used += count
         return [*chunks, np.arange(start, len(counts))] if len(counts) else []
 
-    def cost_line(self, texts, chunks):
+    def cost_line(self, texts: Sequence[str], chunks: Sequence[np.ndarray]) -> str:
         """Say what the requests `chunks` of a plan will cost."""
         rows = np.concatenate([np.zeros(0, np.int64), *chunks])
         tokens = int(self.cut_texts(texts)[1][rows].sum())
@@ -133,7 +152,9 @@ class OpenAIEncoder:
             f"tokens in {len(chunks):,} requests, {tokens:,} tokens: {price}{note}"
         )
 
-    def encode(self, texts, *, batch_tokens=None, progress=True, normalise=False):
+    def encode(
+        self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: bool = True, normalise: bool = False
+    ) -> np.ndarray:
         """Encode texts; see `TransformerEncoder.encode`."""
         from tqdm import tqdm
 
@@ -144,17 +165,19 @@ class OpenAIEncoder:
                 bar.update(len(rows))
         return out / np.linalg.norm(out, axis=1, keepdims=True) if normalise else out
 
-    def encode_chunks(self, texts, *, batch_tokens=None, done=()):
+    def encode_chunks(
+        self, texts: Sequence[str], *, batch_tokens: int | None = None, done: Container[int] = ()
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Encode request by request, `concurrency` at a time, in any order; prints what it will cost first.
 
         When one fails for good the others in flight are finished and handed out before the error comes: they are paid.
 
         Args:
-            texts (list[str]): n texts. batch_tokens (int | None): tokens a request. done (container of int): requests
+            texts: n texts. batch_tokens (int | None): tokens a request. done (container of int): requests
                 to leave out.
 
         Yields:
-            (int, ndarray, ndarray): request number, its rows (m,) int64, their vectors (m, width) float32.
+            request number, its rows (m,) int64, their vectors (m, width) float32.
 
         Raises:
             RowError: a text that the server does not embed.
@@ -168,7 +191,8 @@ class OpenAIEncoder:
         tqdm.write(self.cost_line(texts, [rows for _, rows in todo]), file=sys.stderr)
         backoff, cut = Backoff(self.backoff_s), self.cut_texts(texts)[0]
         pool = futures.ThreadPoolExecutor(self.concurrency)
-        running, waiting, failure = {}, iter(todo), None
+        running: dict[futures.Future, tuple[int, np.ndarray]] = {}
+        waiting, failure = iter(todo), None
         try:
             while True:
                 while failure is None and len(running) < self.concurrency and (item := next(waiting, None)):
@@ -189,7 +213,7 @@ class OpenAIEncoder:
         if failure is not None:
             raise failure
 
-    def request(self, texts, rows, backoff):
+    def request(self, texts: Sequence[str], rows: np.ndarray, backoff: Backoff) -> np.ndarray:
         """Return the vectors (m, width) of texts[rows]; tries again after failures that may pass."""
         wait_failures, bad_answers = 0, 0
         while True:
@@ -216,15 +240,15 @@ class OpenAIEncoder:
         return np.concatenate([self.request(texts, part, backoff) for part in (rows[:half], rows[half:])])
 
     @property
-    def passing(self):
-        """Errors that may pass: no connection, time-out, 408, 409, 429 but no empty account, 5xx, broken answers."""
+    def passing(self) -> tuple[type[Exception], ...]:
+        """Return the errors that may pass: no connection, 408, 409, 429 but no empty account, 5xx, broken answers."""
         o = self.openai
         return (
             o.APIConnectionError, o.InternalServerError, o.ConflictError, o.APIResponseValidationError, BadAnswer,
             Throttled,
         )  # fmt: skip
 
-    def call(self, texts, rows):
+    def call(self, texts: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """Make one call and check what comes back."""
         o = self.openai
         options = {"dimensions": self.width} if self.asks_width else {}
@@ -242,11 +266,11 @@ class OpenAIEncoder:
         self.billed += getattr(getattr(answer, "usage", None), "prompt_tokens", None) or 0
         return vectors
 
-    def read_answer(self, answer, rows):
+    def read_answer(self, answer: CreateEmbeddingResponse, rows: np.ndarray) -> np.ndarray:
         """Return an answer's vectors (m, width) float32 in the order asked for.
 
         Raises:
-            BadAnswer: not one vector a text. InputError: another width. RowError: a zero or non-finite vector.
+            BadAnswer: not one vector per text. InputError: another width. RowError: a zero or non-finite vector.
         """
         data = getattr(answer, "data", None) or []
         if len(data) != len(rows):
@@ -256,7 +280,7 @@ class OpenAIEncoder:
         except (AttributeError, TypeError, ValueError) as error:
             raise BadAnswer(f"vectors that are none ({type(error).__name__})") from None
         if set(numbered) != set(range(len(rows))) or any(v.ndim != 1 for v in numbered.values()):
-            raise BadAnswer("vectors without one number a text")
+            raise BadAnswer("vectors without one number per text")
         vectors = [numbered[i] for i in range(len(rows))]
         wrong = next((i for i, v in enumerate(vectors) if v.shape != (self.width,)), None)
         if wrong is not None:
@@ -271,7 +295,7 @@ class OpenAIEncoder:
                 raise RowError(int(row), f"{self.endpoint} gave {kind} for it; nothing is put in its place")
         return np.stack(vectors)
 
-    def refusal(self, error, rows):
+    def refusal(self, error: APIStatusError, rows: np.ndarray) -> InputError:
         """Build the error of a refusal that trying again does not mend; the key never shows."""
         code = error.status_code
         if code in (400, 413, 422):
@@ -284,40 +308,12 @@ class OpenAIEncoder:
         }.get(code, "see the server's documentation")
         return InputError(f"{self.endpoint} answered {code} for {self.model}: {fix}; what is done is kept")
 
-    def server_words(self, error):
+    def server_words(self, error: APIStatusError) -> str:
         """Return the first 200 characters of a server's own explanation, the key taken out."""
         body = error.body if isinstance(error.body, dict) else {}
         words = " ".join(str(body.get("message") or body or error.status_code).split())
         return self.redact(words)[:200]
 
-    def redact(self, text):
+    def redact(self, text: str) -> str:
         """Return text without the key."""
         return text.replace(self.key, "***") if self.key else text
-
-
-def api_encoder_name(model, dimensions=None):
-    """Return `openai-<model>-<dimensions>`, with the last part of a model's name that has several.
-
-    Raises:
-        InputError: no name, or the width of a model that is not known.
-    """
-    return f"openai-{model.rsplit('/', 1)[-1]}-{width_of(model, dimensions)}"
-
-
-def width_of(model, dimensions):
-    """Return the width asked for, checked against what is known of the model."""
-    if not model or not model.rsplit("/", 1)[-1] or any(c.isspace() for c in model):
-        raise InputError("--plm=openai:NAME needs a model's name, like openai:text-embedding-3-large")
-    known = find_model(model)
-    if dimensions is None:
-        if known.width is None:
-            raise InputError(
-                f"--plm=openai:{model}: its width is not known; give --plm_dimensions=<numbers a vector>, with "
-                "--plm_send_dimensions=False where the server does not take that parameter"
-            )
-        return known.width
-    too_wide = known.width is not None and dimensions > known.width
-    if dimensions < 1 or too_wide or (known.shortens is False and dimensions != known.width):
-        legal = f"{known.width}" if known.shortens is False else f"1 to {known.width or 'the model’s own'}"
-        raise InputError(f"--plm_dimensions={dimensions} is not a width of {model}; it has {legal}")
-    return dimensions

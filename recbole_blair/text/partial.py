@@ -7,17 +7,25 @@ file with a header and no progress file is whole, and a kill between any two of 
 next run.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import put_in_place, write_json
 from recbole_blair.schema import VERSION
 from recbole_blair.text.features import PROGRESS_SUFFIX, read_header
+
+if TYPE_CHECKING:
+    from recbole_blair.text.encoders import Encoder
 
 # Header keys that must agree for rows of two runs to go into one file.
 _SAME_ROWS = (
@@ -41,14 +49,16 @@ class PartialFeatures:
     """The partial file of one feature file and its progress; a lock keeps a second process out.
 
     Args:
-        path (Path): the final feature file.
-        about (dict): what goes into the header.
-        n_chunks (int): chunks of the encoder's plan.
+        path: the final feature file.
+        about: what goes into the header.
+        n_chunks: chunks of the encoder's plan.
         encoder: its device and batch size are part of what a resumed run must share.
-        batch_tokens (int | None): as asked for.
+        batch_tokens: as asked for.
     """
 
-    def __init__(self, path, about, n_chunks, encoder, batch_tokens):
+    def __init__(
+        self, path: Path | str, about: dict[str, Any], n_chunks: int, encoder: Encoder, batch_tokens: int | None
+    ) -> None:
         self.path = Path(path)
         self.header_path = Path(f"{path}.json")
         self.partial = Path(f"{path}.partial")
@@ -58,10 +68,10 @@ class PartialFeatures:
         self.run = {"device": encoder.device_type, "batch_tokens": batch_tokens or encoder.batch_tokens}
         found = encoder.libraries  # names, or, from processes elsewhere, names and versions
         self.libraries = dict(found) if isinstance(found, dict) else {name: version(name) for name in found}
-        self.done = set()
-        self.handle = None
+        self.done: set[int] = set()
+        self.handle: BinaryIO | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> PartialFeatures:
         left = self._read_progress()
         if left is not None:
             self.done = left
@@ -71,9 +81,9 @@ class PartialFeatures:
             self.done = set()
         self.handle = open(self.partial, "r+b" if self.partial.exists() else "w+b")
         try:
-            self._lock()
+            self._lock(self.handle)
             if not self.done:
-                _write_json(self.progress, self._state())  # from now on the partial file is this run's
+                write_json(self.progress, self._state())  # from now on the partial file is this run's
                 self.handle.truncate(0)
             if self.about["width"]:
                 _reserve(self.handle, self._size())
@@ -82,12 +92,13 @@ class PartialFeatures:
             raise
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self.handle is not None:
             self.handle.close()
 
-    def add(self, number, rows, vectors):
+    def add(self, number: int, rows: np.ndarray, vectors: np.ndarray) -> None:
         """Write a chunk's rows, wait until they are on disk, then write down that they are."""
+        assert self.handle is not None
         if self.about["width"] is None:  # known only after the fit
             self.about["width"] = int(vectors.shape[1])
             _reserve(self.handle, self._size())
@@ -100,15 +111,15 @@ class PartialFeatures:
         self.handle.flush()
         os.fsync(self.handle.fileno())
         self.done.add(number)
-        _write_json(self.progress, self._state())
+        write_json(self.progress, self._state())
 
-    def finish(self):
+    def finish(self) -> None:
         """Put rows and header in place, in an order that a kill cannot turn into a false whole."""
         if len(self.done) != self.n_chunks:
             raise RuntimeError(f"{len(self.done)} of {self.n_chunks} chunks of {self.path.name} were encoded")
         if self.handle is not None:
             self.header_path.unlink(missing_ok=True)
-            os.replace(self.partial, self.path)
+            put_in_place(self.partial, self.path)
         header = {
             **self.about,
             "dtype": "float32",
@@ -116,26 +127,27 @@ class PartialFeatures:
             "normalised": False,
             **self._tools(),
         }
-        _write_json(self.header_path, header)
+        write_json(self.header_path, header)
         self.progress.unlink(missing_ok=True)
 
-    def _tools(self):
-        """Versions the rows depend on."""
+    def _tools(self) -> dict[str, Any]:
+        """Return the versions the rows depend on."""
         return {
             "tool": f"recbole_blair {VERSION}",
             "libraries": self.libraries,
             **self.run,
         }
 
-    def _size(self):
+    def _size(self) -> int:
+        """Return the bytes of the rows."""
         return 4 * self.about["rows"] * self.about["width"]
 
-    def _state(self):
-        """The progress file: what is being made, and the chunks that are in, as ranges."""
+    def _state(self) -> dict[str, Any]:
+        """Return the progress file: what is being made, and the chunks that are in, as ranges."""
         return {"about": self.about, "run": self.run, "chunks": self.n_chunks, "done": _to_ranges(self.done)}
 
-    def _read_progress(self):
-        """Chunks an earlier run of the same work left; None when there is none."""
+    def _read_progress(self) -> set[int] | None:
+        """Return the chunks an earlier run of the same work left; None when there is none."""
         try:
             state = json.loads(self.progress.read_text(encoding="utf-8"))
             before, done = state["about"], _from_ranges(state["done"])
@@ -150,8 +162,8 @@ class PartialFeatures:
             return None
         return done
 
-    def _rows_were_renamed(self):
-        """Whether the earlier run was killed after the rows were in place: before or after their header was."""
+    def _rows_were_renamed(self) -> bool:
+        """Tell whether the earlier run was killed after the rows were in place: before or after their header was."""
         if not self.path.is_file() or self.path.stat().st_size != self._size():
             return False
         if not self.header_path.exists():
@@ -159,26 +171,26 @@ class PartialFeatures:
         header = read_header(self.header_path)
         return all(header.get(key) == self.about.get(key) for key in _SAME_ROWS)
 
-    def _lock(self):
+    def _lock(self, handle: BinaryIO) -> None:
         """Keep a second process off the partial file; the system lets go when this one ends."""
         with contextlib.suppress(ImportError):  # no such lock on Windows
             import fcntl
 
             try:
-                fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise InputError(
                     f"another process is writing {self.path.name}; wait for it, then run the same command again"
                 ) from None
         try:
-            same = os.path.samestat(os.fstat(self.handle.fileno()), os.stat(self.partial))
+            same = os.path.samestat(os.fstat(handle.fileno()), os.stat(self.partial))
         except FileNotFoundError:
             same = False
         if not same:
             raise InputError(f"another process has just finished {self.path.name}; run the same command again")
 
 
-def _reserve(handle, size):
+def _reserve(handle: BinaryIO, size: int) -> None:
     """Take the disk space now, so that a disk that is too small is known before the hours of encoding."""
     if os.fstat(handle.fileno()).st_size == size:
         return
@@ -187,20 +199,9 @@ def _reserve(handle, size):
     handle.truncate(size)
 
 
-def _write_json(path, content):
-    """Write JSON under a temporary name, then rename."""
-    temporary = Path(f"{path}.tmp")
-    with open(temporary, "w", encoding="utf-8") as handle:
-        json.dump(content, handle, indent=1, ensure_ascii=False)
-        handle.write("\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
-
-
-def _to_ranges(numbers):
+def _to_ranges(numbers: Iterable[int]) -> list[list[int]]:
     """{0, 1, 2, 5} -> [[0, 2], [5, 5]]."""
-    ranges = []
+    ranges: list[list[int]] = []
     for number in sorted(numbers):
         if ranges and ranges[-1][1] == number - 1:
             ranges[-1][1] = number
@@ -209,6 +210,6 @@ def _to_ranges(numbers):
     return ranges
 
 
-def _from_ranges(ranges):
+def _from_ranges(ranges: Iterable[Sequence[int]]) -> set[int]:
     """[[0, 2], [5, 5]] -> {0, 1, 2, 5}."""
     return {number for first, last in ranges for number in range(first, last + 1)}

@@ -1,12 +1,18 @@
-"""From token states to one vector a text: the [CLS] state or the mean over tokens, never normalised."""
+"""From token states to one vector per text: the [CLS] state or the mean over tokens, never normalised."""
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from recbole_blair.errors import InputError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 POOLINGS = ("cls", "mean")
-# Older sentence-transformers wrote one flag a mode, newer ones write `pooling_mode`.
+# Older sentence-transformers wrote one flag per mode, newer ones write `pooling_mode`.
 _LEGACY_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -17,18 +23,18 @@ _LEGACY_FLAGS = {
 }
 
 
-def pool(states, lengths, pooling):
+def pool(states: Tensor, lengths: Tensor, pooling: str) -> Tensor:
     """Pool the last hidden states of right-padded texts.
 
     Args:
         states (Tensor): (B, T, D) floating, the encoder's last hidden states.
         lengths (Tensor): (B,) int64, tokens of each text, at least 1; positions from `lengths` on are
             padding.
-        pooling (str): `cls` takes position 0, `mean` averages the text's own positions, special tokens
+        pooling: `cls` takes position 0, `mean` averages the text's own positions, special tokens
             included (as sentence-transformers does).
 
     Returns:
-        Tensor: (B, D) float32, not normalised.
+        (B, D) float32, not normalised.
 
     Raises:
         ValueError: a pooling that is neither.
@@ -39,18 +45,18 @@ def pool(states, lengths, pooling):
         return states[:, 0].float()  # (B, D)
     if pooling != "mean":
         raise ValueError(f"pooling {pooling!r} is not one of {', '.join(POOLINGS)}")
-    import torch
+    import torch  # heavy
 
     keep = torch.arange(states.shape[1], device=states.device) < lengths[:, None]  # (B, T)
     total = (states.float() * keep[..., None]).sum(dim=1)  # (B, D)
     return total / lengths[:, None].to(total.dtype)
 
 
-def folder_pooling(folder):
+def folder_pooling(folder: Path | str) -> str | None:
     """Read the pooling that a model folder declares for itself, sentence-transformers style.
 
     Returns:
-        str | None: `cls` or `mean`; None when the folder says nothing.
+        `cls` or `mean`; None when the folder says nothing.
 
     Raises:
         InputError: the folder declares a pooling that is not offered here, or its file is not JSON.
@@ -71,7 +77,7 @@ def folder_pooling(folder):
     )
 
 
-def _pooling_file(folder):
+def _pooling_file(folder: Path) -> Path | None:
     """Return the pooling module's config.json: the one modules.json names, else 1_Pooling's."""
     place = "1_Pooling"
     if (folder / "modules.json").is_file():
@@ -84,7 +90,7 @@ def _pooling_file(folder):
     return path if path.is_file() else None
 
 
-def _read_json(path):
+def _read_json(path: Path) -> Any:
     """Load a JSON file; a broken one is the user's to mend."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))

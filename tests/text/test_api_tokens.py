@@ -3,7 +3,8 @@
 import pytest
 
 from recbole_blair.text import api_tokens
-from recbole_blair.text.api_tokens import Estimate, Vocabulary, cost_text, find_model, load_counter
+from recbole_blair.text.api_models import find_api_model
+from recbole_blair.text.api_tokens import Estimate, Vocabulary, cost_text, load_counter
 
 tiktoken = pytest.importorskip("tiktoken")
 
@@ -58,8 +59,8 @@ def test_with_the_vocabulary(monkeypatch):
 
 
 def test_prices():
-    large = find_model("text-embedding-3-large")
+    large = find_api_model("text-embedding-3-large")
     assert (large.width, large.max_tokens, large.shortens) == (3072, 8191, True)
-    assert cost_text(2_000_000, large.usd_per_million_tokens) == "about $0.26 at $0.13 a million tokens"
-    assert find_model("shop-embedder").usd_per_million_tokens is None
+    assert cost_text(2_000_000, large.usd_per_million_tokens) == "about $0.26 at $0.13 per million tokens"
+    assert find_api_model("shop-embedder").usd_per_million_tokens is None
     assert cost_text(5, None) == "price unknown"

@@ -11,7 +11,8 @@ from tiny_encoders import some_texts, write_pooling, write_tiny_encoder
 from recbole_blair.errors import InputError
 from recbole_blair.text.batching import pad_batch, plan_batches, plan_chunks
 from recbole_blair.text.devices import pick_devices, pick_precision
-from recbole_blair.text.encoders import encoder_name, load_encoder, weights_hash
+from recbole_blair.text.encoders import encoder_name, load_encoder
+from recbole_blair.text.weights import weights_hash
 
 
 def naive(folder, texts, pooling, max_length=64):
@@ -210,7 +211,7 @@ def test_options_are_checked(tiny_bert):
 def test_precision_follows_the_chip(monkeypatch):
     cpu = pick_devices("cpu")[0]
     for native, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("recbole_blair.text.devices.has_native_bf16", lambda device, native=native: native)
+        monkeypatch.setattr("recbole_blair.text.devices.has_fast_bf16", lambda device, native=native: native)
         assert pick_precision("auto", cpu) == expected
     assert pick_precision("fp32", cpu) == "fp32"
 

@@ -170,7 +170,7 @@ def test_twice_the_same_number_is_no_answer():
         body = good(request)
         return {**body, "data": [{**entry, "index": 0} for entry in body["data"]]}
 
-    with EmbeddingServer(behave) as server, pytest.raises(InputError, match="vectors without one number a text"):
+    with EmbeddingServer(behave) as server, pytest.raises(InputError, match="vectors without one number per text"):
         encoder(server).encode(TEXTS[:3], progress=False)
 
 
