@@ -28,11 +28,11 @@ def run(args):
     """Gather, draw, write."""
     from pathlib import Path
 
+    from recbole_blair.files.write import write_text
     from recbole_blair.registry import use_plugins
     from recbole_blair.report.breakdown import parse_breakdowns
     from recbole_blair.report.collect import Options, collect
     from recbole_blair.report.page import render
-    from recbole_blair.train.checkpoint import write_text
 
     output = Path(args.output)
     if output.is_dir() or output.suffix.lower() not in (".html", ".htm"):

@@ -8,8 +8,6 @@ a row. Rows are drawn at random, from tables larger than a cache: what is read t
 
 import errno
 import json
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ import pyarrow.csv as pacsv
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.paths import file_stamps
+from recbole_blair.files.write import whole_folder
 from recbole_blair.schema import (
     CACHE_DIR,
     ITEM_ID,
@@ -102,11 +101,8 @@ def map_cache(cache):
 
 
 def write_cache(cache, tables, stamp):
-    """Write the binary copy under a temporary name and rename it when whole."""
-    temporary = cache.with_name(f"{cache.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    """Write the binary copy; it can be made again, so nothing waits for the disk."""
+    with whole_folder(cache, sync=False) as temporary:
         for name in ARRAYS:
             np.save(temporary / f"{name}.npy", tables[name], allow_pickle=False)
         for name in ("item_tokens", "user_tokens"):
@@ -117,14 +113,6 @@ def write_cache(cache, tables, stamp):
             ):
                 out.write_batch(batch)
         (temporary / "stamp.json").write_text(json.dumps(stamp))
-        shutil.rmtree(cache, ignore_errors=True)
-        try:
-            temporary.rename(cache)
-        except OSError:  # another process finished the same copy first
-            if read_stamp(cache) != stamp:
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_tables(build_dir):

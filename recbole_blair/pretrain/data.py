@@ -7,8 +7,8 @@ kept as Arrow beside the run, with the keys that say which pairs share an item; 
 import gzip
 import hashlib
 import json
-import os
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.files.paths import file_stamps
+from recbole_blair.files.write import whole_file, write_json
 from recbole_blair.schema import MATCHED_REVIEWS, VALID_START_MS
 
 FIELDS = ("context", "metadata", "item_id", "timestamp")
@@ -198,9 +199,7 @@ def load_pair_tables(path, folder, *, holdout, seed=0, min_chars=MIN_CHARS, prog
         folder.mkdir(parents=True, exist_ok=True)
         manifest.unlink(missing_ok=True)
         counts = _write_tables(files, folder, holdout, seed, min_chars, progress)
-        temporary = manifest.with_name(f".{manifest.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"stamp": stamp, "counts": counts}, indent=1))
-        os.replace(temporary, manifest)
+        write_json(manifest, {"stamp": stamp, "counts": counts}, ensure_ascii=True)
     tables = PairTables(folder, json.loads(manifest.read_text())["counts"])
     if not len(tables.train):
         raise InputError(
@@ -221,24 +220,17 @@ def _write_tables(files, folder, holdout, seed, min_chars, progress):
     )
     counts = {"read": 0, "too_short": 0, "without_time": 0, "train": 0, "held_out": 0}
     names = ("train", "held_out")
-    places = {name: folder / f".{name}.arrow.{os.getpid()}.tmp" for name in names}
-    writers = {name: pa.ipc.new_stream(str(place), schema) for name, place in places.items()}
-    try:
-        with tqdm(desc="read pairs", unit=" pairs", disable=not progress) as bar:
-            for path in files:
-                for first, rows in read_pairs(path):
-                    parts = _split_rows(path, first, rows, holdout, seed, min_chars, counts)
-                    for name in names:
-                        if parts[name]:
-                            writers[name].write_batch(pa.RecordBatch.from_pylist(parts[name], schema))
-                    bar.update(len(rows))
-        for name in names:
-            writers[name].close()
-            os.replace(places[name], folder / f"{name}.arrow")
-    finally:
-        for name in names:
-            writers[name].close()
-            places[name].unlink(missing_ok=True)
+    with ExitStack() as stack:
+        places = {name: stack.enter_context(whole_file(folder / f"{name}.arrow")) for name in names}
+        writers = {name: stack.enter_context(pa.ipc.new_stream(str(place), schema)) for name, place in places.items()}
+        bar = stack.enter_context(tqdm(desc="read pairs", unit=" pairs", disable=not progress))
+        for path in files:
+            for first, rows in read_pairs(path):
+                parts = _split_rows(path, first, rows, holdout, seed, min_chars, counts)
+                for name in names:
+                    if parts[name]:
+                        writers[name].write_batch(pa.RecordBatch.from_pylist(parts[name], schema))
+                bar.update(len(rows))
     return counts
 
 

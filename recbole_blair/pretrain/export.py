@@ -5,19 +5,17 @@ Layout: config.json, model.safetensors, the tokenizer, modules.json and 1_Poolin
 """
 
 import json
-import os
 import re
-import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from safetensors.torch import save_file
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import put_in_place, work_folder
 from recbole_blair.pretrain.load import HEADS_FILE, quiet_loading
 from recbole_blair.schema import VERSION
 
-STAGING = ".export.tmp"
 WEIGHTS = "model.safetensors"
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers")
 NO_LICENCE = "not stated by the base; see where it came from"
@@ -33,23 +31,21 @@ def export_encoder(model, tokenizer, folder, card):
         card (str): README.md.
     """
     folder = Path(folder)
-    staging = folder / STAGING
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     whole = model.denoiser if model.denoiser is not None else model.body
-    with quiet_loading():
-        whole.save_pretrained(staging)
-    tokenizer.save_pretrained(staging)
-    write_sentence_transformer_files(staging, model.pooling, whole.config.hidden_size, text_limit(model, tokenizer))
-    (staging / "README.md").write_text(card, encoding="utf-8")
-    if model.token_head is not None:
-        write_heads(staging / HEADS_FILE, model)
-    files = [path for path in staging.rglob("*") if path.is_file()]
-    for path in sorted(files, key=lambda p: p.name == WEIGHTS):
-        target = folder / path.relative_to(staging)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(path, target)
-    shutil.rmtree(staging)
+    with work_folder(folder / "export") as staging:
+        with quiet_loading():
+            whole.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        length = text_limit(model, tokenizer)
+        write_sentence_transformer_files(staging, model.pooling, whole.config.hidden_size, length)
+        (staging / "README.md").write_text(card, encoding="utf-8")
+        if model.token_head is not None:
+            write_heads(staging / HEADS_FILE, model)
+        files = [path for path in staging.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda p: p.name == WEIGHTS):
+            target = folder / path.relative_to(staging)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            put_in_place(path, target)
 
 
 def write_heads(path, model):

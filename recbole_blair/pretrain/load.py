@@ -1,12 +1,12 @@
 """Load an encoder for training with the head its objective needs, or start one from nothing."""
 
 import contextlib
-import shutil
 from pathlib import Path
 
 import torch
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import whole_folder
 from recbole_blair.parallel.distributed import rank
 from recbole_blair.pretrain.model import PairEncoder, TokenHead
 from recbole_blair.pretrain.step import Vocabulary
@@ -260,11 +260,8 @@ def save_tokenizer(tokenizer, folder):
     """Write a tokenizer's folder; whole or not at all. Only the first process writes."""
     if rank() > 0:
         return
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    tokenizer.save_pretrained(temporary)
-    temporary.rename(folder)
+    with whole_folder(folder) as temporary:
+        tokenizer.save_pretrained(temporary)
 
 
 def read_vocabulary(tokenizer, model, mlm):

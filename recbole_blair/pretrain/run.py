@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import write_json
 from recbole_blair.ops.device import has_fast_bf16
 from recbole_blair.ops.memory import keep_freed_memory
 from recbole_blair.parallel.distributed import rank, world_size
@@ -33,7 +34,6 @@ from recbole_blair.pretrain.trainer import (
     last_whole_checkpoint,
     load_weights,
     training_arguments,
-    write_json,
 )
 from recbole_blair.text.weights import weights_hash
 
@@ -87,7 +87,7 @@ def pretrain(settings):
     model, tokenizer, base = load_start(settings, tables, state)
     trainer = build_trainer(settings, args, model, tokenizer, tables, task, precision, state)
     if rank() == 0:
-        write_json(state / CONFIG, settings.fingerprint() | {"pairs_hash": pairs_hash(settings.pairs)})
+        write_json(state / CONFIG, settings.fingerprint() | {"pairs_hash": pairs_hash(settings.pairs)}, indent=2)
     results, timing = train_and_evaluate(trainer, settings, state)
     metrics = summary(settings, tables, task, base, results, timing, precision, model)
     if rank() == 0:
@@ -247,7 +247,7 @@ def before_training(trainer, state):
         return json.loads(path.read_text(encoding="utf-8"))
     found = strip_prefix(trainer.evaluate(metric_key_prefix="before"), "before_")
     if rank() == 0:
-        write_json(path, found)
+        write_json(path, found, indent=2)
     return found
 
 
@@ -303,6 +303,6 @@ def finish(folder, model, tokenizer, settings, metrics, base):
         fresh=base["fresh"],
     )
     export.export_encoder(model, tokenizer, folder, card)
-    write_json(folder / STATE_DIR / METRICS, metrics)
+    write_json(folder / STATE_DIR / METRICS, metrics, indent=2)
     for name in ("checkpoint", "tables"):
         shutil.rmtree(folder / STATE_DIR / name, ignore_errors=True)

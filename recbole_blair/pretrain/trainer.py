@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import explained, whole_file, write_json
 from recbole_blair.parallel.distributed import all_reduce_gradients, rank, world_size
 from recbole_blair.pretrain.data import EpochOrder
 from recbole_blair.pretrain.retrieval import evaluate_retrieval
@@ -152,8 +153,8 @@ class PairTrainer(Trainer):
             folder = Path(self.args.output_dir)
             if best:
                 write_weights(folder / BEST, self.step.model)
-                write_json(folder / BEST_METRICS, record)
-            write_json(folder / LAST_METRICS, record)
+                write_json(folder / BEST_METRICS, record, indent=2)
+            write_json(folder / LAST_METRICS, record, indent=2)
         return best
 
     def _save(self, output_dir=None, state_dict=None):
@@ -170,10 +171,11 @@ class PairTrainer(Trainer):
         if self.is_world_process_zero():
             shutil.rmtree(folder, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
+        with explained(folder):
+            super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            write_json(folder / WHOLE, {"step": self.state.global_step, "world_size": world_size()})
+            write_json(folder / WHOLE, {"step": self.state.global_step, "world_size": world_size()}, indent=2)
             for other in folder.parent.glob("checkpoint-*"):
                 if other != folder:
                     shutil.rmtree(other, ignore_errors=True)
@@ -223,28 +225,11 @@ def last_whole_checkpoint(folder, processes):
 
 
 def write_weights(path, model):
-    """Write a model's tensors, each once; whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """Write a model's tensors, each once."""
+    with whole_file(path) as temporary:
         save_file({name: value.cpu().contiguous() for name, value in model.unique_state().items()}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_weights(path, model):
     """Load what `write_weights` wrote."""
     model.load_unique_state(load_file(path))
-
-
-def write_json(path, value):
-    """Write JSON; whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

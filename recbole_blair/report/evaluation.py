@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import write_bytes, write_text
 from recbole_blair.quick_start import TIES
 from recbole_blair.report.breakdown import breakdown, split_rows
 from recbole_blair.runs.finished_run import PLACES, evaluate_opened, load_run
-from recbole_blair.train.checkpoint import write_bytes, write_text
 from recbole_blair.train.display import shown_metrics
 
 SUFFIXES = (".json", ".parquet")

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import write_text
 from recbole_blair.schema import DOMAINS, SPLITS, UNKNOWN_DOMAIN
-from recbole_blair.train.checkpoint import write_text
 
 STEP_FILE = "step.json"
 

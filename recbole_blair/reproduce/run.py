@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 from recbole_blair.errors import InputError, nearest
+from recbole_blair.files.write import write_text
 from recbole_blair.reproduce.steps import Planner, Runner
 from recbole_blair.reproduce.tables import UNITS, find_rows, load_smoke
 from recbole_blair.schema import VERSION
-from recbole_blair.train.checkpoint import write_text
 
 SCALES = ("smoke", "full")
 WITHIN, OUTSIDE, NOT_COMPARABLE = "within tolerance", "outside", "not comparable"

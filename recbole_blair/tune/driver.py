@@ -6,6 +6,7 @@ from pathlib import Path
 from ray import tune
 from ray.tune import Callback
 
+from recbole_blair.files.write import write_json
 from recbole_blair.train.display import fraction, say
 from recbole_blair.tune import schedulers
 from recbole_blair.tune import sweep_dir as files
@@ -109,7 +110,7 @@ class Journal(Callback):
         folder = files.trial_dir(self.folder, number)
         record = files.read_json(folder / files.TRIAL)
         record.update(status=status, error=error)
-        files.write_json(folder / files.TRIAL, record)
+        write_json(folder / files.TRIAL, record, ensure_ascii=True)
         trial = files.load_trial(folder, record)
         best = trial.best(self.metric)
         value = f"{self.metric} {fraction(best[self.metric])}" if best else f"{self.metric} -"

@@ -4,6 +4,7 @@ import html
 import math
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import write_text
 from recbole_blair.train.display import fraction
 
 TICKS = 5  # of a logarithmic axis
@@ -23,8 +24,6 @@ def write_page(sweep, best, path):
     Raises:
         InputError: Plotly is not installed.
     """
-    from recbole_blair.train.checkpoint import write_text
-
     try:
         import plotly.io as pio
     except ImportError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from recbole_blair.files.write import whole_file, write_json, write_text
 from recbole_blair.train.display import fraction, say, shown_metrics
 from recbole_blair.tune import sweep_dir as files
 from recbole_blair.tune.page import write_page
@@ -65,7 +66,7 @@ def test_best(sweep, trial, resources):
         "valid": {k: v for k, v in line.items() if k not in NOT_METRICS}, "test": test,
         "trials": count_by_status(sweep.trials), "run": str(folder.relative_to(sweep.folder.resolve())),
     }  # fmt: skip
-    files.write_json(path, record)
+    write_json(path, record, ensure_ascii=True)
     return record
 
 
@@ -85,8 +86,6 @@ def count_by_status(trials):
 
 def write_best_yaml(sweep, trial, record):
     """Write the best configuration as a file that `run_recbole.py --config_files=best.yaml` runs."""
-    from recbole_blair.train.checkpoint import write_text
-
     keys = {
         "model": sweep.info.name, "dataset": sweep.dataset, **sweep.keys, "valid_metric": sweep.metric, "seeds": None,
         "baselines": None, **trial.point,
@@ -112,9 +111,8 @@ def write_results(sweep):
     rows = [row_of(trial, sweep, keys) for trial in sweep.trials]
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
-    temporary = sweep.folder / f".{RESULTS}.tmp"
-    pq.write_table(table, temporary)
-    temporary.rename(sweep.folder / RESULTS)
+    with whole_file(sweep.folder / RESULTS) as temporary:
+        pq.write_table(table, temporary)
 
 
 def row_of(trial, sweep, keys):

@@ -17,6 +17,7 @@ import yaml
 
 from recbole_blair.config import load_yaml
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import write_json, write_text
 from recbole_blair.tune.settings import VOLATILE
 
 SWEEP, TRIALS, TRIAL, PROGRESS, DONE = "sweep.yaml", "trials", "trial.json", "progress.jsonl", "done.json"
@@ -49,13 +50,6 @@ class Trial:
         return self.status in (FINISHED, STOPPED, FAILED)
 
 
-def write_json(path, value):
-    """Write JSON under a temporary name and rename it when whole."""
-    from recbole_blair.train.checkpoint import write_text
-
-    write_text(path, json.dumps(value, indent=1) + "\n")
-
-
 def read_json(path):
     """Return a JSON file's content, or None when it is not there.
 
@@ -77,8 +71,6 @@ def trial_dir(sweep_dir, number):
 
 def save_sweep(sweep_dir, spec):
     """Write sweep.yaml."""
-    from recbole_blair.train.checkpoint import write_text
-
     write_text(Path(sweep_dir) / SWEEP, yaml.safe_dump(spec, sort_keys=False, allow_unicode=True))
 
 
@@ -118,7 +110,7 @@ def check_same_sweep(sweep_dir, saved, asked):
 def save_trial(sweep_dir, trial):
     """Write a trial's trial.json."""
     record = {"number": trial.number, "point": trial.point, "status": trial.status, "error": trial.error}
-    write_json(trial_dir(sweep_dir, trial.number) / TRIAL, record)
+    write_json(trial_dir(sweep_dir, trial.number) / TRIAL, record, ensure_ascii=True)
 
 
 def load_trials(sweep_dir):
@@ -163,8 +155,6 @@ def append_progress(folder, line):
 
 def drop_repeated(folder, epoch):
     """Drop the epochs after the last checkpoint: they are trained again. Those before an adoption stay as they were."""
-    from recbole_blair.train.checkpoint import write_text
-
     path = Path(folder) / PROGRESS
     if not path.is_file():
         return

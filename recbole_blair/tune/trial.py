@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from recbole_blair.config import resolve_config
+from recbole_blair.files.write import write_json
 from recbole_blair.ops.memory import give_back_memory
 from recbole_blair.tune.sweep_dir import (
     DONE,
@@ -18,7 +19,6 @@ from recbole_blair.tune.sweep_dir import (
     drop_repeated,
     last_epoch,
     trial_dir,
-    write_json,
 )
 
 DATASETS: dict = {}  # open in this process, by build folder and encoder
