@@ -3,36 +3,59 @@
 Only the reading differs: here it fills the tables `review` and `meta` that `convert_tables` takes from there.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dataset_tools.builds.build_stats import FORMAT, build_file_names, load_stats, stats_path
-from dataset_tools.conversion.own_tables import INTERACTION_FIELDS, RULES, TIME_UNITS, load_interactions, load_items
+from dataset_tools.builds.dry_run import describe_own_plan
+from dataset_tools.builds.folder import build_is_whole, check_raw_unchanged, ensure_written, files_are_whole
+from dataset_tools.builds.settings import OwnSettings, own_build_name
+from dataset_tools.builds.statistics_file import check_format, describe_build, load_stats, stats_path
+from dataset_tools.conversion.convert import convert_tables
+from dataset_tools.conversion.own_tables import INTERACTION_FIELDS, RULES, load_interactions, load_items
 from dataset_tools.items.items import META_FIELDS
-from dataset_tools.prepare import CATALOGUES, build_is_whole, check_instants, check_raw_unchanged, make_build
-from dataset_tools.raw.domains import PUBLISHED, check_name, is_sample
-from dataset_tools.raw.own_formats import ENCODINGS, open_own
+from dataset_tools.raw.own_formats import OwnFile, open_own
+from dataset_tools.storage.duckdb_session import keep_buffers
+from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError, nearest
-from recbole_blair.schema import ALIASES, ITEM_ID, MAX_HISTORY, PROTOCOLS
+from recbole_blair.schema import ITEM_ID, PROTOCOLS
 
-SOURCES = ("csv", "jsonl", "parquet", "python")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 ITEM_FIELDS = (ITEM_ID, *META_FIELDS)
 
 
-def parse_mapping(option, text, fields):
+class OwnSource(NamedTuple):
+    """The files of a build and, for each, which columns hold which field."""
+
+    interactions: OwnFile
+    columns: dict[str, list[str]]
+    items: OwnFile | None
+    item_columns: dict[str, list[str]]
+
+    @property
+    def files(self) -> list[OwnFile]:
+        """Return the files that are given."""
+        return [self.interactions] if self.items is None else [self.interactions, self.items]
+
+
+def parse_mapping(option: str, text: str | None, fields: Sequence[str]) -> dict[str, list[str]]:
     """Read `field=column,field=column`; a field may take several columns, `features=tags+specs`.
 
     Args:
-        option (str): its name, for messages.
-        text (str | None): fields that are not named take the column of their own name.
-        fields (sequence of str): the fields there are.
+        option: its name, for messages.
+        text: fields that are not named take the column of their own name.
+        fields: the fields there are.
 
     Returns:
-        dict: field to list of columns, of the fields that are named.
+        Field to list of columns, of the fields that are named.
 
     Raises:
         InputError: a field that does not exist, one twice, or no column.
     """
-    found: dict = {}
+    columns_of: dict[str, list[str]] = {}
     for part in filter(None, (part.strip() for part in (text or "").split(","))):
         field, _, columns = (piece.strip() for piece in part.partition("="))
         if field not in fields:
@@ -40,199 +63,126 @@ def parse_mapping(option, text, fields):
                 f"--{option}: unknown field {field!r}; known: {', '.join(fields)}.{nearest(field, fields)}"
             )
         names = [name.strip() for name in columns.split("+") if name.strip()]
-        if not names or field in found:
+        if not names or field in columns_of:
             raise InputError(f"--{option}: {part!r}; expected {field}=<column>, once")
-        found[field] = names
-    return found
+        columns_of[field] = names
+    return columns_of
 
 
 def prepare_own(
-    dataset,
-    interactions,
-    items=None,
-    source="csv",
-    columns=None,
-    item_columns=None,
-    timestamp_unit="ms",
-    list_separator=None,
-    delimiter=None,
-    encoding="utf-8",
-    data_path="dataset",
-    protocol="timestamp",
-    valid_start_ms=None,
-    test_start_ms=None,
-    max_history=MAX_HISTORY,
-    ascii_text=False,
-    catalogue="interactions",
-    memory_limit="4GB",
-    threads=None,
-    progress=True,
-    dry_run=False,
-):
+    dataset: str,
+    interactions: Path | str,
+    items: Path | str | None = None,
+    data_path: Path | str = "dataset",
+    memory_limit: str = "4GB",
+    threads: int | None = None,
+    progress: bool = True,
+    dry_run: bool = False,
+    **settings: Any,
+) -> Path:
     """Make the atomic files of data of one's own, unless they are there.
 
     Args:
-        dataset (str): name of the build, and what `--dataset` is then; `-last_out` is added for that protocol.
-        interactions (path): CSV, JSON lines, Parquet (by extension; `.gz` for the text ones), one event a row.
-        items (path | None): the items' text, one item a row; None: no item has text.
-        source (str): see `open_own`.
-        columns (str): `user_id=…,item_id=…,timestamp=…`; numbers from 1 for a CSV without header.
-        item_columns (str): `item_id=…,title=…` and any of features, categories, description, store, price. Fields that
-            are not named take the column of their own name, where there is one.
-        timestamp_unit (str): ms, s, iso (`2018-07-07 22:09:11`, with or without T, zone or time), or a strptime
-            format such as `%d.%m.%Y %H:%M`; UTC without zone.
-        list_separator (str | None): splits the text of categories and features, as in `Action|Comedy`.
-        delimiter, encoding (str): of CSV files.
-        valid_start_ms, test_start_ms (int | None): instants; None takes 8:1:1 over all interactions.
-
-    The other arguments are those of `dataset_tools.prepare.prepare`.
+        dataset: name of the build, and what `--dataset` is then; `-last_out` is added for that protocol.
+        interactions: CSV, JSON lines, Parquet (by extension; `.gz` for the text ones), one event per row.
+        items: the items' text, one item per row; None: no item has text.
+        data_path: the build goes into `<data_path>/<build>/`.
+        memory_limit, threads, progress: see `Resources`.
+        dry_run: print what would be done and return.
+        settings: the fields of `OwnSettings`.
 
     Returns:
-        Path: the folder of the build.
+        The folder of the build.
 
     Raises:
         InputError: anything the user can fix, in one line.
     """
-    settings = own_settings(
-        dataset, protocol, valid_start_ms, test_start_ms, max_history, ascii_text, catalogue, source, columns,
-        item_columns, timestamp_unit, list_separator, delimiter, encoding,
-    )  # fmt: skip
-    mapping = parse_mapping("columns", columns, INTERACTION_FIELDS)
-    mapping = {field: mapping.get(field, [field]) for field in INTERACTION_FIELDS}
-    files = [
-        open_own(interactions, source, [c for names in mapping.values() for c in names], delimiter, encoding),
-        None,
-    ]
-    item_mapping = None
-    if items is not None:
-        item_mapping, files[1] = open_items(items, settings)
-    elif item_columns:
-        raise InputError("--item_columns needs --items=FILE")
-    folder = Path(data_path) / own_name(dataset, protocol)
-    paths = (files[0].path, files[1].path if files[1] else None)
-    if build_is_whole(folder, settings):
-        check_raw_unchanged(folder, *paths)
-        if dry_run:
-            print(f"build      {folder}: there and whole; nothing to do")
-        return folder
+    resolved = OwnSettings(dataset, **settings)
+    source = open_source(resolved, interactions, items)
+    folder = Path(data_path) / resolved.build_name
+    whole = build_is_whole(folder, resolved)
+    if whole:
+        check_raw_unchanged(folder, [file.path for file in source.files])
     if dry_run:
-        for file in filter(None, files):
-            size = file.path.stat().st_size / 2**20
-            print(f"raw        {file.path}: {file.kind}, {size:,.1f} MiB, columns {', '.join(file.columns)}")
-        print(f"build      {folder}: to be converted ({protocol}), memory up to {memory_limit} for DuckDB")
-        return folder
-    write_own(folder, settings, files, (mapping, item_mapping), memory_limit, threads, progress)
+        print(describe_own_plan(folder, resolved, source.files, memory_limit))
+    elif not whole:
+        write_own(folder, resolved, source, Resources(memory_limit, threads, progress))
     return folder
 
 
-def own_settings(
-    dataset, protocol, valid_start_ms, test_start_ms, max_history, ascii_text, catalogue, source, columns,
-    item_columns, timestamp_unit, list_separator, delimiter, encoding,
-):  # fmt: skip
-    """Return what decides the build, as `stats.json` records it; refuses what cannot be."""
-    check_name(dataset)
-    if dataset in (*PUBLISHED, *ALIASES) or is_sample(dataset):
-        raise InputError(f"dataset={dataset} is a name of Amazon Reviews 2023 or the sample; give your data another")
-    for key, value, known in (
-        ("source", source, SOURCES), ("protocol", protocol, PROTOCOLS), ("catalogue", catalogue, CATALOGUES),
-        ("timestamp_unit", timestamp_unit, TIME_UNITS), ("encoding", encoding, tuple(ENCODINGS)),
-    ):  # fmt: skip
-        if value not in known and not (key == "timestamp_unit" and "%" in value):
-            raise InputError(f"unknown {key} {value!r}; known: {', '.join(known)}.{nearest(value, known)}")
-    if int(max_history) < 1:
-        raise InputError(f"max_history is {max_history}, expected 1 or more; 50 is the papers' value")
-    if protocol == "last_out" and (valid_start_ms is not None or test_start_ms is not None):
-        raise InputError("protocol=last_out has no instants; leave out valid_start_ms and test_start_ms")
-    check_instants(valid_start_ms, test_start_ms)
-    return {
-        "dataset": dataset,
-        "protocol": protocol,
-        "valid_start_ms": valid_start_ms,
-        "test_start_ms": test_start_ms,
-        "max_history": int(max_history),
-        "ascii_text": bool(ascii_text),
-        "catalogue": catalogue,
-        "source": source,
-        "columns": columns,
-        "item_columns": item_columns,
-        "timestamp_unit": timestamp_unit,
-        "list_separator": list_separator,
-        "delimiter": delimiter,
-        "encoding": encoding,
-    }
+def open_source(settings: OwnSettings, interactions: Path | str, items: Path | str | None) -> OwnSource:
+    """Find out how to read the files and which columns hold the fields.
+
+    Raises:
+        InputError: a file or column that is not there.
+    """
+    named = parse_mapping("columns", settings.columns, INTERACTION_FIELDS)
+    columns = {field: named.get(field, [field]) for field in INTERACTION_FIELDS}
+    used = [name for names in columns.values() for name in names]
+    file = open_own(interactions, settings.source, used, settings.delimiter, settings.encoding)
+    if items is not None:
+        return OwnSource(file, columns, *open_items(items, settings))
+    if settings.item_columns:
+        raise InputError("--item_columns needs --items=FILE")
+    return OwnSource(file, columns, None, {})
 
 
-def own_name(dataset, protocol):
-    """Return the folder and file prefix of a build."""
-    return dataset if protocol == "timestamp" else f"{dataset}-{protocol}"
-
-
-def open_items(path, settings):
-    """Return (mapping of the fields the file has, OwnFile).
+def open_items(path: Path | str, settings: OwnSettings) -> tuple[OwnFile, dict[str, list[str]]]:
+    """Return how to read the items' file and the columns of the fields it has.
 
     Raises:
         InputError: see `open_own`; or the file has no field that makes a text.
     """
-    named = parse_mapping("item_columns", settings["item_columns"], ITEM_FIELDS)
+    named = parse_mapping("item_columns", settings.item_columns, ITEM_FIELDS)
     used = [name for names in named.values() for name in names]
-    file = open_own(path, settings["source"], used or [ITEM_ID], settings["delimiter"], settings["encoding"])
-    mapping = {f: named.get(f, [f]) for f in ITEM_FIELDS if f in named or f in file.columns}
-    if ITEM_ID not in mapping:
+    file = open_own(path, settings.source, used or [ITEM_ID], settings.delimiter, settings.encoding)
+    columns = {field: named.get(field, [field]) for field in ITEM_FIELDS if field in named or field in file.columns}
+    if ITEM_ID not in columns:
         raise InputError(f"{path} has no column {ITEM_ID!r}; name it by --item_columns={ITEM_ID}=…; it has: "
                          f"{', '.join(file.columns)}")  # fmt: skip
-    if not set(mapping) - {ITEM_ID}:
+    if not set(columns) - {ITEM_ID}:
         raise InputError(
             f"{path}: no column is named title, features, categories or description; name them by "
             f"--item_columns=…,title=…; it has: {', '.join(file.columns)}"
         )
-    return mapping, file
+    return file, columns
 
 
-def write_own(folder, settings, files, mappings, memory_limit, threads, progress):
+def write_own(folder: Path, settings: OwnSettings, source: OwnSource, resources: Resources) -> None:
     """Convert into the build's folder, once, whoever else is at it."""
-    from filelock import FileLock
 
-    from dataset_tools.conversion.convert import convert_tables
-    from dataset_tools.storage.duckdb_session import Duck, keep_buffers
-    from recbole_blair.schema import VERSION
+    def fill(temporary: Path) -> dict[str, Any]:
+        file, items = source.interactions, source.items
+        with keep_buffers(), resources.open_session(temporary) as duck:
+            encoded = load_interactions(duck, file, source.columns, settings.timestamp_unit)
+            load_items(duck, items, source.item_columns, settings.list_separator)
+            counts = convert_tables(duck, file.path, temporary, folder.name, settings, RULES)
+        counts["cleaning"]["interactions"] = counts["cleaning"].pop("reviews")
+        counts = {"percent_encoded_ids": encoded, **counts}
+        return describe_build(temporary, folder.name, settings, [file.path for file in source.files], counts)
 
-    def fill(temporary):
-        with keep_buffers(), Duck(temporary, memory_limit, threads, progress) as duck:
-            encoded = load_interactions(duck, files[0], mappings[0], settings["timestamp_unit"])
-            load_items(duck, files[1], mappings[1], settings["list_separator"])
-            found = convert_tables(duck, files[0].path, temporary, folder.name, settings, RULES)
-        found["cleaning"]["interactions"] = found["cleaning"].pop("reviews")
-        raw = [{"name": f.path.name, "bytes": f.path.stat().st_size} for f in files if f]
-        written = {name: (temporary / name).stat().st_size for name in build_file_names(folder.name)}
-        return {
-            "build": folder.name, "format": FORMAT, "tool_version": VERSION, "settings": settings,
-            "raw_files": raw, "files": written, "percent_encoded_ids": encoded, **found,
-        }  # fmt: skip
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
-        if not build_is_whole(folder, settings):
-            make_build(folder, fill)
+    ensure_written(folder, settings, fill)
 
 
-def find_own_build(dataset, data_path, protocol):
+def find_own_build(dataset: str, data_path: Path | str, protocol: str) -> Path | None:
     """Return the folder of a build that `prepare_own` made, or None.
 
     Raises:
         InputError: it was made, but for the other protocol; or its files are not whole.
     """
-    folder = Path(data_path) / own_name(dataset, protocol)
+    folder = Path(data_path) / own_build_name(dataset, protocol)
     stats = load_stats(folder)
     if stats is None or "source" not in stats["settings"]:
         for other in PROTOCOLS:
-            there = load_stats(Path(data_path) / own_name(dataset, other))
+            there = load_stats(Path(data_path) / own_build_name(dataset, other))
             if stats is None and there and "source" in there["settings"]:
                 raise InputError(
                     f"{dataset} in {data_path} was prepared with --protocol={other}; pass that, or prepare it with "
                     f"--protocol={protocol} too"
                 )
         return None
-    if not build_is_whole(folder, stats["settings"]):
+    check_format(folder, stats)
+    if not files_are_whole(folder, stats):
         raise InputError(
             f"{folder} lacks files that {stats_path(folder).name} names; run the same prepare command again"
         )

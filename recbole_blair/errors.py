@@ -1,13 +1,70 @@
 """The one exception that means "the user can fix this": printed as a single line, exit status 2."""
 
+from __future__ import annotations
+
 import difflib
+import errno
+import importlib.util
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 
 class InputError(ValueError):
     """Wrong use or wrong input. The message says what was found, what was expected, where, and the fix."""
 
 
-def nearest(name, known):
+def nearest(name: object, known: Iterable[object]) -> str:
     """Return ` Did you mean X?` for the closest of `known`, or an empty string."""
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def run_guarded(run: Callable[[], int | None], is_speaker: Callable[[], bool] = lambda: True) -> int:
+    """Call `run()`; print what a user can mend, and Ctrl-C, as one line.
+
+    Args:
+        run: the work; returns the exit status, None for 0.
+        is_speaker: False in a process beside which another one meets the same error and prints it.
+
+    Returns:
+        Exit status: that of `run`; 2 for what the user can mend; 130 for Ctrl-C.
+    """
+    try:
+        return run() or 0
+    except InputError as error:
+        if is_speaker():
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        else:  # the speaker meets the same and must not be ended before it says so; `launch` speaks for one alone
+            time.sleep(3)
+        return 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if not package or importlib.util.find_spec(package):  # a module of a package that is there: a fault, not a lack
+            raise
+        print(
+            f"error: {package} is not installed for {sys.executable}; use the environment that `make install` makes "
+            "(. .venv/bin/activate), or install into this one (docs/install.md)",
+            file=sys.stderr,
+        )
+        return 2
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"error: cannot write{where}: {os.strerror(error.errno)}; free some space or choose another "
+            "folder, then run the same command again: it goes on where it was",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130

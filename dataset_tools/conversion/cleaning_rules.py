@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 MIN_TIME_MS = 100_000_000_000  # 1973 in milliseconds, the year 5138 in seconds: smaller values are seconds
 MAX_TIME_MS = 10_000_000_000_000  # the year 2286 in milliseconds: larger values are micro- or nanoseconds
-MAX_BROKEN_SHARE = 0.001  # above 0.1 % broken lines a file is damaged, not dirty
 
 # Ids that a reader of the atomic files would not give back: white space and control characters end a token or a
 # line, a double quote opens a quoted field, and these words are read as "missing" or as the padding item.
@@ -66,11 +65,6 @@ META_RULES = (
     Rule("broken_json", "the line is no JSON object, or has no field that is read", None),
     Rule("empty_or_unusable_ids", "parent_asin is absent, null, empty or unusable", None),
     Rule("repeated_item", "an earlier metadata line has the same parent_asin; the first is kept", None),
-)
-
-LAST_OUT_RULES = (
-    Rule("outside_5_core", "outside the iterated 5-core of all users and items", None),
-    Rule("few_after_metadata", "users or items with fewer than 5 left once items without metadata are gone", None),
 )
 
 

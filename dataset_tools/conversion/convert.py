@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_tools.builds.build_stats import build_file_names
+from dataset_tools.builds.statistics_file import build_file_names
 from dataset_tools.conversion.events import EventStream, cut_by_time, cut_last_out
 from dataset_tools.conversion.five_core import CORE_EVENTS, keep_core
 from dataset_tools.conversion.reviews import (
@@ -63,7 +63,7 @@ def convert(duck, review_path, meta_path, folder, build, settings):
         review_path, meta_path (Path): raw files, `.jsonl` or `.jsonl.gz`.
         folder (Path): where the data files are written (a temporary folder: the caller renames).
         build (str): the files' prefix.
-        settings (dict): protocol, valid_start_ms, test_start_ms, max_history, ascii_text, catalogue.
+        settings (BuildSettings): what the conversion reads.
 
     Returns:
         dict: the part of `stats.json` that depends on the data.
@@ -77,7 +77,7 @@ def convert(duck, review_path, meta_path, folder, build, settings):
     metadata = load_metadata(duck, meta_path)
     sql, label = raw_reviews_sql(json_lines(review_path, REVIEW_COLUMNS)), f"reviews {Path(review_path).name}"
     with reading(duck, review_path):
-        if settings["protocol"] == "last_out":  # its 5-core is counted in SQL
+        if settings.protocol == "last_out":  # its 5-core is counted in SQL
             duck.run(f"CREATE TABLE review AS {sql}", label)
             sql, label = REVIEW_TABLE, None
         reviews = read_reviews(duck, sql, metadata.item_ids, label=label)
@@ -97,11 +97,11 @@ def convert_tables(duck, review_path, folder, build, settings, rules):
 
 def write_reviews(duck, metadata, reviews, review_path, folder, build, settings):
     """Sort, cut and write what `read_metadata` and `read_reviews` returned; the rest as of `convert`."""
-    by_time = settings["protocol"] == "timestamp"
+    by_time = settings.protocol == "timestamp"
     if by_time and not reviews.events.in_table:
         duck.use_threads(duck.threads - 1)  # one core for NumPy, which all else waits for
     *inter_paths, item_path = (folder / name for name in build_file_names(build))
-    with ItemWriter(duck, metadata, item_path, settings["ascii_text"]) as writer:
+    with ItemWriter(duck, metadata, item_path, settings.ascii_text) as writer:
         reviews.finish()
         check_broken(review_path, int(reviews.by_rule[BROKEN]), reviews.lines, reviews.first_broken)
         tally, events = tally_of(duck, reviews), reviews.events
@@ -109,7 +109,7 @@ def write_reviews(duck, metadata, reviews, review_path, folder, build, settings)
         counts, after_dedup, matched = tally.counts, tally.matched + tally.lost, tally.matched
         valid_start_ms, test_start_ms = None, None
         if by_time:
-            instants = settings["valid_start_ms"], settings["test_start_ms"]
+            instants = settings.valid_start_ms, settings.test_start_ms
             valid_start_ms, test_start_ms = resolve_instants(duck, events, *instants)
             cut = cut_by_time(valid_start_ms, test_start_ms)
         else:
@@ -120,11 +120,11 @@ def write_reviews(duck, metadata, reviews, review_path, folder, build, settings)
             core.finish()
             events, matched = core.events, core.matched
         stream = EventStream(user_runs(duck, events, "users"), cut, len(metadata.item_ids))
-        rows = write_inter_files(duck, inter_paths, stream, metadata.item_ids, settings["max_history"], writer)
-        if settings["catalogue"] == "all":
+        rows = write_inter_files(duck, inter_paths, stream, metadata.item_ids, settings.max_history, writer)
+        if settings.catalogue == "all":
             writer.add(np.flatnonzero(~rows.seen))
         items = writer.finish()
-    check_splits(rows, valid_start_ms, test_start_ms, settings["protocol"])
+    check_splits(rows, valid_start_ms, test_start_ms, settings.protocol)
     counts["repeated_user_item"] += stream.repeats
     return {
         "instants": {"valid_start_ms": valid_start_ms, "test_start_ms": test_start_ms},

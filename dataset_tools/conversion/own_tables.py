@@ -1,13 +1,13 @@
 """From files of one's own to the tables `review` and `meta`, bad rows counted and named."""
 
-from dataset_tools.conversion.cleaning_rules import MAX_BROKEN_SHARE, MAX_TIME_MS, MIN_TIME_MS, Rule
+from dataset_tools.builds.settings import TIME_UNITS
+from dataset_tools.conversion.cleaning_rules import MAX_TIME_MS, MIN_TIME_MS, Rule
 from dataset_tools.items.items import META_FIELDS
 from dataset_tools.raw.own_formats import Scan
-from dataset_tools.raw.raw_files import broken_lines, reading
+from dataset_tools.raw.raw_files import MAX_BROKEN_SHARE, broken_lines, reading
 from recbole_blair.errors import InputError
 from recbole_blair.schema import ITEM_ID, TIMESTAMP, USER_ID
 
-TIME_UNITS = ("ms", "s", "iso")
 EXAMPLE_FORMAT = "--timestamp_unit='%d.%m.%Y %H:%M'"
 INTERACTION_FIELDS = (USER_ID, ITEM_ID, TIMESTAMP)
 LISTS = ("categories", "features")  # fields whose text `list_separator` splits

@@ -1,1 +1,1 @@
-"""Counts of raw files beside the published figures."""
+"""Counts of raw files: `raw_counts.py` counts them, `published.py` holds them beside the papers' figures."""

@@ -6,17 +6,26 @@ is reported is right; a pair of texts at the threshold is missed once in some 30
 spills to disk.
 """
 
+from __future__ import annotations
+
 import json
 import random
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from dataset_tools.pretraining.review_pairs import raw_paths, write_json
 from dataset_tools.raw.domains import resolve_datasets
+from dataset_tools.raw.fetch import ensure_raw
 from dataset_tools.raw.raw_files import json_lines, reading
-from dataset_tools.storage.duckdb_session import Duck, quote
+from dataset_tools.storage.duckdb_session import quote
 from recbole_blair.errors import InputError
-from recbole_blair.files.write import whole_file, work_folder
+from recbole_blair.files.write import whole_file, work_folder, write_json
 from recbole_blair.schema import MATCHED_REVIEWS, TEST_START_MS, VALID_START_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dataset_tools.storage.duckdb_session import Duck
+    from dataset_tools.storage.resources import Resources
 
 REPORT = "contamination.json"
 EVALUATION_ITEMS = "evaluation_items.txt"  # for --exclude_items
@@ -26,26 +35,24 @@ SHINGLE_WORDS = 3
 
 
 def report_contamination(
-    pairs,
-    spec,
-    raw_dir,
-    *,
-    valid_start_ms=VALID_START_MS,
-    test_start_ms=TEST_START_MS,
-    memory_limit="4GB",
-    progress=True,
-):
+    pairs: Path | str,
+    spec: str,
+    raw_dir: Path | str,
+    resources: Resources,
+    valid_start_ms: int = VALID_START_MS,
+    test_start_ms: int = TEST_START_MS,
+) -> dict[str, Any]:
     """Compare pairs with the evaluation reviews of some domains; write the report beside the pairs.
 
     Args:
-        pairs (path): folder that `make_pair_files` wrote.
-        spec (str): domains whose validation and test reviews are looked up; not only those the pairs come from.
-        raw_dir (path): their raw files.
-        valid_start_ms, test_start_ms (int): the two instants; validation lies between them, test after.
-        memory_limit (str), progress (bool): as elsewhere.
+        pairs: folder that `make_pair_files` wrote.
+        spec: domains whose validation and test reviews are looked up; not only those the pairs come from.
+        raw_dir: their raw files.
+        resources: what the work may use.
+        valid_start_ms, test_start_ms: the two instants, Unix ms; validation lies between them, test after.
 
     Returns:
-        dict: for `valid` and `test`: reviews, users, items; of them in the pairs by review id, user and item; reviews
+        For `valid` and `test`: reviews, users, items; of them in the pairs by review id, user and item; reviews
         whose text equals a context, or is near-equal to one. Near-equal counts include equal ones.
 
     Raises:
@@ -55,13 +62,14 @@ def report_contamination(
     shards = sorted(folder.glob("*.parquet"))
     if not shards:
         raise InputError(f"{folder} holds no Parquet shards of pairs; make them with --prepare_only first")
-    with work_folder(folder / "contamination") as work, Duck(work, memory_limit, progress=progress) as duck:
+    with work_folder(folder / "contamination") as work, resources.open_session(work) as duck:
         load_pairs(duck, shards)
         duck.run("CREATE TABLE evaluation (split VARCHAR, user_id VARCHAR, item_id VARCHAR, ts BIGINT, text VARCHAR)")
         for name in resolve_datasets(spec, raw_dir):
-            load_evaluation(duck, raw_paths(raw_dir, name, progress)[0], valid_start_ms, test_start_ms)
+            reviews, _ = ensure_raw(raw_dir, name, progress=resources.progress)
+            load_evaluation(duck, reviews, valid_start_ms, test_start_ms)
         find_matches(duck)
-        report = {split: count_split(duck, split) for split in ("valid", "test")}
+        report: dict[str, Any] = {split: count_split(duck, split) for split in ("valid", "test")}
         report["pairs"] = duck.value("SELECT count(*) FROM pair")
         report["pairs_near_evaluation_text"] = write_matched(duck, folder / MATCHED_REVIEWS)
         report["evaluation_items"] = write_items(duck, folder / EVALUATION_ITEMS)
@@ -70,13 +78,13 @@ def report_contamination(
     return report
 
 
-def normal_sql(text):
+def normal_sql(text: str) -> str:
     """Return SQL of a text without tags and entities, lower case, letters and digits only, single spaces."""
     plain = rf"regexp_replace(regexp_replace({text}, '<[^>]*>', ' ', 'g'), '&#?[A-Za-z0-9]+;', ' ', 'g')"
     return rf"trim(regexp_replace(lower({plain}), '[^\pL\pN]+', ' ', 'g'))"
 
 
-def load_pairs(duck, shards):
+def load_pairs(duck: Duck, shards: Sequence[Path]) -> None:
     """Read keys and normalised contexts of the pairs."""
     files = ", ".join(quote(path) for path in shards)
     try:
@@ -89,7 +97,7 @@ def load_pairs(duck, shards):
         raise InputError(f"the shards in {shards[0].parent} cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def load_evaluation(duck, path, valid_start_ms, test_start_ms):
+def load_evaluation(duck: Duck, path: Path, valid_start_ms: int, test_start_ms: int) -> None:
     """Add a domain's reviews from the first instant on."""
     columns = "{user_id: 'VARCHAR', parent_asin: 'VARCHAR', timestamp: 'BIGINT', title: 'VARCHAR', text: 'VARCHAR'}"
     text = normal_sql("concat_ws(' ', title, text)")
@@ -102,7 +110,7 @@ def load_evaluation(duck, path, valid_start_ms, test_start_ms):
         )
 
 
-def shingles_sql(text):
+def shingles_sql(text: str) -> str:
     """Return SQL of the list of distinct three-word shingles; a shorter text is its own shingle."""
     words = f"string_split({text}, ' ')"
     parts = " || ' ' || ".join(f"w[i + {offset}]" for offset in range(SHINGLE_WORDS))
@@ -111,7 +119,7 @@ def shingles_sql(text):
     return f"(SELECT list_distinct({whole}) FROM (SELECT {words} AS w))"
 
 
-def find_matches(duck):
+def find_matches(duck: Duck) -> None:
     """Make table `match` (evaluation text, pair text) of near-equal texts, each text once."""
     masks = random.Random(0)
     for side in ("pair", "evaluation"):
@@ -144,7 +152,7 @@ def find_matches(duck):
     )
 
 
-def count_split(duck, split):
+def count_split(duck: Duck, split: str) -> dict[str, int]:
     """Return the counts of one split."""
     mine = f"evaluation WHERE split = {quote(split)}"
     row = duck.run(
@@ -164,7 +172,7 @@ def count_split(duck, split):
     return dict(zip(names, row))
 
 
-def write_matched(duck, path):
+def write_matched(duck: Duck, path: Path) -> int:
     """Write the pairs whose text is near an evaluation review's as JSONL; return how many."""
     sql = (
         "SELECT user_id, item_id, ts FROM pair WHERE text IN (SELECT pair_text FROM match) "
@@ -176,14 +184,14 @@ def write_matched(duck, path):
     return len(rows)
 
 
-def write_items(duck, path):
-    """Write the ids of the evaluation items, one a line; return how many."""
+def write_items(duck: Duck, path: Path) -> int:
+    """Write the ids of the evaluation items, one per line; return how many."""
     rows = duck.run("SELECT DISTINCT item_id FROM evaluation WHERE item_id <> '' ORDER BY item_id")
     write_lines(path, (f"{item}\n" for (item,) in rows))
     return len(rows)
 
 
-def write_lines(path, lines):
+def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write lines of text."""
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.writelines(lines)

@@ -7,19 +7,33 @@ the order of that hash, which is a random order.
 Source: arXiv:2403.03952, section 3.3 and the released code (both sides longer than 30 characters).
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+from tqdm import tqdm
 
 from dataset_tools.conversion import cleaning_rules
-from dataset_tools.raw.domains import PUBLISHED, is_sample, raw_relative, raw_root, resolve_datasets
-from dataset_tools.raw.fetch import find_raw
+from dataset_tools.raw.domains import resolve_datasets
+from dataset_tools.raw.fetch import ensure_raw
 from dataset_tools.raw.raw_files import broken_lines, check_broken, json_lines, reading
-from dataset_tools.storage.duckdb_session import Duck, quote
+from dataset_tools.storage.duckdb_session import quote
+from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
+from recbole_blair.files.checksum import file_sha256
 from recbole_blair.files.write import put_in_place, work_folder, write_json
 from recbole_blair.schema import VALID_START_MS
 from recbole_blair.text.item_text import clean_text, item_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dataset_tools.storage.duckdb_session import Duck
 
 SHARE = 0.1  # of the reviews, as in the paper
 MIN_CHARS = 30
@@ -46,78 +60,87 @@ REVIEW_RULES = (
 LATER_RULES = ("repeated_review", "item_without_metadata", "context_too_short", "metadata_too_short")
 
 
-def key_sql(seed, user="user_id", item="parent_asin", time="timestamp"):
+@dataclass(frozen=True)
+class PairSettings:
+    """Which reviews and items make pairs.
+
+    Args:
+        share: part of the reviews, above 0, at most 1.
+        seed: which part.
+        min_chars: both sides must have more characters.
+        end_ms: reviews from this instant on are left out, Unix ms.
+        exclude_items: file of item ids, one per line.
+        exclude_reviews: JSONL of {user_id, item_id, timestamp}.
+    """
+
+    share: float = SHARE
+    seed: int = 0
+    min_chars: int = MIN_CHARS
+    end_ms: int = VALID_START_MS
+    exclude_items: Path | str | None = None
+    exclude_reviews: Path | str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as the folder of the pairs records them: files by the hash of their content."""
+        hashes = {name: file_hash(getattr(self, name)) for name in ("exclude_items", "exclude_reviews")}
+        return {**asdict(self), **hashes}
+
+
+def key_sql(seed: int, user: str = "user_id", item: str = "parent_asin", time: str = "timestamp") -> str:
     """Return SQL of a review's key: 32 hex digits that depend on seed, user, item and time."""
     return f"md5(concat_ws('|', '{int(seed)}', {user}, {item}, {time}))"
 
 
 def make_pair_files(
-    spec,
-    raw_dir,
-    folder,
-    *,
-    share=SHARE,
-    seed=0,
-    min_chars=MIN_CHARS,
-    end_ms=VALID_START_MS,
-    exclude_items=None,
-    exclude_reviews=None,
-    memory_limit="4GB",
-    progress=True,
-):
+    spec: str,
+    raw_dir: Path | str,
+    folder: Path | str,
+    settings: PairSettings,
+    resources: Resources,
+) -> Path:
     """Write the pairs of one or more domains; domains that are there already are left as they are.
 
     Args:
-        spec (str): names separated by commas, or `all`.
-        raw_dir (path): where the raw files are, or are downloaded to.
-        folder (path): gets `<Domain>-00000.parquet` …, `<Domain>.json` (counts a rule, hashes) and manifest.json.
-        share (float): part of the reviews, above 0, at most 1.
-        seed (int): which part.
-        min_chars (int): both sides must have more characters.
-        end_ms (int): reviews from this instant on are left out.
-        exclude_items (path | None): item ids, one a line.
-        exclude_reviews (path | None): JSONL of {user_id, item_id, timestamp}.
-        memory_limit (str): DuckDB's.
-        progress (bool): show bars.
+        spec: names separated by commas, or `all`.
+        raw_dir: where the raw files are, or are downloaded to.
+        folder: gets `<Domain>-00000.parquet` …, `<Domain>.json` (counts per rule, hashes) and manifest.json.
+        settings: which pairs.
+        resources: what the work may use.
 
     Returns:
-        Path: the folder.
+        The folder.
 
     Raises:
         InputError: bad input, pairs of other settings in the folder, or no pair left.
     """
-    from filelock import FileLock
-
     folder = Path(folder)
     domains = resolve_datasets(spec, raw_dir)
-    settings = {"share": share, "seed": seed, "min_chars": min_chars, "end_ms": end_ms}
-    settings |= {"exclude_items": file_hash(exclude_items), "exclude_reviews": file_hash(exclude_reviews)}
+    recorded = settings.to_json()
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # under torchrun every process comes here; the first makes, the others find
-        check_settings(folder, settings, domains)
+        check_settings(folder, recorded, domains)
         missing = [name for name in domains if not (folder / f"{name}.json").is_file()]
         if not missing and (folder / MANIFEST).is_file() and not (folder / UNFINISHED).exists():
             return folder
         (folder / UNFINISHED).touch()
         for name in missing:
-            paths = raw_paths(raw_dir, name, progress)
-            make_domain(folder, name, paths, settings, (exclude_items, exclude_reviews), memory_limit, progress)
-        write_manifest(folder, settings)
+            make_domain(folder, name, ensure_raw(raw_dir, name, progress=resources.progress), settings, resources)
+        write_manifest(folder, recorded)
         (folder / UNFINISHED).unlink()
     return folder
 
 
-def file_hash(path):
+def file_hash(path: Path | str | None) -> str | None:
     """Return the SHA-256 of a file, hex, or None for no file."""
     if path is None:
         return None
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it lists what stays out of the pairs") from error
 
 
-def check_settings(folder, settings, domains):
+def check_settings(folder: Path, settings: dict[str, Any], domains: Sequence[str]) -> None:
     """Refuse a folder that holds pairs of other settings or other domains.
 
     Raises:
@@ -139,47 +162,31 @@ def check_settings(folder, settings, domains):
                 )
 
 
-def raw_paths(raw_dir, name, progress):
-    """Return (review path, metadata path) of a domain; published ones are downloaded where missing."""
-    if is_sample(name):
-        from dataset_tools.prepare import sample_sizes
-        from dataset_tools.raw.sample import write_sample
-
-        return write_sample(raw_root(raw_dir), name, *sample_sizes(name, None, None), progress)
-    if name in PUBLISHED:
-        from dataset_tools.raw.download import download_raw
-
-        return download_raw(raw_dir, name, progress=progress)
-    paths = find_raw(raw_dir, name)
-    for path, kind in zip(paths, ("review", "meta")):
-        if path is None:
-            raise InputError(f"{raw_root(raw_dir) / raw_relative(kind, name)}[.gz] is missing; put the file there")
-    return paths
-
-
-def make_domain(folder, name, paths, settings, excluded, memory_limit, progress):
+def make_domain(
+    folder: Path, name: str, paths: tuple[Path, Path], settings: PairSettings, resources: Resources
+) -> None:
     """Write one domain's shards, then its report, which makes them count."""
     for stale in folder.glob(f"{name}-*.parquet"):
         stale.unlink()
     with work_folder(folder / name) as work:
         (work / "duck").mkdir()
-        with Duck(work / "duck", memory_limit, progress=progress) as duck:
-            load_excluded(duck, excluded, settings["seed"])
+        with resources.open_session(work / "duck") as duck:
+            load_excluded(duck, settings)
             counts = load_sampled_reviews(duck, paths[0], settings)
             load_wanted_metadata(duck, paths[1])
             counts |= dict.fromkeys(LATER_RULES, 0)
             counts["repeated_review"] = duck.value("SELECT count(*) - count(DISTINCT key) FROM review WHERE rule = 0")
-            shards = write_shards(duck, work, name, settings["min_chars"], counts, progress)
+            shards = write_shards(duck, work, name, settings.min_chars, counts)
         for shard in shards:
             put_in_place(work / shard["file"], folder / shard["file"])
-        report = {"domain": name, "settings": settings, "counts": counts, "shards": shards}
+        report = {"domain": name, "settings": settings.to_json(), "counts": counts, "shards": shards}
         report["pairs"] = sum(shard["pairs"] for shard in shards)
         write_json(folder / f"{name}.json", report)
 
 
-def load_excluded(duck, excluded, seed):
+def load_excluded(duck: Duck, settings: PairSettings) -> None:
     """Read the items and the reviews that stay out into tables."""
-    items, reviews = excluded
+    items, reviews = settings.exclude_items, settings.exclude_reviews
     duck.run("CREATE TABLE excluded_item (item_id VARCHAR)")
     duck.run("CREATE TABLE excluded_review (key VARCHAR)")
     if items is not None:
@@ -189,20 +196,20 @@ def load_excluded(duck, excluded, seed):
         columns = "{user_id: 'VARCHAR', item_id: 'VARCHAR', timestamp: 'BIGINT'}"
         source = f"read_json({quote(reviews)}, format='newline_delimited', columns={columns})"
         try:
-            duck.run(f"INSERT INTO excluded_review SELECT {key_sql(seed, item='item_id')} FROM {source}")
+            duck.run(f"INSERT INTO excluded_review SELECT {key_sql(settings.seed, item='item_id')} FROM {source}")
         except duck.error as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"{reviews} is not JSONL of user_id, item_id, timestamp: {reason}") from error
 
 
-def load_sampled_reviews(duck, path, settings):
+def load_sampled_reviews(duck: Duck, path: Path, settings: PairSettings) -> dict[str, int]:
     """Read the reviews that are taken into table `review`; return how many each rule left out.
 
     Lines that are left out keep their rule only, so the table is small whatever the file.
     """
-    key = key_sql(settings["seed"])
-    bound = quote(f"{min(int(settings['share'] * 16**15), 16**15 - 1):015x}") if settings["share"] < 1 else "'g'"
-    rules = [(name, sql.format(key=key, bound=bound, end_ms=settings["end_ms"])) for name, sql in REVIEW_RULES]
+    key = key_sql(settings.seed)
+    bound = quote(f"{min(int(settings.share * 16**15), 16**15 - 1):015x}") if settings.share < 1 else "'g'"
+    rules = [(name, sql.format(key=key, bound=bound, end_ms=settings.end_ms)) for name, sql in REVIEW_RULES]
     cases = " ".join(f"WHEN {sql} THEN {number}" for number, (_, sql) in enumerate(rules, 1))
     columns = "{user_id: 'VARCHAR', parent_asin: 'VARCHAR', timestamp: 'BIGINT', title: 'VARCHAR', text: 'VARCHAR'}"
     kept = ("user_id", "parent_asin AS item_id", "timestamp AS ts", "title", "text", f"{key} AS key")
@@ -213,22 +220,22 @@ def load_sampled_reviews(duck, path, settings):
         duck.run(
             f"CREATE TABLE review AS SELECT rule, {fields} FROM (SELECT *, (CASE {cases} ELSE 0 END)::UTINYINT AS rule "
             f"FROM {json_lines(path, columns)})",
-            f"reviews {Path(path).name}",
+            f"reviews {path.name}",
         )
     check_broken(path, *broken_lines(duck, "review", "rule = 1"))
-    found = dict(duck.run("SELECT rule, count(*) FROM review GROUP BY rule"))
-    counts = {"reviews": sum(found.values())}
-    return counts | {name: found.get(number, 0) for number, (name, _) in enumerate(rules, 1)}
+    by_rule = dict(duck.run("SELECT rule, count(*) FROM review GROUP BY rule"))
+    counts = {"reviews": sum(by_rule.values())}
+    return counts | {name: by_rule.get(number, 0) for number, (name, _) in enumerate(rules, 1)}
 
 
-def load_wanted_metadata(duck, path):
+def load_wanted_metadata(duck: Duck, path: Path) -> None:
     """Read the metadata of the items that a taken review names into table `meta`, an item's first line."""
     columns = "{" + ", ".join(["parent_asin: 'VARCHAR'", *(f"{field}: 'JSON'" for field in META_FIELDS)]) + "}"
     with reading(duck, path):
         duck.run(
             f"CREATE TABLE raw_meta AS SELECT parent_asin AS item_id, {', '.join(META_FIELDS)} FROM "
             f"{json_lines(path, columns)}",
-            f"metadata {Path(path).name}",
+            f"metadata {path.name}",
         )
     broken = " AND ".join(f"{column} IS NULL" for column in ("item_id", *META_FIELDS))
     check_broken(path, *broken_lines(duck, "raw_meta", broken))
@@ -238,10 +245,8 @@ def load_wanted_metadata(duck, path):
     )
 
 
-def write_shards(duck, work, name, min_chars, counts, progress):
+def write_shards(duck: Duck, work: Path, name: str, min_chars: int, counts: dict[str, int]) -> list[dict[str, Any]]:
     """Clean the texts, drop short ones, write Parquet; return each shard's file, rows and SHA-256."""
-    from tqdm import tqdm
-
     sql = (
         "SELECT r.user_id, r.item_id, r.ts, r.title, r.text, m.item_id AS found, "
         + ", ".join(f"m.{field} AS m_{field}" for field in META_FIELDS)
@@ -251,7 +256,7 @@ def write_shards(duck, work, name, min_chars, counts, progress):
     total = duck.value("SELECT count(DISTINCT key) FROM review WHERE rule = 0")
     writer = ShardWriter(work, name)
     texts: dict[str, str] = {}
-    with tqdm(total=total, desc=f"pairs {name}", unit=" reviews", disable=not progress) as bar:
+    with tqdm(total=total, desc=f"pairs {name}", unit=" reviews", disable=not duck.progress) as bar:
         for batch in duck.batches(sql, BATCH_ROWS):
             if len(texts) > CACHED_TEXTS:
                 texts.clear()
@@ -260,14 +265,17 @@ def write_shards(duck, work, name, min_chars, counts, progress):
     return writer.finish()
 
 
-def pairs_of(rows, domain, min_chars, texts, counts):
+def pairs_of(
+    rows: Iterable[dict[str, Any]], domain: str, min_chars: int, texts: dict[str, str], counts: dict[str, int]
+) -> list[dict[str, Any]]:
     """Return the pairs of joined rows; adds to `counts`.
 
     Args:
-        rows (list of dict): review and metadata columns; the metadata as JSON text.
-        domain (str), min_chars (int)
-        texts (dict): metadata texts by item id, filled here.
-        counts (dict): a rule's number of reviews left out.
+        rows: review and metadata columns; the metadata as JSON text.
+        domain: name of the domain.
+        min_chars: see `PairSettings`.
+        texts: metadata texts by item id, filled here.
+        counts: number of reviews left out, by rule.
     """
     pairs = []
     for row in rows:
@@ -292,39 +300,38 @@ def pairs_of(rows, domain, min_chars, texts, counts):
 class ShardWriter:
     """Parquet files of at most `SHARD_ROWS` pairs."""
 
-    def __init__(self, folder, name):
+    def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
         self.name = name
-        self.held: list[dict] = []
-        self.shards: list[dict] = []
+        self.waiting: list[dict[str, Any]] = []  # pairs of the shard that is not full yet
+        self.shards: list[dict[str, Any]] = []
 
-    def add(self, pairs):
-        """Hold pairs; write the shards that are full."""
-        self.held += pairs
-        while len(self.held) >= SHARD_ROWS:
-            self._write(self.held[:SHARD_ROWS])
-            self.held = self.held[SHARD_ROWS:]
+    def add(self, pairs: list[dict[str, Any]]) -> None:
+        """Take pairs; write the shards that are full."""
+        self.waiting += pairs
+        while len(self.waiting) >= SHARD_ROWS:
+            self._write(self.waiting[:SHARD_ROWS])
+            self.waiting = self.waiting[SHARD_ROWS:]
 
-    def finish(self):
+    def finish(self) -> list[dict[str, Any]]:
         """Write the rest and return what was written."""
-        if self.held:
-            self._write(self.held)
-            self.held = []
+        if self.waiting:
+            self._write(self.waiting)
+            self.waiting = []
         return self.shards
 
-    def _write(self, pairs):
-        import pyarrow as pa
+    def _write(self, pairs: list[dict[str, Any]]) -> None:
+        import pyarrow as pa  # heavy
         import pyarrow.parquet as pq
 
         types = {name: pa.string() for name in ("context", "metadata", "item_id", "user_id", "domain")}
         schema = pa.schema([*types.items(), ("timestamp", pa.int64())])
         path = self.folder / f"{self.name}-{len(self.shards):05d}.parquet"
         pq.write_table(pa.Table.from_pylist(pairs, schema), path, compression="zstd")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        self.shards.append({"file": path.name, "pairs": len(pairs), "sha256": digest})
+        self.shards.append({"file": path.name, "pairs": len(pairs), "sha256": file_sha256(path)})
 
 
-def write_manifest(folder, settings):
+def write_manifest(folder: Path, settings: dict[str, Any]) -> None:
     """Write manifest.json: pairs and counts of every domain, and one hash of all shards.
 
     Raises:

@@ -1,5 +1,7 @@
 """Dataset names: official, short and generated ones; a name can never leave the folder it is joined to."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 
@@ -10,14 +12,16 @@ ALL = "all"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SAMPLE_NAME = re.compile(rf"{SAMPLE}-u(\d+)-i(\d+)")
 PUBLISHED = (*DOMAINS, UNKNOWN_DOMAIN)  # the files of the hub's repository
+DEFAULT_USERS, DEFAULT_ITEMS = 2_000, 1_500  # of the sample
+MIN_USERS, MIN_ITEMS = 50, 50
 
 
-def known_names():
+def known_names() -> tuple[str, ...]:
     """Return every name that needs no file: official, short, `sample`."""
     return (*PUBLISHED, *ALIASES, SAMPLE)
 
 
-def check_name(name):
+def check_name(name: str) -> str:
     """Return `name` if it is a plain file name.
 
     Raises:
@@ -31,24 +35,52 @@ def check_name(name):
     return name
 
 
-def parse_sample_name(name):
+def parse_sample_name(name: str) -> tuple[int, int] | None:
     """Return (users, items) of `sample-u<users>-i<items>`, or None for any other name."""
     match = _SAMPLE_NAME.fullmatch(name)
     return (int(match.group(1)), int(match.group(2))) if match else None
 
 
-def is_sample(name):
+def is_sample(name: str) -> bool:
     """Tell whether `name` is the generated dataset, at its own or another size."""
     return name == SAMPLE or parse_sample_name(name) is not None
 
 
-def resolve_domain(name, raw_dir=None):
+def sample_name(users: int, items: int) -> str:
+    """Return the name of the generated dataset at a size: `sample` at its own."""
+    return SAMPLE if (users, items) == (DEFAULT_USERS, DEFAULT_ITEMS) else f"{SAMPLE}-u{users}-i{items}"
+
+
+def sample_sizes(name: str, users: int | None = None, items: int | None = None) -> tuple[int | None, int | None]:
+    """Return (users, items) of the generated dataset `name`, (None, None) for any other name.
+
+    Raises:
+        InputError: sizes for a dataset that is not generated, that contradict its name, or that are too small to be
+            cut into train, valid and test.
+    """
+    if not is_sample(name):
+        if users is not None or items is not None:
+            raise InputError(f"sample_users and sample_items need dataset=sample, not {name!r}")
+        return None, None
+    named = parse_sample_name(name)
+    if named and ((users or named[0]), (items or named[1])) != named:
+        raise InputError(f"dataset={name} contradicts sample_users={users}, sample_items={items}")
+    users, items = named or (int(users or DEFAULT_USERS), int(items or DEFAULT_ITEMS))
+    if users < MIN_USERS or items < MIN_ITEMS:
+        raise InputError(
+            f"sample_users={users}, sample_items={items} is too small; at least {MIN_USERS} users and "
+            f"{MIN_ITEMS} items are needed for three splits"
+        )
+    return users, items
+
+
+def resolve_domain(name: str, raw_dir: Path | str | None = None) -> str:
     """Return the official name of a dataset.
 
     Args:
-        name (str): official name, a paper's short name, `sample`, `sample-u<users>-i<items>`, or the name of raw
+        name: official name, a paper's short name, `sample`, `sample-u<users>-i<items>`, or the name of raw
             files of your own under `raw_dir`.
-        raw_dir (path | None): where raw files of an unpublished name may lie.
+        raw_dir: where raw files of an unpublished name may lie.
 
     Raises:
         InputError: no such dataset; names the nearest known one.
@@ -65,29 +97,29 @@ def resolve_domain(name, raw_dir=None):
     raise InputError(f"unknown dataset {name!r}{where}.{hint} Known: {', '.join(known_names())}")
 
 
-def resolve_datasets(spec, raw_dir=None):
+def resolve_datasets(spec: str, raw_dir: Path | str | None = None) -> list[str]:
     """Return the official names of `A,B` or of `all` (the 33 categories), each once, order kept."""
     names = [part.strip() for part in str(spec).split(",") if part.strip()]
     if not names:
         raise InputError("no dataset given; pass --dataset=<name>[,<name>] or --dataset=all")
-    resolved = []
+    resolved: list[str] = []
     for name in names:
         resolved.extend(DOMAINS if name == ALL else [resolve_domain(name, raw_dir)])
     return list(dict.fromkeys(resolved))
 
 
-def raw_root(raw_dir):
+def raw_root(raw_dir: Path | str) -> Path:
     """Return the folder that holds `review_categories/`: `raw_dir` itself if it does, else `raw_dir/raw`."""
     raw_dir = Path(raw_dir)
     return raw_dir if (raw_dir / "review_categories").is_dir() else raw_dir / "raw"
 
 
-def raw_relative(kind, name):
+def raw_relative(kind: str, name: str) -> str:
     """Return the published place of a raw file below `raw/`, without `.gz`. `kind` is review or meta."""
     return f"review_categories/{name}.jsonl" if kind == "review" else f"meta_categories/meta_{name}.jsonl"
 
 
-def find_raw_file(raw_dir, kind, name):
+def find_raw_file(raw_dir: Path | str, kind: str, name: str) -> Path | None:
     """Return the path of a raw file, `.jsonl` before `.jsonl.gz`, or None."""
     plain = raw_root(raw_dir) / raw_relative(kind, check_name(name))
     for path in (plain, plain.with_name(plain.name + ".gz")):

@@ -5,53 +5,61 @@ the client of today drops it when a process ends, and these files reach tens of 
 when its size and, where the hub states one, its SHA-256 are right.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
-import hashlib
 import json
-import os
 import re
 import shutil
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from filelock import FileLock
 
 from dataset_tools.raw.domains import find_raw_file, raw_relative, raw_root
 from recbole_blair.errors import InputError
+from recbole_blair.files.checksum import file_sha256
 from recbole_blair.files.write import put_in_place, write_json
 from recbole_blair.schema import HF_DATASET
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+T = TypeVar("T")
 
 ATTEMPTS = 5  # in a row without a new byte
 CHUNK_BYTES = 1 << 20  # what a broken connection may lose; the client's own is ten times as large
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HTTP_PACKAGES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
-_HASH_BYTES = 1 << 20
 
 
-def download_raw(raw_dir, name, revision="main", progress=True):
-    """Return the paths of both raw files of a published domain; those that are missing are downloaded.
+def download_raw_file(raw_dir: Path | str, kind: str, name: str, revision: str = "main", progress: bool = True) -> Path:
+    """Return the path of a raw file of a published domain, downloaded when it is missing.
 
     Args:
-        raw_dir (path): see `dataset_tools.raw.domains.raw_root`.
-        name (str): official name.
-        revision (str): branch, tag or commit of the hub's repository.
-        progress (bool): draw progress bars.
+        raw_dir: see `dataset_tools.raw.domains.raw_root`.
+        kind: review or meta.
+        name: official name of the domain.
+        revision: branch, tag or commit of the hub's repository.
+        progress: draw progress bars.
 
     Raises:
         InputError: no network, offline mode, an unknown revision, a file whose hash is wrong, or a file at hand that
             was downloaded at another revision.
         OSError: ENOSPC when the disk cannot hold the file.
     """
-    paths = []
-    for kind in ("review", "meta"):
-        path = find_raw_file(raw_dir, kind, name)
-        if path is None:
-            path = raw_root(raw_dir) / raw_relative(kind, name)
-            download_file(path, f"raw/{raw_relative(kind, name)}", revision, progress, _missing(raw_dir, name))
-        else:
-            check_revision(path, revision)
-        paths.append(path)
-    return tuple(paths)
+    path = find_raw_file(raw_dir, kind, name)
+    if path is not None:
+        check_revision(path, revision)
+        return path
+    path = raw_root(raw_dir) / raw_relative(kind, name)
+    download_file(path, f"raw/{raw_relative(kind, name)}", revision, progress, _missing(raw_dir, name))
+    return path
 
 
-def _missing(raw_dir, name):
+def _missing(raw_dir: Path | str, name: str) -> str:
     """Return the places of the raw files that are not there, for messages."""
     places = [
         str(raw_root(raw_dir) / raw_relative(kind, name))
@@ -61,12 +69,12 @@ def _missing(raw_dir, name):
     return " and ".join(f"{place}[.gz]" for place in places)
 
 
-def source_path(path):
+def source_path(path: Path) -> Path:
     """Return the place of the note on where a downloaded file came from."""
     return path.with_name(f".{path.name}.source.json")
 
 
-def check_revision(path, revision):
+def check_revision(path: Path, revision: str) -> None:
     """Refuse a downloaded file of another revision; a file put there by hand is taken as it is."""
     if revision == "main" or not source_path(path).is_file():
         return
@@ -78,10 +86,8 @@ def check_revision(path, revision):
         )
 
 
-def download_file(path, filename, revision, progress, missing):
+def download_file(path: Path, filename: str, revision: str, progress: bool, missing: str) -> None:
     """Download one file of the repository to `path`, going on where an earlier run stopped."""
-    from filelock import FileLock
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         if path.is_file():  # another process was faster
@@ -92,39 +98,39 @@ def download_file(path, filename, revision, progress, missing):
             raise explain(error, filename, revision, missing) from error
 
 
-def _download_locked(path, filename, revision, progress):
+def _download_locked(path: Path, filename: str, revision: str, progress: bool) -> None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(HF_DATASET, filename, repo_type="dataset", revision=revision)
-    remote = _patiently(lambda: get_hf_file_metadata(url), lambda: 0)
+    remote = _retry(lambda: get_hf_file_metadata(url), lambda: 0)
     if remote.etag is None or remote.size is None:
         raise InputError(f"{url} states no size or no hash; check HF_ENDPOINT, or put the file at {path} by hand")
-    partial = path.with_name(f".{path.name}.{re.sub('[^0-9A-Za-z]', '', remote.etag)[:16]}.part")
+    size, etag = remote.size, remote.etag
+    partial = path.with_name(f".{path.name}.{re.sub('[^0-9A-Za-z]', '', etag)[:16]}.part")
     for stale in path.parent.glob(f".{path.name}.*.part"):
         if stale != partial:
             stale.unlink()  # of an older version of the file
-    if partial.exists() and partial.stat().st_size > remote.size:
+    if _size(partial) > size:
         partial.unlink()
-    _check_space(partial, remote.size)
-    _patiently(lambda: _fetch(url, partial, remote.size, progress), lambda: _size(partial))
-    _verify(partial, remote, url)
-    note = {"repository": HF_DATASET, "revision": revision, "commit": remote.commit_hash or "", "etag": remote.etag}
+    _check_space(partial, size)
+    _retry(lambda: _fetch(url, partial, size, progress), lambda: _size(partial))
+    _verify(partial, size, etag, url)
+    note = {"repository": HF_DATASET, "revision": revision, "commit": remote.commit_hash or "", "etag": etag}
     write_json(source_path(path), note, indent=None, ensure_ascii=True)
     put_in_place(partial, path)
 
 
-def _fetch(url, partial, size, progress):
+def _fetch(url: str, partial: Path, size: int, progress: bool) -> None:
     """Append the missing bytes to the partial file."""
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
     with _client_settings(progress), open(partial, "ab", buffering=0) as file:
         http_get(url, file, resume_size=_size(partial), headers=build_hf_headers(), expected_size=size)
-        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
-def _client_settings(progress):
+def _client_settings(progress: bool) -> Iterator[None]:
     """Set the client's chunk size and progress bars, and put them back."""
     from huggingface_hub import constants
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -141,10 +147,8 @@ def _client_settings(progress):
             enable_progress_bars()
 
 
-def _patiently(action, measure):
+def _retry(action: Callable[[], T], measure: Callable[[], int]) -> T:
     """Call `action` again after a network fault, as long as `measure()` grows within `ATTEMPTS` calls."""
-    import time
-
     left, done = ATTEMPTS, measure()
     while True:
         try:
@@ -158,7 +162,7 @@ def _patiently(action, measure):
             time.sleep(0.5 * (ATTEMPTS - left))
 
 
-def is_transient(error):
+def is_transient(error: Exception) -> bool:
     """Tell whether trying again may help: a broken connection or a server error, not a refusal or offline mode."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -169,48 +173,45 @@ def is_transient(error):
     return "Consistency check failed" in str(error) or (is_network(error) and not _is_refused(error))
 
 
-def is_network(error):
+def is_network(error: Exception) -> bool:
     """Tell whether an error comes from the connection."""
     modules = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
     return isinstance(error, (ConnectionError, TimeoutError)) or bool(modules & _HTTP_PACKAGES)
 
 
-def _is_refused(error):
+def _is_refused(error: Exception) -> bool:
     """Tell whether there is no connection at all (no route, no such host): waiting does not help."""
     return "ConnectError" in type(error).__name__ or "ProxyError" in type(error).__name__
 
 
-def _size(path):
+def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _check_space(partial, size):
+def _check_space(partial: Path, size: int) -> None:
     need = size - _size(partial)
     free = shutil.disk_usage(partial.parent).free
     if free < need:
         raise OSError(errno.ENOSPC, f"{need:,} bytes are to come, {free:,} are free", str(partial.parent))
 
 
-def _verify(partial, remote, url):
+def _verify(partial: Path, size: int, etag: str, url: str) -> None:
     """Check size and SHA-256; a wrong file is deleted."""
-    found = _size(partial)
-    if found != remote.size:
-        raise InputError(f"{url} gave {found:,} bytes, {remote.size:,} were promised; run the same command again")
-    if not _SHA256.fullmatch(remote.etag):
+    received = _size(partial)
+    if received != size:
+        raise InputError(f"{url} gave {received:,} bytes, {size:,} were promised; run the same command again")
+    if not _SHA256.fullmatch(etag):
         return  # small files carry a git hash, which is no hash of the bytes alone
-    digest = hashlib.sha256()
-    with open(partial, "rb") as file:
-        while block := file.read(_HASH_BYTES):
-            digest.update(block)
-    if digest.hexdigest() != remote.etag:
+    found = file_sha256(partial)
+    if found != etag:
         partial.unlink()
         raise InputError(
-            f"{url} arrived with SHA-256 {digest.hexdigest()[:12]}…, promised was {remote.etag[:12]}…; the bytes are "
+            f"{url} arrived with SHA-256 {found[:12]}…, promised was {etag[:12]}…; the bytes are "
             "deleted: run the same command again"
         )
 
 
-def explain(error, filename, revision, missing):
+def explain(error: Exception, filename: str, revision: str, missing: str) -> Exception:
     """Turn a client's error into one the user can act on; others come back as they are."""
     from huggingface_hub.errors import (
         EntryNotFoundError,

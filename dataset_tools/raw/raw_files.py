@@ -7,10 +7,10 @@ import json
 import threading
 import zlib
 
-from dataset_tools.conversion.cleaning_rules import MAX_BROKEN_SHARE
 from dataset_tools.storage.duckdb_session import quote
 from recbole_blair.errors import InputError
 
+MAX_BROKEN_SHARE = 0.001  # above 0.1 % broken lines a file is damaged, not dirty
 _READ_BYTES = 1 << 20
 _GZIP_WBITS = 31  # zlib: a gzip member, its check sum verified
 

@@ -41,8 +41,9 @@ def configure(parser):
 
 def run(args):
     """Sample, estimate, rewrite, draw the pool."""
-    from dataset_tools.pools.five_star_reviews import sample_reviews
+    from dataset_tools.pools.five_star_reviews import Draw, sample_reviews
     from dataset_tools.raw.domains import resolve_datasets
+    from dataset_tools.storage.resources import Resources
     from recbole_blair.search.c4 import build
 
     if not args.dataset or not (args.model or args.dry_run):
@@ -51,10 +52,9 @@ def run(args):
         raise InputError(f"--n={args.n}: at least 1 request must be asked for")
     prompt = build.load_prompt(args.prompt)
     domains = resolve_datasets(args.dataset, args.raw_dir)
-    reviews, counts = sample_reviews(
-        args.raw_dir, domains, 2 * args.n + 50, args.seed, args.min_chars, args.start_ms, args.memory_limit,
-        not args.quiet,
-    )  # fmt: skip
+    resources = Resources(args.memory_limit, progress=not args.quiet)
+    draw = Draw(2 * args.n + 50, args.seed, args.min_chars, args.start_ms)
+    reviews, counts = sample_reviews(args.raw_dir, domains, draw, resources)
     expected = build.estimate(reviews, args.n, prompt, args.price_in, args.price_out)
     max_calls = args.max_calls if args.max_calls is not None else 2 * args.n
     tokens = expected["prompt_tokens"] + expected["completion_tokens"]
@@ -71,7 +71,7 @@ def run(args):
         args.concurrency, args.language, args.temperature, args.base_url, None, args.timeout_s, args.retries,
         progress=not args.quiet,
     )  # fmt: skip
-    _write_pool(args, domains)
+    _write_pool(args, domains, resources)
     _print_report(args, report)
     return 0
 
@@ -89,17 +89,15 @@ def _print_estimate(args, counts, expected, max_calls, max_tokens):
     print(f"caps: {max_calls:,} calls, {max_tokens:,} tokens; review texts are sent to {where}")
 
 
-def _write_pool(args, domains):
+def _write_pool(args, domains, resources):
     """Draw the candidate pool of the finished requests."""
     from pathlib import Path
 
-    from dataset_tools.pools.candidate_pools import build_pool, read_item_ids
+    from dataset_tools.pools.candidate_pools import PoolRequest, build_pool, read_item_ids
 
     folder = Path(args.output_dir)
-    build_pool(
-        read_item_ids(folder / "test.csv"), args.raw_dir, folder / "item_pool.jsonl.gz", domains, None,
-        args.candidates, args.seed, args.memory_limit, not args.quiet,
-    )  # fmt: skip
+    request = PoolRequest(read_item_ids(folder / "test.csv"), n_candidates=args.candidates, seed=args.seed)
+    build_pool(request, args.raw_dir, folder / "item_pool.jsonl.gz", domains, resources)
 
 
 def _print_report(args, report):

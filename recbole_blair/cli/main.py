@@ -1,15 +1,12 @@
 """The console script `recbole-blair`: finds the commands of this folder; InputError becomes exit 2."""
 
 import argparse
-import errno
-import importlib.util
-import os
+import importlib
 import pkgutil
 import sys
-import time
 
 from recbole_blair import cli
-from recbole_blair.errors import InputError
+from recbole_blair.errors import run_guarded
 from recbole_blair.parallel.environment import set_environment
 from recbole_blair.parallel.launch import end_together, is_first_process
 from recbole_blair.schema import VERSION
@@ -66,39 +63,10 @@ def main(argv=None):
 
 def guard(run):
     """Call `run()`; print what a user can mend, and Ctrl-C, as one line and return the exit status."""
-    try:
+
+    def work():
         status = run() or 0
         end_together()
         return status
-    except InputError as error:
-        if is_first_process():
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        else:  # the first meets the same and must not be ended before it says so; `launch` speaks for one alone
-            time.sleep(3)
-        return 2
-    except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if not package or importlib.util.find_spec(package):  # a module of a package that is there: a fault, not a lack
-            raise
-        print(
-            f"error: {package} is not installed for {sys.executable}; use the environment that `make install` makes "
-            "(. .venv/bin/activate), or install into this one (docs/install.md)",
-            file=sys.stderr,
-        )
-        return 2
-    except BrokenPipeError:  # the reader of our output, such as head, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(
-            f"error: cannot write{where}: {os.strerror(error.errno)}; free some space or choose another "
-            "folder, then run the same command again: it goes on where it was",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it was", file=sys.stderr)
-        return 130
+
+    return run_guarded(work, is_first_process)

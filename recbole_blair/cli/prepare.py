@@ -67,6 +67,7 @@ def _boolean(text):
 
 def run(args):
     """Make each dataset and print its statistics, in the columns of the paper's Table 3."""
+    from dataset_tools.builds.settings import AMAZON_KEYS, AmazonSettings
     from dataset_tools.raw.domains import resolve_datasets
     from recbole_blair.errors import InputError
 
@@ -79,35 +80,36 @@ def run(args):
         return run_own(args)
     if given:
         raise InputError(f"--{given} is for data of your own; leave out --source=amazon")
-    skipped = ("command", "dataset", "quiet", "source", "timestamp_unit", "encoding", "engine", *OWN_ONLY, *RAY_ONLY)
-    options = {key: value for key, value in vars(args).items() if key not in skipped}
-    options["progress"] = not args.quiet
-    return run_amazon(resolve_datasets(args.dataset, args.raw_dir), options, ray)
+    options = {key: getattr(args, key) for key in AMAZON_KEYS}
+    names = resolve_datasets(args.dataset, args.raw_dir)
+    builds = [AmazonSettings.resolve(name, args.raw_dir, **options) for name in names]  # nothing is started before
+    return run_amazon(builds, args, ray)
 
 
-def run_amazon(names, options, ray):
+def run_amazon(builds, args, ray):
     """Make each dataset; with several, one that fails is named and the others are made."""
-    from dataset_tools.builds.build_stats import load_stats, table3_line
-    from dataset_tools.prepare import build_settings, prepare
+    from dataset_tools.builds.statistics_file import require_stats, table3_line
+    from dataset_tools.prepare import plan_build, prepare_build
+    from dataset_tools.storage.resources import Resources
     from recbole_blair.cluster import prepare as many
 
-    for name in names:
-        build_settings(name, **many.settings_of(options))  # wrong for all of them: said once, nothing started
-    if options["dry_run"]:
-        for name in names:
-            prepare(name, **options)
+    resources = Resources(args.memory_limit, args.threads, not args.quiet)
+    workplace = many.Workplace(args.data_path, args.raw_dir, resources)
+    if args.dry_run:
+        for settings in builds:
+            plan_build(settings, args.data_path, args.raw_dir, resources)
     elif ray:
-        return many.report(many.prepare_over_cluster(names, options, ray), len(names))
-    elif len(names) > 1:
-        return many.report(many.prepare_each(names, options), len(names))
+        return many.report(many.prepare_over_cluster(builds, workplace, ray), len(builds))
+    elif len(builds) > 1:
+        return many.report(many.prepare_each(builds, workplace), len(builds))
     else:
-        print(table3_line(load_stats(prepare(names[0], **options))))
+        print(table3_line(require_stats(prepare_build(builds[0], args.data_path, args.raw_dir, resources))))
     return 0
 
 
 def run_own(args):
     """Make a dataset from files of the user's own and print its statistics, instants and dropped rows."""
-    from dataset_tools.builds.build_stats import load_stats, table3_line
+    from dataset_tools.builds.statistics_file import require_stats, table3_line
     from dataset_tools.own_data import prepare_own
     from recbole_blair.errors import InputError
 
@@ -118,7 +120,7 @@ def run_own(args):
     folder = prepare_own(progress=not args.quiet, **options)
     if args.dry_run:
         return 0
-    stats = load_stats(folder)
+    stats = require_stats(folder)
     print(table3_line(stats))
     if args.protocol == "timestamp":
         instants = " <= valid < ".join(str(ms) for ms in stats["instants"].values())

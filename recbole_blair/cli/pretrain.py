@@ -144,20 +144,18 @@ def print_config(settings):
 
 def make_pairs(settings):
     """Make the pairs of --dataset and return their folder."""
-    from dataset_tools.pretraining.review_pairs import make_pair_files
+    from dataset_tools.pretraining.review_pairs import PairSettings, make_pair_files
+    from dataset_tools.storage.resources import Resources
 
-    return make_pair_files(
-        settings.dataset,
-        settings.raw_dir,
-        settings.pairs_path,
+    wanted = PairSettings(
         share=settings.sample_share,
         seed=settings.seed,
         min_chars=settings.min_chars,
         exclude_items=settings.exclude_items,
         exclude_reviews=settings.exclude_reviews,
-        memory_limit=settings.memory_limit,
-        progress=settings.show_progress,
     )
+    resources = Resources(settings.memory_limit, progress=settings.show_progress)
+    return make_pair_files(settings.dataset, settings.raw_dir, settings.pairs_path, wanted, resources)
 
 
 def report_contamination(settings):
@@ -165,14 +163,10 @@ def report_contamination(settings):
     import json
 
     from dataset_tools.pretraining.contamination import report_contamination as report
+    from dataset_tools.storage.resources import Resources
 
-    found = report(
-        settings.pairs,
-        settings.dataset,
-        settings.raw_dir,
-        memory_limit=settings.memory_limit,
-        progress=settings.show_progress,
-    )
+    resources = Resources(settings.memory_limit, progress=settings.show_progress)
+    found = report(settings.pairs, settings.dataset, settings.raw_dir, resources)
     print(json.dumps(found, indent=2))
     return 0
 

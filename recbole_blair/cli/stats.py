@@ -36,25 +36,24 @@ def run(args):
     from pathlib import Path
 
     from dataset_tools.counts.published import compare
-    from dataset_tools.counts.statistics import statistics
-    from dataset_tools.pretraining.review_pairs import write_json
+    from dataset_tools.counts.raw_counts import count_domains
     from dataset_tools.raw.domains import resolve_datasets
+    from dataset_tools.storage.resources import Resources
+    from recbole_blair.files.write import write_json
 
     output = Path(args.output) if args.output else None
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         raise InputError(f"--output={output}: expected the name of a JSON file in a folder that exists")
     domains = resolve_datasets(",".join(args.domains), args.raw_dir)
     parts = output.with_name(f"{output.name}.parts") if output is not None and len(domains) > 1 else None
-    found = statistics(
+    found = count_domains(
         args.raw_dir,
         domains,
-        memory_limit=args.memory_limit,
-        threads=args.threads,
         data_path=args.data_path,
         table3=not args.no_table3,
-        progress=not args.quiet,
         revision=args.revision,
         keep_dir=parts,
+        resources=Resources(args.memory_limit, args.threads, not args.quiet),
     )
     differences, notes = compare(found)
     for line in report_lines(found, differences, notes):
@@ -93,7 +92,7 @@ def report_lines(found, differences, notes):
 
 def table1_cells(one):
     """Return the cells of a row of Table 1."""
-    from dataset_tools.counts.statistics import COUNTS
+    from dataset_tools.counts.raw_counts import COUNTS
 
     return [one["domain"], *(f"{one[name]:,}" for name in COUNTS), day(one["first_ms"]), day(one["last_ms"])]
 

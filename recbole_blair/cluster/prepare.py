@@ -5,21 +5,31 @@ when whole. So the bytes are the same wherever it runs, and a task whose node is
 The raw files and `data_path` must be on storage that all nodes see under the same path.
 """
 
-import re
-import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from __future__ import annotations
 
+import socket
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dataset_tools.builds.statistics_file import load_stats, require_stats, table3_line
+from dataset_tools.prepare import prepare_build
+from dataset_tools.storage.resources import Resources, parse_bytes
 from recbole_blair.cluster.pool import first_line, refusal
 from recbole_blair.errors import InputError
 from recbole_blair.parallel.ray_cluster import RayOptions, node_resources, places
+from recbole_blair.schema import VERSION
 from recbole_blair.train.display import say
 
-CPUS_A_TASK = 4  # of a domain, where --threads does not say
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from dataset_tools.builds.settings import AmazonSettings
+
+CPUS_PER_TASK = 4  # of a domain, where --threads does not say
 BESIDE_DUCKDB = 3 << 30  # bytes of a task beyond DuckDB's limit: events in NumPy, rows as text, other processes
 MAX_RETRIES = 3  # of a task whose process or node was lost
-_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 @dataclass(frozen=True)
@@ -32,80 +42,82 @@ class Outcome:
     fixable: bool = False
 
 
-def prepare_each(names, options) -> Iterator[Outcome]:
-    """Convert domains one after the other; yields an Outcome each.
+@dataclass(frozen=True)
+class Workplace:
+    """Where builds are made, and what each may use; the folders must be seen from all nodes."""
 
-    Args:
-        names (list of str): official names.
-        options (dict): of `dataset_tools.prepare.prepare`.
-    """
-    for name in names:
-        yield convert_one(name, options)
+    data_path: str
+    raw_dir: str
+    resources: Resources
 
 
-def prepare_over_cluster(names, options, ray_options: RayOptions) -> Iterator[Outcome]:
+def prepare_each(builds: Sequence[AmazonSettings], workplace: Workplace) -> Iterator[Outcome]:
+    """Convert domains one after the other; yields the Outcome of each."""
+    for settings in builds:
+        yield convert_one(settings, workplace)
+
+
+def prepare_over_cluster(
+    builds: Sequence[AmazonSettings], workplace: Workplace, ray_options: RayOptions
+) -> Iterator[Outcome]:
     """Convert domains with a Ray task each; yields their Outcomes as they end.
 
     Args:
-        names (list of str): official names.
-        options (dict): of `dataset_tools.prepare.prepare`.
-        ray_options (RayOptions): which cluster.
+        builds: what to make.
+        workplace: where; without `threads` a task takes `CPUS_PER_TASK`.
+        ray_options: which cluster.
 
     Raises:
         InputError: no cluster at the address, or a task takes more than any node has.
     """
-    options = {**options, "progress": False}
-    for key in ("data_path", "raw_dir"):
-        options[key] = str(Path(options[key]).absolute())
     with ray_options.open() as cluster:
-        import ray
+        import ray  # heavy
 
-        each, at_once = task_resources(node_resources(), options)
-        options["threads"] = each["CPU"]
-        say(f"{cluster.describe()}; {min(at_once, len(names))} domains at a time, {each['CPU']} CPUs each")
+        each, at_once = task_resources(node_resources(), workplace.resources)
+        workplace = Workplace(
+            str(Path(workplace.data_path).absolute()),
+            str(Path(workplace.raw_dir).absolute()),
+            replace(workplace.resources, threads=each["CPU"], progress=False),
+        )
+        say(f"{cluster.describe()}; {min(at_once, len(builds))} domains at a time, {each['CPU']} CPUs each")
         task = ray.remote(convert_task).options(
             num_cpus=each["CPU"], memory=each["memory"], max_retries=MAX_RETRIES, retry_exceptions=False
         )
-        running = {task.remote(name, options): name for name in names}
+        running = {task.remote(settings, workplace): settings for settings in builds}
         while running:
             (ref,), _ = ray.wait(list(running), num_returns=1)
-            yield collect(ref, running.pop(ref), options)
+            yield collect(ref, running.pop(ref), workplace)
 
 
-def convert_one(name, options):
+def convert_one(settings: AmazonSettings, workplace: Workplace) -> Outcome:
     """Convert a domain.
 
     Returns:
-        Outcome: also of a failure, whatever it is; only an interruption goes through.
+        The Outcome, also of a failure, whatever it is; only an interruption goes through.
     """
-    from dataset_tools.builds.build_stats import load_stats, table3_line
-    from dataset_tools.prepare import prepare
-
+    name = settings.raw_name
     try:
-        return Outcome(name, table3_line(load_stats(prepare(name, **options))))
+        folder = prepare_build(settings, workplace.data_path, workplace.raw_dir, workplace.resources)
+        return Outcome(name, table3_line(require_stats(folder)))
     except InputError as error:
         return Outcome(name, error=str(error), fixable=True)
     except OSError as error:
-        return Outcome(name, error=f"{error.strerror or error}: {error.filename or options['data_path']}", fixable=True)
+        where = error.filename or workplace.data_path
+        return Outcome(name, error=f"{error.strerror or error}: {where}", fixable=True)
     except Exception as error:
         return Outcome(name, error=f"{type(error).__name__}: {first_line(error)}")
 
 
-def convert_task(name, options):
-    """Convert a domain in a task; returns (node, Outcome)."""
-    from recbole_blair.schema import VERSION
-
-    return socket.gethostname(), VERSION, convert_one(name, options)
+def convert_task(settings: AmazonSettings, workplace: Workplace) -> tuple[str, str, Outcome]:
+    """Convert a domain in a task; returns (node, version of this project there, Outcome)."""
+    return socket.gethostname(), VERSION, convert_one(settings, workplace)
 
 
-def collect(ref, name, options):
+def collect(ref: Any, settings: AmazonSettings, workplace: Workplace) -> Outcome:
     """Return a finished task's Outcome, once its files are seen from here."""
-    import ray
+    import ray  # heavy
 
-    from dataset_tools.builds.build_stats import load_stats
-    from dataset_tools.prepare import build_name_of, build_settings
-    from recbole_blair.schema import VERSION
-
+    name = settings.raw_name
     try:
         node, tool, outcome = ray.get(ref)
     except ray.exceptions.RayTaskError as error:
@@ -118,60 +130,40 @@ def collect(ref, name, options):
         return Outcome(name, error=f"on node {node}: {outcome.error}", fixable=outcome.fixable)
     if tool != VERSION:
         return Outcome(name, error=f"node {node} has recbole_blair {tool}, this machine {VERSION}", fixable=True)
-    folder = Path(options["data_path"]) / build_name_of(build_settings(name, **settings_of(options)))
+    folder = Path(workplace.data_path) / settings.build_name
     if load_stats(folder) is None:
         unseen = f"node {node} wrote {folder}, which is not seen from here; put --data_path on storage all nodes share"
         return Outcome(name, error=unseen, fixable=True)
     return outcome
 
 
-def settings_of(options):
-    """Return the options that decide what a build holds, as `build_settings` takes them."""
-    others = ("data_path", "memory_limit", "threads", "progress", "dry_run")
-    return {key: value for key, value in options.items() if key not in others}
-
-
-def task_resources(nodes, options):
+def task_resources(nodes: Sequence[dict[str, float]], resources: Resources) -> tuple[dict[str, int], int]:
     """Return what a task takes, {"CPU", "memory"}, and how many run at once.
 
     Raises:
         InputError: no node has as much.
     """
     cpus = int(max((node.get("CPU", 0) for node in nodes), default=0))
-    each = {"CPU": options["threads"] or max(1, min(CPUS_A_TASK, cpus))}
+    each = {"CPU": resources.threads or max(1, min(CPUS_PER_TASK, cpus))}
     if each["CPU"] > cpus:
         raise InputError(f"--threads={each['CPU']}, but the largest node has {cpus} CPUs; lower it")
-    each["memory"] = parse_bytes(options["memory_limit"]) + BESIDE_DUCKDB
+    each["memory"] = parse_bytes(resources.memory_limit) + BESIDE_DUCKDB
     at_once = places(nodes, **each)
     if not at_once:
         most = max((node.get("memory", 0) for node in nodes), default=0)
         raise InputError(
-            f"--memory_limit={options['memory_limit']} and {BESIDE_DUCKDB >> 30} GiB beside it are more than a node "
+            f"--memory_limit={resources.memory_limit} and {BESIDE_DUCKDB >> 30} GiB beside it are more than a node "
             f"has to give ({most / 2**30:.1f} GiB); lower it"
         )
     return each, at_once
 
 
-def parse_bytes(text):
-    """Return the bytes of DuckDB's sizes: 4GB, 512MB, 2GiB.
-
-    Raises:
-        InputError: something else.
-    """
-    match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)(i?)B?\s*", str(text), re.IGNORECASE)
-    if not match or match[1].count(".") > 1 or match[1] == ".":
-        raise InputError(f"--memory_limit={text} is no size; write it as 2GB or 512MB")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** _UNITS[match[2].upper()])
-
-
-def report(outcomes, total):
+def report(outcomes: Iterable[Outcome], total: int) -> int:
     """Print each domain's line as it comes, and at the end the failures.
 
     Returns:
-        int: exit status: 0; 2 when all that failed can be fixed by the user; 1.
+        Exit status: 0; 2 when all that failed can be fixed by the user; 1.
     """
-    import sys
-
     failed = []
     for outcome in outcomes:
         if outcome.error:

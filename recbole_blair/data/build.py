@@ -1,17 +1,28 @@
 """Makes what training needs and does not find: the build (download, convert) and the item features."""
 
-from pathlib import Path
+from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dataset_tools.builds.settings import AMAZON_KEYS, AmazonSettings
+from dataset_tools.builds.statistics_file import load_stats, require_stats
+from dataset_tools.own_data import find_own_build
+from dataset_tools.prepare import prepare_build
+from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
 from recbole_blair.schema import DOMAINS, SPLITS, STATS_SUFFIX
+from recbole_blair.text.encode import encode_build
+from recbole_blair.text.encoders import encoder_name, resolve_plm
+from recbole_blair.text.features import feature_path, features_are_whole, read_header
 
-PREPARE_KEYS = (
-    "data_path", "raw_dir", "protocol", "valid_start_ms", "test_start_ms", "max_history", "ascii_text", "catalogue",
-    "memory_limit", "revision", "sample_users", "sample_items",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREPARE_KEYS = ("data_path", "raw_dir", "memory_limit", *AMAZON_KEYS)  # that decide where and how a build is made
 
 
-def foreign_build(config):
+def foreign_build(config: Mapping[str, Any]) -> Path | None:
     """Return the folder of a build that is used as it is, when `dataset` names one under data_path.
 
     That is one other tools made (no stats.json), or one made from files of the user's own.
@@ -35,19 +46,16 @@ def foreign_build(config):
     return folder
 
 
-def own_build(config):
+def own_build(config: Mapping[str, Any]) -> Path | None:
     """Return the folder of a build from files of the user's own (`prepare --source=csv`), or None.
 
     Raises:
         InputError: it is not whole, or was prepared with other settings than the configuration's.
     """
-    from dataset_tools.builds.build_stats import load_stats
-    from dataset_tools.own_data import find_own_build
-
     folder = find_own_build(config["dataset"], config["data_path"], config["protocol"])
     if folder is None:
         return None
-    stats = load_stats(folder)
+    stats = require_stats(folder)
     made = {**stats["settings"], **stats["instants"]}
     for key in ("max_history", "ascii_text", "catalogue", "valid_start_ms", "test_start_ms"):
         if config[key] != made[key] and config[key] is not None:  # no instant asked for: those of the build
@@ -58,7 +66,7 @@ def own_build(config):
     return folder
 
 
-def ensure_build(config):
+def ensure_build(config: Mapping[str, Any]) -> Path:
     """Return the build's folder; downloads and converts what is missing, with progress.
 
     Raises:
@@ -67,29 +75,35 @@ def ensure_build(config):
     folder = foreign_build(config)
     if folder is not None:
         return folder
-    from dataset_tools.prepare import prepare
-
-    settings = {key: config[key] for key in PREPARE_KEYS}
-    return Path(prepare(config["dataset"], progress=config["show_progress"], **settings))
+    return prepare_build(*build_arguments(config))
 
 
-def ensure_features(config, build_dir, trained_with=None):
+def resolve_settings(config: Mapping[str, Any]) -> AmazonSettings:
+    """Return the settings of the build that a configuration asks for; see `AmazonSettings.resolve`."""
+    options = {key: config[key] for key in AMAZON_KEYS}
+    return AmazonSettings.resolve(config["dataset"], config["raw_dir"], **options)
+
+
+def build_arguments(config: Mapping[str, Any]) -> tuple[AmazonSettings, str, str, Resources]:
+    """Return the arguments of `prepare_build`, and of `plan_build`, that a configuration asks for."""
+    resources = Resources(config["memory_limit"], progress=config["show_progress"])
+    return resolve_settings(config), config["data_path"], config["raw_dir"], resources
+
+
+def ensure_features(config: Mapping[str, Any], build_dir: Path, trained_with: str | None = None) -> str:
     """Return the encoder's name; encodes the build's item texts when their feature file is missing.
 
     A file that is there is never overwritten: loading it checks that it belongs to this build.
 
     Args:
-        config (Config)
-        build_dir (Path)
-        trained_with (str | None): the encoder's name as a finished run recorded it. Where the encoder's folder has
+        config: a resolved configuration.
+        build_dir: folder of the atomic files.
+        trained_with: the encoder's name as a finished run recorded it. Where the encoder's folder has
             gone, its feature file alone is enough.
 
     Raises:
         InputError: an encoder that does not exist or has gone, or a feature file made with other settings.
     """
-    from recbole_blair.text.encoders import encoder_name
-    from recbole_blair.text.features import feature_path, features_are_whole
-
     if trained_with and encoder_has_gone(config["plm"], trained_with):
         if features_are_whole(build_dir, trained_with):
             return trained_with
@@ -103,8 +117,6 @@ def ensure_features(config, build_dir, trained_with=None):
     if features_are_whole(build_dir, name):
         check_feature_settings(config, path)
         return name
-    from recbole_blair.text.encode import encode_build
-
     encode_build(
         build_dir, config["plm"], device=str(config["device"]), precision=config["precision"],
         revision=config["plm_revision"], pooling=config["plm_pooling"], max_length=config["plm_max_length"],
@@ -113,7 +125,7 @@ def ensure_features(config, build_dir, trained_with=None):
     return name
 
 
-def api_options(config):
+def api_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the keys ask of an API's model; empty for any other encoder."""
     given = {"dimensions": config["plm_dimensions"], "base_url": config["plm_base_url"]}
     if config["plm"].startswith("openai:"):
@@ -121,10 +133,8 @@ def api_options(config):
     return {key: value for key, value in given.items() if value is not None}
 
 
-def encoder_has_gone(plm, trained_with):
+def encoder_has_gone(plm: str, trained_with: str) -> bool:
     """Tell whether a run's encoder was a folder that is no longer there; a relative one then reads like a hub id."""
-    from recbole_blair.text.encoders import resolve_plm
-
     try:
         kind, value = resolve_plm(plm)
     except InputError:
@@ -132,14 +142,12 @@ def encoder_has_gone(plm, trained_with):
     return kind == "hub" and value.rsplit("/", 1)[-1] != trained_with
 
 
-def check_has_text(build_dir):
+def check_has_text(build_dir: Path) -> None:
     """Refuse a text model on a build made without an items file.
 
     Raises:
         InputError: no item has text.
     """
-    from dataset_tools.builds.build_stats import load_stats
-
     catalogue = (load_stats(build_dir) or {}).get("catalogue", {})
     if catalogue.get("items") and catalogue["items"] == catalogue.get("without_text"):
         raise InputError(
@@ -148,13 +156,11 @@ def check_has_text(build_dir):
         )
 
 
-def check_feature_settings(config, path):
+def check_feature_settings(config: Mapping[str, Any], path: Path) -> None:
     """Refuse a feature file whose header names another pooling, revision or length than the configuration asks for."""
     header_file = path.with_name(f"{path.name}.json")
     if not header_file.is_file():
         return  # upstream's files say nothing of their making
-    from recbole_blair.text.features import read_header
-
     header = read_header(header_file)
     asked = header.get("asked", {})
     for key, field in (("plm_pooling", "pooling"), ("plm_revision", "revision"), ("plm_max_length", "max_length")):

@@ -77,16 +77,15 @@ def find_build(config, run_dir):
     Raises:
         InputError: it is not there, or was made with other settings.
     """
-    from dataset_tools.prepare import build_is_whole, build_name_of, build_settings
-    from recbole_blair.data.build import PREPARE_KEYS, foreign_build
+    from dataset_tools.builds.folder import build_is_whole
+    from recbole_blair.data.build import foreign_build, resolve_settings
 
     folder = foreign_build(config)
     if folder is not None:
         return folder
-    names = [key for key in PREPARE_KEYS if key not in ("data_path", "memory_limit")]
     try:
-        settings = build_settings(config["dataset"], **{key: config[key] for key in names})
-        folder = Path(config["data_path"]) / build_name_of(settings)
+        settings = resolve_settings(config)
+        folder = Path(config["data_path"]) / settings.build_name
         whole = build_is_whole(folder, settings)
     except InputError:
         folder, whole = Path(config["data_path"]) / config["dataset"], False

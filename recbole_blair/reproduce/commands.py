@@ -45,7 +45,7 @@ def where(places):
 
 def run_prepare(keys, places, folder):
     """Prepare a data set; Table 3, rows, users and the rows of each part."""
-    from dataset_tools.builds.build_stats import load_stats
+    from dataset_tools.builds.statistics_file import require_stats
 
     if "source" in keys:
         from dataset_tools.own_data import prepare_own
@@ -55,7 +55,7 @@ def run_prepare(keys, places, folder):
         from dataset_tools.prepare import prepare
 
         build = prepare(progress=places.progress, **where(places), **keys)
-    stats = load_stats(build)
+    stats = require_stats(build)
     splits = {split: stats["splits"][split]["rows"] for split in SPLITS}
     return {
         "metrics": {**stats["table3"], "rows": stats["rows"], "users": stats["users"], **splits},
@@ -66,11 +66,13 @@ def run_prepare(keys, places, folder):
 @kept
 def run_stats(keys, places, folder):
     """Count raw files: Table 1."""
-    from dataset_tools.counts.statistics import statistics as count
+    from dataset_tools.counts.raw_counts import count_domains
     from dataset_tools.raw.domains import resolve_datasets
+    from dataset_tools.storage.resources import Resources
 
     names = resolve_datasets(keys["dataset"], places.raw_dir)
-    found = count(places.raw_dir, names, table3=False, data_path=places.data_path, progress=places.progress)
+    resources = Resources(progress=places.progress)
+    found = count_domains(places.raw_dir, names, table3=False, data_path=places.data_path, resources=resources)
     total = found["total"] or found["domains"][0]
     return {"metrics": table1(total, names), "runs": [str(folder)]}
 
@@ -89,10 +91,12 @@ def table1(counts, names):
 @kept
 def run_pairs(keys, places, folder):
     """Make pretraining pairs and count them."""
-    from dataset_tools.pretraining.review_pairs import make_pair_files
+    from dataset_tools.pretraining.review_pairs import PairSettings, make_pair_files
+    from dataset_tools.storage.resources import Resources
 
-    options = {k: v for k, v in keys.items() if k != "dataset"}
-    made = make_pair_files(keys["dataset"], places.raw_dir, folder / "pairs", progress=places.progress, **options)
+    settings = PairSettings(**{key: value for key, value in keys.items() if key != "dataset"})
+    resources = Resources(progress=places.progress)
+    made = make_pair_files(keys["dataset"], places.raw_dir, folder / "pairs", settings, resources)
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(made.glob("*.json"))]
     return {"metrics": {"pairs": sum(one["pairs"] for one in reports if "domain" in one)}, "runs": [str(made)]}
 
@@ -118,7 +122,8 @@ def run_pools(keys, places, folder):
 
 def draw_pool(target, keys, places):
     """Draw candidates for each row of `test.csv`, which is written first where only the examples are there."""
-    from dataset_tools.pools.candidate_pools import build_pool, read_item_ids
+    from dataset_tools.pools.candidate_pools import PoolRequest, build_pool, read_item_ids
+    from dataset_tools.storage.resources import Resources
     from recbole_blair.search import datasets, esci, readers
 
     queries = target / readers.QUERY_FILE
@@ -133,20 +138,17 @@ def draw_pool(target, keys, places):
     categories = readers.load_asin2category(target / datasets.CATEGORY_FILE, set(wanted))
     output = target / readers.POOL_FILES[1]
     options = {"n_candidates": keys["candidates"]} if "candidates" in keys else {}
-    build_pool(wanted, places.raw_dir, output, domains, categories, progress=places.progress, **options)
+    request = PoolRequest(wanted, categories, **options)
+    build_pool(request, places.raw_dir, output, domains, Resources(progress=places.progress))
     return output
 
 
 def fetch_metadata(places, domains):
     """Download the metadata of every domain that has none yet; the reviews are not needed."""
-    from dataset_tools.raw.domains import find_raw_file, raw_relative, raw_root
-    from dataset_tools.raw.download import download_file
+    from dataset_tools.raw.fetch import ensure_raw_file
 
     for name in domains:
-        if find_raw_file(places.raw_dir, "meta", name) is None:
-            relative = raw_relative("meta", name)
-            path = raw_root(places.raw_dir) / relative
-            download_file(path, f"raw/{relative}", "main", places.progress, f"{path}[.gz]")
+        ensure_raw_file(places.raw_dir, "meta", name, progress=places.progress)
 
 
 def run_train(keys, places, folder):

@@ -1,7 +1,5 @@
 """`--dry_run`: what training would do, with its disk, memory and rough time."""
 
-from pathlib import Path
-
 from recbole_blair import compat
 from recbole_blair.config import resolve_config
 from recbole_blair.registry import find_model
@@ -27,15 +25,15 @@ def print_plan(model, dataset, files, overrides):
 
 def plan_build(config):
     """Print the conversion's own plan; returns the build's folder."""
-    from recbole_blair.data.build import PREPARE_KEYS, foreign_build
+    from recbole_blair.data.build import build_arguments, foreign_build
 
     folder = foreign_build(config)
     if folder is not None:
         print(f"build      {folder}: there; used as it is")
         return folder
-    from dataset_tools.prepare import prepare
+    from dataset_tools.prepare import plan_build
 
-    return Path(prepare(config["dataset"], dry_run=True, **{key: config[key] for key in PREPARE_KEYS}))
+    return plan_build(*build_arguments(config))
 
 
 def count_items(build_dir):

@@ -5,8 +5,9 @@ import json
 import pytest
 from local_ray import real_ray
 
+from dataset_tools.storage.resources import Resources, parse_bytes
 from recbole_blair.cli.main import main
-from recbole_blair.cluster.prepare import BESIDE_DUCKDB, parse_bytes, task_resources
+from recbole_blair.cluster.prepare import BESIDE_DUCKDB, task_resources
 from recbole_blair.errors import InputError
 
 NAMES = ("sample-u60-i50", "sample-u70-i60")
@@ -78,14 +79,14 @@ def test_what_is_wrong_for_all_is_said_once(tmp_path, capsys, more, message):
 
 def test_tasks_fit_the_nodes():
     nodes = [{"CPU": 8.0, "memory": 2.0 * (BESIDE_DUCKDB + 4e9)}, {"CPU": 2.0, "memory": 64e9}]
-    assert task_resources(nodes, {"threads": None, "memory_limit": "4GB"}) == (
+    assert task_resources(nodes, Resources()) == (
         {"CPU": 4, "memory": 4 * 10**9 + BESIDE_DUCKDB},
         2,
     )
     with pytest.raises(InputError, match="--threads=9, but the largest node has 8 CPUs"):
-        task_resources(nodes, {"threads": 9, "memory_limit": "4GB"})
+        task_resources(nodes, Resources(threads=9))
     with pytest.raises(InputError, match="--memory_limit=1TB and 3 GiB beside it are more than a node has to give"):
-        task_resources(nodes, {"threads": 1, "memory_limit": "1TB"})
+        task_resources(nodes, Resources("1TB", threads=1))
 
 
 @pytest.mark.parametrize(("text", "size"), [("4GB", 4 * 10**9), ("512MiB", 512 << 20), ("1.5 GB", 15 * 10**8)])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from naive_convert import naive_convert
 from raw_data import T, V, meta, read_rows, review, table, write_raw
 
-from dataset_tools.builds.build_stats import load_stats
+from dataset_tools.builds.statistics_file import load_stats
 from dataset_tools.prepare import prepare
 from recbole_blair.errors import InputError
 from recbole_blair.schema import SPLITS

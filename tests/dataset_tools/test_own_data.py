@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import own_raw
 
-from dataset_tools.builds.build_stats import load_stats
+from dataset_tools.builds.statistics_file import load_stats
 from dataset_tools.own_data import prepare_own
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError

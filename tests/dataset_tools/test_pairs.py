@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataset_tools.pretraining.contamination import report_contamination
-from dataset_tools.pretraining.review_pairs import make_pair_files
+from dataset_tools.pretraining.review_pairs import PairSettings, make_pair_files
+from dataset_tools.storage.resources import Resources
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
 from recbole_blair.schema import TEST_START_MS, VALID_START_MS
@@ -53,7 +54,7 @@ def write_raw(raw, reviews=REVIEWS, name="Shop"):
 
 
 def make(raw, out, **options):
-    return make_pair_files("Shop", raw, out, **{"share": 1.0, "progress": False, **options})
+    return make_pair_files("Shop", raw, out, PairSettings(**{"share": 1.0, **options}), Resources(progress=False))
 
 
 def read(folder):
@@ -94,7 +95,7 @@ def test_sampling_depends_on_the_review_alone(tmp_path):
 def test_contamination_and_exclusion(tmp_path):
     raw = write_raw(tmp_path)
     out = make(raw, tmp_path / "pairs")
-    found = report_contamination(out, "Shop", raw, progress=False)
+    found = report_contamination(out, "Shop", raw, Resources(progress=False))
     assert found["valid"] == {
         **{"reviews": 2, "users": 2, "items": 2, "reviews_in_pairs": 0, "users_in_pairs": 1, "items_in_pairs": 2},
         **{"reviews_of_items_in_pairs": 2, "reviews_with_equal_text": 1, "reviews_with_near_equal_text": 2},

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from raw_data import T, V, table, write_raw
 
-from dataset_tools.builds.build_stats import load_stats
+from dataset_tools.builds.folder import build_is_whole
+from dataset_tools.builds.settings import AmazonSettings
+from dataset_tools.builds.statistics_file import load_stats
 from dataset_tools.conversion import convert as convert_module
-from dataset_tools.prepare import build_is_whole, build_name, build_settings, prepare
+from dataset_tools.prepare import build_name, prepare
 from dataset_tools.raw.domains import resolve_datasets, resolve_domain
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
@@ -87,7 +89,7 @@ def test_lists_of_datasets():
 )
 def test_settings_that_make_no_sense(options, message):
     with pytest.raises(InputError, match=message):
-        build_settings("Games", **options)
+        AmazonSettings.resolve("Games", **options)
 
 
 @pytest.fixture
@@ -109,7 +111,7 @@ def test_whole_builds_are_left_alone(small):
     before = stamps(folder)
     assert make(small) == folder
     assert stamps(folder) == before
-    assert build_is_whole(folder, build_settings("Appliances"))
+    assert build_is_whole(folder, AmazonSettings.resolve("Appliances"))
 
 
 def test_whole_builds_need_no_raw_files(small):
@@ -124,7 +126,7 @@ def test_missing_data_file_or_stats_means_build_again(small):
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
     for name in ("Appliances.valid.inter", "Appliances.stats.json"):
         (folder / name).unlink()
-        assert not build_is_whole(folder, build_settings("Appliances"))
+        assert not build_is_whole(folder, AmazonSettings.resolve("Appliances"))
         make(small)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
 

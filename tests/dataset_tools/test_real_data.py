@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from naive_convert import naive_convert
 
-from dataset_tools.builds.build_stats import load_stats, table3_line
+from dataset_tools.builds.statistics_file import load_stats, table3_line
 from dataset_tools.prepare import prepare
 from recbole_blair.schema import SPLITS, TEST_START_MS, VALID_START_MS
 

@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from dataset_tools.builds.build_stats import load_stats
+from dataset_tools.builds.statistics_file import load_stats
 from dataset_tools.prepare import prepare
 from dataset_tools.raw import sample
+from dataset_tools.raw.domains import DEFAULT_ITEMS, DEFAULT_USERS
 from recbole_blair.errors import InputError
 from recbole_blair.schema import SPLITS
 
@@ -88,7 +89,7 @@ def test_text_finds_the_next_item_where_chance_does_not(built):
 
 def test_no_single_word_gives_a_theme_away(built):
     """Each topic word serves several themes: knowing one word leaves most themes' items outside."""
-    world = sample.build_world(sample.DEFAULT_USERS, sample.DEFAULT_ITEMS)
+    world = sample.build_world(DEFAULT_USERS, DEFAULT_ITEMS)
     words = sample.sample_text.build_words(int(world.niche[-1]) + 1, sample.NICHES_A_THEME, sample.SEED)
     uses = {}
     for theme in words.theme:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from raw_data import T, V, meta, review, table, write_raw
 
-from dataset_tools.counts import statistics as statistics_module
+from dataset_tools.counts import raw_counts
 from dataset_tools.counts.published import compare, load_published, month, parse_figure, rounds_to
-from dataset_tools.counts.statistics import COUNTS, domain_statistics, statistics
+from dataset_tools.counts.raw_counts import COUNTS, count_domain, count_domains
 from dataset_tools.prepare import prepare
+from dataset_tools.storage.resources import Resources
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
 from recbole_blair.schema import DOMAINS, UNKNOWN_DOMAIN
@@ -85,7 +86,7 @@ def random_raw(seed, users=range(20), items=range(15)):
 def test_counts_equal_the_plain_ones(tmp_path, seed):
     reviews, metadata = random_raw(seed)
     write_raw(tmp_path, "Appliances", reviews, metadata, ".jsonl.gz" if seed else ".jsonl")
-    found = domain_statistics(tmp_path, "Appliances", table3=False)
+    found = count_domain(tmp_path, "Appliances", table3=False)
     assert counts(found) == naive(reviews, metadata)
     assert found["table3"] is None and found["domain"] == "Appliances"
 
@@ -95,7 +96,7 @@ def test_a_worked_example(tmp_path):
     reviews += [review("", "i1", 5), review("u9", "", V // 1000, text=None)]
     metadata[1]["features"] = ["two words", "three more words"]
     write_raw(tmp_path, "Appliances", reviews, metadata)
-    found = domain_statistics(tmp_path, "Appliances", data_path=tmp_path / "dataset")
+    found = count_domain(tmp_path, "Appliances", data_path=tmp_path / "dataset")
     assert [found[name] for name in COUNTS] == [13, 5, 6, 5, 5, 13 + 12, 5 * 3 + 5]
     assert (found["first_ms"], found["last_ms"], found["reviews_without_time"]) == (V - 500, T + 7, 2)
     # rows: u1 i2, u1 i3, u2 i2, u2 i4, u4 i1, of which three have a history of one item
@@ -105,36 +106,36 @@ def test_a_worked_example(tmp_path):
 
 def test_a_build_gives_table_3_and_one_that_contradicts_is_refused(tmp_path):
     write_raw(tmp_path, "Appliances", *table())
-    computed = domain_statistics(tmp_path, "Appliances", data_path=tmp_path / "dataset")["table3"]
+    computed = count_domain(tmp_path, "Appliances", data_path=tmp_path / "dataset")["table3"]
     folder = prepare("Appliances", tmp_path / "dataset", tmp_path, progress=False)
     stats = folder / "Appliances.stats.json"
-    built = domain_statistics(tmp_path, "Appliances", data_path=tmp_path / "dataset")["table3"]
+    built = count_domain(tmp_path, "Appliances", data_path=tmp_path / "dataset")["table3"]
     assert built == {**computed, "source": "build"}
     stats.write_text(stats.read_text().replace('"avg_history_length": 1.4', '"avg_history_length": 7.0'))
-    changed = domain_statistics(tmp_path, "Appliances", data_path=tmp_path / "dataset")["table3"]
+    changed = count_domain(tmp_path, "Appliances", data_path=tmp_path / "dataset")["table3"]
     assert changed["avg_history_length"] == 7.0  # it is read, not computed
     stats.write_text(stats.read_text().replace('"max_history": 50', '"max_history": 20'))
     with pytest.raises(InputError, match="built with max_history=20, asked is max_history=50"):
-        domain_statistics(tmp_path, "Appliances", data_path=tmp_path / "dataset")
+        count_domain(tmp_path, "Appliances", data_path=tmp_path / "dataset")
 
 
 def test_a_user_and_an_item_of_two_domains_count_once(tmp_path):
     one, two = random_raw(5), random_raw(6, users=range(10, 40), items=range(10, 30))
     write_raw(tmp_path, "Appliances", *one)
     write_raw(tmp_path, "All_Beauty", *two)
-    found = statistics(tmp_path, ["Appliances", "All_Beauty"], table3=False)
+    found = count_domains(tmp_path, ["Appliances", "All_Beauty"], table3=False)
     total = naive(one[0] + two[0], one[1] + two[1])
     total["metadata_tokens"] = sum(naive(*raw)["metadata_tokens"] for raw in (one, two))  # texts of both domains
     assert counts(found["total"]) == total
     assert found["total"]["users"] < sum(one["users"] for one in found["domains"])
     assert found["total"]["items"] < sum(one["items"] for one in found["domains"])
-    assert statistics(tmp_path, ["Appliances"], table3=False)["total"] is None
+    assert count_domains(tmp_path, ["Appliances"], table3=False)["total"] is None
 
 
 def test_a_count_that_was_interrupted_goes_on(tmp_path, monkeypatch, capsys):
     write_raw(tmp_path, "Appliances", *random_raw(5))
     write_raw(tmp_path, "All_Beauty", *random_raw(6, users=range(10, 40), items=range(10, 30)))
-    whole = statistics(tmp_path, ["Appliances", "All_Beauty"], table3=False)
+    whole = count_domains(tmp_path, ["Appliances", "All_Beauty"], table3=False)
     output = tmp_path / "stats.json"
     arguments = [
         "stats",
@@ -145,7 +146,7 @@ def test_a_count_that_was_interrupted_goes_on(tmp_path, monkeypatch, capsys):
         f"--output={output}",
         "--quiet",
     ]
-    counted, count = [], statistics_module._count
+    counted, count = [], raw_counts._count
 
     def interrupt(duck, *paths):
         counted.append(Path(paths[0]).stem)
@@ -153,7 +154,7 @@ def test_a_count_that_was_interrupted_goes_on(tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
         return count(duck, *paths)
 
-    monkeypatch.setattr(statistics_module, "_count", interrupt)
+    monkeypatch.setattr(raw_counts, "_count", interrupt)
     with contextlib.suppress(KeyboardInterrupt):
         assert main(arguments) != 0
     assert not output.exists()
@@ -168,29 +169,29 @@ def test_what_was_kept_of_other_files_is_counted_again(tmp_path):
     kept = tmp_path / "kept"
     write_raw(tmp_path, "Appliances", *random_raw(5))
     write_raw(tmp_path, "All_Beauty", *random_raw(6))
-    statistics(tmp_path, ["Appliances", "All_Beauty"], table3=False, keep_dir=kept)
+    count_domains(tmp_path, ["Appliances", "All_Beauty"], table3=False, keep_dir=kept)
     write_raw(tmp_path, "All_Beauty", *random_raw(7, users=range(10, 40)))
-    again = statistics(tmp_path, ["Appliances", "All_Beauty"], table3=False, keep_dir=kept)
-    assert again == statistics(tmp_path, ["Appliances", "All_Beauty"], table3=False)
+    again = count_domains(tmp_path, ["Appliances", "All_Beauty"], table3=False, keep_dir=kept)
+    assert again == count_domains(tmp_path, ["Appliances", "All_Beauty"], table3=False)
     (kept / "Appliances.json").write_text("{")
     with pytest.raises(InputError, match=r"Appliances\.json is damaged"):
-        statistics(tmp_path, ["Appliances", "All_Beauty"], table3=False, keep_dir=kept)
+        count_domains(tmp_path, ["Appliances", "All_Beauty"], table3=False, keep_dir=kept)
 
 
 def test_memory_limit_and_threads_change_nothing(tmp_path):
     write_raw(tmp_path, "Appliances", *random_raw(1))
-    some = domain_statistics(tmp_path, "Appliances", table3=False, memory_limit="200MB", threads=1)
-    assert some == domain_statistics(tmp_path, "Appliances", table3=False, threads=2)
+    some = count_domain(tmp_path, "Appliances", table3=False, resources=Resources("200MB", 1, False))
+    assert some == count_domain(tmp_path, "Appliances", table3=False, resources=Resources(threads=2, progress=False))
 
 
 def test_broken_lines_are_counted_and_too_many_are_refused(tmp_path):
     reviews = [review(f"u{n}", "i1", V + n) for n in range(2000)]
     write_raw(tmp_path, "Appliances", [*reviews, "{broken"], [meta("i1")])
-    found = domain_statistics(tmp_path, "Appliances", table3=False)
+    found = count_domain(tmp_path, "Appliances", table3=False)
     assert (found["reviews"], found["broken_reviews"]) == (2000, 1)
     write_raw(tmp_path, "Appliances", [*reviews[:9], "{broken"], [meta("i1")])
     with pytest.raises(InputError, match=r"Appliances\.jsonl line 10: not JSON"):
-        domain_statistics(tmp_path, "Appliances", table3=False)
+        count_domain(tmp_path, "Appliances", table3=False)
 
 
 def test_table_3_that_cannot_be_had_says_why(tmp_path, capsys):
@@ -279,7 +280,7 @@ def test_all_domains_are_compared_with_the_published_total():
 
 
 def test_the_real_slices(shared_data, tmp_path):
-    found = statistics(shared_data / "amazon_reviews_2023", list(SHARED), data_path=tmp_path)
+    found = count_domains(shared_data / "amazon_reviews_2023", list(SHARED), data_path=tmp_path)
     for one, expected in zip(found["domains"], SHARED.values()):
         assert tuple(one[name] for name in COUNTS[:5]) == expected[:-1]
         assert tuple(one["table3"][name] for name in ("items", "inters", "avg_history_length")) == expected[-1]

@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 from shop_data import DOMAINS, write_raw
 
+from dataset_tools.pools import __main__ as command
 from dataset_tools.pools import candidate_pools as pools
-from dataset_tools.pools.five_star_reviews import sample_reviews
+from dataset_tools.pools import pool_parts
+from dataset_tools.pools.candidate_pools import PoolRequest
+from dataset_tools.pools.five_star_reviews import Draw, sample_reviews
+from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
 from recbole_blair.schema import TEST_START_MS
+
+QUIET = Resources(progress=False)
+
+
+def draw_pool(raw_dir, output, item_ids, domains=None, **options):
+    return pools.build_pool(PoolRequest(item_ids, **options), raw_dir, output, domains, QUIET)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +38,7 @@ def read_pool(path):
 def test_pool_holds_wanted_items_and_their_candidates(raw, tmp_path):
     wanted = ["I00003", "I10007", "I00003", "NOWHERE"]
     out = tmp_path / "item_pool.jsonl.gz"
-    report = pools.build_pool(wanted, raw, out, n_candidates=10, seed=1, progress=False)
+    report = draw_pool(raw, out, wanted, n_candidates=10, seed=1)
     rows = read_pool(out)
     ids = [r["item_id"] for r in rows]
     assert len(set(ids)) == len(ids) == report["items"]
@@ -45,7 +55,7 @@ def test_pool_holds_wanted_items_and_their_candidates(raw, tmp_path):
 
 def test_draws_depend_on_seed_item_and_occurrence_only(raw, tmp_path):
     def ids(wanted, seed):
-        pools.build_pool(wanted, raw, tmp_path / "p.jsonl", n_candidates=5, seed=seed, progress=False)
+        draw_pool(raw, tmp_path / "p.jsonl", wanted, n_candidates=5, seed=seed)
         return {r["item_id"] for r in read_pool(tmp_path / "p.jsonl")}
 
     alone = ids(["I00003"], 1)
@@ -57,7 +67,7 @@ def test_draws_depend_on_seed_item_and_occurrence_only(raw, tmp_path):
 
 def test_same_bytes_again(raw, tmp_path):
     for name in ("a", "b"):
-        pools.build_pool(["I00003", "I10001"], raw, tmp_path / f"{name}.jsonl.gz", seed=4, progress=False)
+        draw_pool(raw, tmp_path / f"{name}.jsonl.gz", ["I00003", "I10001"], seed=4)
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
 
 
@@ -91,9 +101,9 @@ def test_item_of_two_domains_goes_where_the_mapping_says():
 
 def test_refusals(raw, tmp_path):
     with pytest.raises(InputError, match="none of the 1 wanted items"):
-        pools.build_pool(["ZZ"], raw, tmp_path / "p.jsonl", progress=False)
-    with pytest.raises(InputError, match=r"no metadata .*meta_Video_Games"):
-        pools.build_pool(["I00003"], raw, tmp_path / "p.jsonl", domains=["Games"], progress=False)
+        draw_pool(raw, tmp_path / "p.jsonl", ["ZZ"])
+    with pytest.raises(InputError, match=r"meta_Video_Games\.jsonl\[\.gz\] is missing; fetch it with .*Video_Games"):
+        draw_pool(raw, tmp_path / "p.jsonl", ["I00003"], domains=["Games"])
     (tmp_path / "q.csv").write_text("qid,query\n1,a\n")
     with pytest.raises(InputError, match="expected item_id among them"):
         pools.read_item_ids(tmp_path / "q.csv")
@@ -106,55 +116,53 @@ def test_broken_metadata_is_named(raw, tmp_path):
     lines[4] = '{"parent_asin": "I0'
     (folder / "meta_Appliances.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(InputError, match=r"meta_Appliances.jsonl line 5: not JSON"):
-        pools.build_pool(["I00009"], tmp_path, tmp_path / "p.jsonl", progress=False)
+        draw_pool(tmp_path, tmp_path / "p.jsonl", ["I00009"])
 
 
 def test_an_interrupted_build_goes_on(raw, tmp_path, monkeypatch):
     out = tmp_path / "p.jsonl.gz"
     whole = tmp_path / "whole.jsonl.gz"
-    pools.build_pool(["I00003", "I10001"], raw, whole, progress=False)
+    draw_pool(raw, whole, ["I00003", "I10001"])
 
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pools, "_join_parts", stop)
+    monkeypatch.setattr(pool_parts, "join_parts", stop)
     with pytest.raises(KeyboardInterrupt):
-        pools.build_pool(["I00003", "I10001"], raw, out, progress=False)
+        draw_pool(raw, out, ["I00003", "I10001"])
     assert not out.exists()
     monkeypatch.undo()
-    monkeypatch.setattr(pools, "_read_meta", stop)  # everything that is read was read before
-    pools.build_pool(["I00003", "I10001"], raw, out, progress=False)
+    monkeypatch.setattr(pool_parts, "_read_meta", stop)  # everything that is read was read before
+    draw_pool(raw, out, ["I00003", "I10001"])
     assert out.read_bytes() == whole.read_bytes()
 
 
 def test_command_line(raw, tmp_path, capsys):
     (tmp_path / "test.csv").write_text("qid,query,item_id\n1,a,I00003\n")
     args = [f"--queries={tmp_path / 'test.csv'}", f"--raw_dir={raw}", f"--output={tmp_path / 'p.jsonl'}"]
-    assert pools.main([*args, "--candidates=3"]) == 0
+    assert command.main([*args, "--candidates=3"]) == 0
     assert len(read_pool(tmp_path / "p.jsonl")) == 4
-    assert pools.main([*args, "--domains=Gamez"]) == 2
+    assert command.main([*args, "--domains=Gamez"]) == 2
     assert "Did you mean" in capsys.readouterr().err
 
 
 def test_sample_is_eligible_uniform_and_seeded(raw):
-    reviews, counts = sample_reviews(raw, DOMAINS, 40, seed=3, progress=False)
+    reviews, counts = sample_reviews(raw, DOMAINS, Draw(40, seed=3), QUIET)
     assert counts["eligible"] == {"Appliances": 61, "All_Beauty": 61}
     assert len(reviews) + counts["item_without_metadata"] == 40
     assert all(r.rating == 5 and r.timestamp >= TEST_START_MS and len(r.text) >= 100 for r in reviews)
     assert {r.user_id[0] for r in reviews} == {"U"}
     assert [r.key for r in reviews] == sorted(r.key for r in reviews)
-    assert reviews == sample_reviews(raw, DOMAINS, 40, seed=3, progress=False)[0]
-    assert reviews == sample_reviews(raw, DOMAINS[::-1], 40, seed=3, progress=False)[0]
-    assert reviews != sample_reviews(raw, DOMAINS, 40, seed=4, progress=False)[0]
-    assert reviews[:10] == sample_reviews(raw, DOMAINS, 10, seed=3, progress=False)[0][:10]
-    drawn = Counter(
-        r.domain for seed in range(8) for r in sample_reviews(raw, DOMAINS, 40, seed=seed, progress=False)[0]
-    )
+    assert reviews == sample_reviews(raw, DOMAINS, Draw(40, seed=3), QUIET)[0]
+    assert reviews == sample_reviews(raw, DOMAINS[::-1], Draw(40, seed=3), QUIET)[0]
+    assert reviews != sample_reviews(raw, DOMAINS, Draw(40, seed=4), QUIET)[0]
+    assert reviews[:10] == sample_reviews(raw, DOMAINS, Draw(10, seed=3), QUIET)[0][:10]
+    drawn = Counter(r.domain for seed in range(8) for r in sample_reviews(raw, DOMAINS, Draw(40, seed=seed), QUIET)[0])
     assert 0.35 < drawn["Appliances"] / sum(drawn.values()) < 0.65
 
 
 def test_sample_reads_titles_and_counts_lost_items(raw):
-    reviews, counts = sample_reviews(raw, DOMAINS, 1000, progress=False)
+    reviews, counts = sample_reviews(raw, DOMAINS, Draw(1000), QUIET)
     assert len(reviews) == 120
     assert counts["item_without_metadata"] == 2
     assert reviews[0].title.startswith("Quietmax")
@@ -163,4 +171,4 @@ def test_sample_reads_titles_and_counts_lost_items(raw):
 
 def test_no_eligible_review(raw):
     with pytest.raises(InputError, match="no five-star review of 100000 or more characters"):
-        sample_reviews(raw, DOMAINS, 5, min_chars=100_000, progress=False)
+        sample_reviews(raw, DOMAINS, Draw(5, min_chars=100_000), QUIET)

@@ -5,33 +5,47 @@ is a word: a run of characters that are not ASCII white space. The paper counts 
 not name, of an item the whole dictionary of its attributes; so token counts are of the same kind, not equal.
 """
 
+from __future__ import annotations
+
 import json
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from dataset_tools.builds.build_stats import load_stats
+from tqdm import tqdm
+
+from dataset_tools.builds.folder import build_is_whole, check_raw_unchanged
+from dataset_tools.builds.settings import AmazonSettings
+from dataset_tools.builds.statistics_file import require_stats
 from dataset_tools.conversion import cleaning_rules
-from dataset_tools.prepare import build_is_whole, build_name_of, build_settings, check_raw_unchanged, raw_name
-from dataset_tools.pretraining.review_pairs import write_json
+from dataset_tools.conversion.convert import convert
 from dataset_tools.raw.fetch import ensure_raw
 from dataset_tools.raw.raw_files import broken_lines, check_broken, json_lines, reading
-from dataset_tools.storage.duckdb_session import Duck, quote
+from dataset_tools.storage.duckdb_session import quote
+from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
 from recbole_blair.files.paths import file_stamps
+from recbole_blair.files.write import write_json
 from recbole_blair.schema import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dataset_tools.storage.duckdb_session import Duck
 
 TEXT_FIELDS = ("title", "features", "categories", "description")  # of an item, as recommenders read it
 COUNTS = ("reviews", "users", "items", "items_with_metadata", "metadata_items", "review_tokens", "metadata_tokens")
 SUMMED = ("reviews", "review_tokens", "metadata_tokens", "broken_reviews", "broken_metadata", "reviews_without_time")
 TABLE3 = ("items", "inters", "avg_history_length", "avg_item_chars")
+QUIET = Resources(progress=False)
 
 
-def words_sql(text):
+def words_sql(text: str) -> str:
     """Return SQL of the number of words of an SQL text that is not null."""
     return rf"len(regexp_extract_all({text}, '[^ \t\n\f\r]+'))"
 
 
-def field_text_sql(field):
+def field_text_sql(field: str) -> str:
     """Return SQL of a JSON field as one text: a list's parts with a space between, "" for null."""
     return (
         f"CASE json_type({field}) WHEN 'ARRAY' THEN array_to_string({field} ->> '$[*]', ' ') "
@@ -39,66 +53,63 @@ def field_text_sql(field):
     )
 
 
-def domain_statistics(
-    raw_dir,
-    domain,
-    memory_limit="4GB",
-    threads=None,
-    data_path="dataset",
-    table3=True,
-    progress=False,
-    revision="main",
-    keep_dir=None,
-):
+def count_domain(
+    raw_dir: Path | str,
+    domain: str,
+    *,
+    data_path: Path | str = "dataset",
+    table3: bool = True,
+    revision: str = "main",
+    keep_dir: Path | str | None = None,
+    resources: Resources = QUIET,
+) -> dict[str, Any]:
     """Count one domain.
 
     Args:
-        raw_dir (path): where the raw files are; missing ones of Amazon's domains are downloaded, the sample's made.
-        domain (str): any name that `prepare` takes.
-        memory_limit (str): DuckDB's; beyond it temporary tables spill to the system's temporary folder (TMPDIR).
-        threads (int | None): None takes the cores, at most 8.
-        data_path (path): a whole build of the default protocol there gives Table 3; nothing is written there.
-        table3 (bool): False leaves Table 3 out, which takes as long as `prepare` where there is no build.
-        progress (bool): draw progress bars.
-        revision (str): hub version of raw files that are missing.
-        keep_dir (path | None): folder that gets the result and, as Parquet, the ids for `union_statistics`. What it
-            holds of the same raw files is taken from there.
+        raw_dir: where the raw files are; missing ones of Amazon's domains are downloaded, the sample's made.
+        domain: any name that `prepare` takes.
+        data_path: a whole build of the default protocol there gives Table 3; nothing is written there.
+        table3: False leaves Table 3 out, which takes as long as `prepare` where there is no build.
+        revision: hub version of raw files that are missing.
+        keep_dir: folder that gets the result and, as Parquet, the ids for `count_union`. What it holds of the same
+            raw files is taken from there.
+        resources: tables beyond its memory spill to the system's temporary folder (TMPDIR).
 
     Returns:
-        dict: `domain`; `COUNTS`, where items are those with a review and metadata_items those with a metadata line;
+        `domain`; `COUNTS`, where items are those with a review and metadata_items those with a metadata line;
         first_ms, last_ms (None without any time); broken_reviews, broken_metadata (lines that are no JSON object),
         reviews_without_time; table3: `TABLE3` and `source` (build or computed), or None.
 
     Raises:
         InputError: an unknown domain, raw files that are missing or broken, a build that contradicts them.
     """
-    settings = build_settings(domain, revision=revision, raw_dir=raw_dir)
-    paths = ensure_raw(raw_dir, settings, raw_name(settings), progress)
+    settings = AmazonSettings.resolve(domain, raw_dir, revision=revision)
+    name = settings.raw_name
+    paths = ensure_raw(raw_dir, name, revision, resources.progress)
     counted_of = _counted_of(paths, table3)
-    kept = None if keep_dir is None else _load_kept(keep_dir, raw_name(settings), counted_of)
+    kept = None if keep_dir is None else _load_kept(Path(keep_dir), name, counted_of)
     if kept is not None:
         return kept
     with tempfile.TemporaryDirectory(prefix="recbole-blair-stats-") as folder:
-        with Duck(folder, memory_limit, threads, progress) as duck:
-            found = _count(duck, *paths)
+        with resources.open_session(folder) as duck:
+            counts = _count(duck, *paths)
             if keep_dir is not None:
-                _save_ids(duck, Path(keep_dir), raw_name(settings))
-        found = {"domain": raw_name(settings), **found, "table3": None}
+                _save_ids(duck, Path(keep_dir), name)
+        counts = {"domain": name, **counts, "table3": None}
         if table3:
-            found["table3"] = _table3(Path(folder), settings, paths, data_path, memory_limit, threads, progress)
+            counts["table3"] = _table3(Path(folder), settings, paths, Path(data_path), resources)
     if keep_dir is not None:
-        write_json(Path(keep_dir) / f"{raw_name(settings)}.json", {"counted_of": counted_of, "found": found})
-    return found
+        write_json(Path(keep_dir) / f"{name}.json", {"counted_of": counted_of, "found": counts})
+    return counts
 
 
-def _counted_of(paths, table3):
+def _counted_of(paths: Sequence[Path], table3: bool) -> dict[str, Any]:
     """What a kept result must have been counted of: the same raw files by the same version."""
     return {"files": file_stamps(paths), "table3": table3, "version": VERSION}
 
 
-def _load_kept(folder, name, counted_of):
+def _load_kept(folder: Path, name: str, counted_of: dict[str, Any]) -> dict[str, Any] | None:
     """Return the result that an earlier, interrupted count kept; None where it is missing or of other files."""
-    folder = Path(folder)
     path, ids = folder / f"{name}.json", [folder / f"{name}.{kind}.parquet" for kind in ("users", "items")]
     if not path.is_file() or not all(one.is_file() for one in ids):
         return None
@@ -109,41 +120,44 @@ def _load_kept(folder, name, counted_of):
     return kept["found"] if kept["counted_of"] == counted_of else None
 
 
-def statistics(raw_dir, domains, keep_dir=None, **options):
+def count_domains(
+    raw_dir: Path | str,
+    domains: Sequence[str],
+    *,
+    keep_dir: Path | str | None = None,
+    resources: Resources = QUIET,
+    **options: Any,
+) -> dict[str, Any]:
     """Count several domains and their union, in which a user or item of two domains counts once.
 
     Args:
-        raw_dir (path): see `domain_statistics`.
-        domains (list of str): names.
-        keep_dir (path | None): folder, made if missing, that keeps what was counted, domain by domain: called again
-            after a kill this goes on behind the last whole one. None keeps nothing.
-        options: further arguments of `domain_statistics`.
+        raw_dir: see `count_domain`.
+        domains: names.
+        keep_dir: folder, made if missing, that keeps what was counted, domain by domain: called again after a kill
+            this goes on behind the last whole one. None keeps nothing.
+        resources: as of `count_domain`.
+        options: its further arguments.
 
     Returns:
-        dict: `domains` (list of the results of `domain_statistics`), `total` (the counts without table3; None for one).
+        `domains` (list of the results of `count_domain`), `total` (the counts without table3; None for one).
     """
     if len(domains) == 1:
-        return {"domains": [domain_statistics(raw_dir, domains[0], **options)], "total": None}
-    from tqdm import tqdm
-
+        return {"domains": [count_domain(raw_dir, domains[0], resources=resources, **options)], "total": None}
     with tempfile.TemporaryDirectory(prefix="recbole-blair-stats-") as temporary:
-        folder = temporary if keep_dir is None else keep_dir
-        Path(folder).mkdir(exist_ok=True)
-        found = []
-        for domain in tqdm(domains, desc="domains", unit="domain", disable=not options.get("progress")):
-            found.append(domain_statistics(raw_dir, domain, keep_dir=folder, **options))
-        with tempfile.TemporaryDirectory(dir=temporary) as spill:
-            limits = options.get("memory_limit", "4GB"), options.get("threads"), options.get("progress", False)
-            with Duck(spill, *limits) as duck:
-                total = union_statistics(duck, found, folder)
-    return {"domains": found, "total": total}
+        folder = Path(temporary if keep_dir is None else keep_dir)
+        folder.mkdir(exist_ok=True)
+        counts = []
+        for domain in tqdm(domains, desc="domains", unit="domain", disable=not resources.progress):
+            counts.append(count_domain(raw_dir, domain, keep_dir=folder, resources=resources, **options))
+        with tempfile.TemporaryDirectory(dir=temporary) as spill, resources.open_session(spill) as duck:
+            total = count_union(duck, counts, folder)
+    return {"domains": counts, "total": total}
 
 
-def union_statistics(duck, found, folder):
+def count_union(duck: Duck, counts: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """Return the counts over several domains from their results and the ids saved in `folder`."""
-    folder = Path(folder)
-    total = {"domain": "total", **{name: sum(one[name] for one in found) for name in SUMMED}}
-    names = [one["domain"] for one in found]
+    total = {"domain": "total", **{name: sum(one[name] for one in counts) for name in SUMMED}}
+    names = [one["domain"] for one in counts]
     users, items = (
         f"read_parquet([{', '.join(quote(folder / f'{name}.{kind}.parquet') for name in names)}])"
         for kind in ("users", "items")
@@ -152,11 +166,11 @@ def union_statistics(duck, found, folder):
     sql = f"SELECT bool_or(reviewed) AS r, bool_or(described) AS d FROM {items} GROUP BY item_id"
     total |= _item_counts(duck, sql, "items of all")
     for name, choose in (("first_ms", min), ("last_ms", max)):
-        total[name] = choose((one[name] for one in found if one[name] is not None), default=None)
+        total[name] = choose((one[name] for one in counts if one[name] is not None), default=None)
     return total
 
 
-def _count(duck, review_path, meta_path):
+def _count(duck: Duck, review_path: Path, meta_path: Path) -> dict[str, Any]:
     """Scan both raw files into the tables `review` and `item`; return the counts of Table 1."""
     columns = "{user_id: 'VARCHAR', parent_asin: 'VARCHAR', timestamp: 'BIGINT', title: 'VARCHAR', text: 'VARCHAR'}"
     whole = f"timestamp BETWEEN {cleaning_rules.MIN_TIME_MS} AND {cleaning_rules.MAX_TIME_MS - 1}"
@@ -168,7 +182,7 @@ def _count(duck, review_path, meta_path):
                    {words_sql("concat_ws(' ', title, text)")}::UINTEGER AS words,
                    coalesce(user_id, parent_asin, timestamp::VARCHAR, title, text) IS NULL AS broken
             FROM {json_lines(review_path, columns)}""",
-            f"reviews {Path(review_path).name}",
+            f"reviews {review_path.name}",
         )
     check_broken(review_path, *broken_lines(duck, "review", "broken"))
     fields = ", ".join(f"{field}: 'JSON'" for field in TEXT_FIELDS)
@@ -179,7 +193,7 @@ def _count(duck, review_path, meta_path):
             SELECT nullif(parent_asin, '') AS item_id, {words_sql(text)}::UINTEGER AS words,
                    coalesce(parent_asin, {", ".join(f"{field}::VARCHAR" for field in TEXT_FIELDS)}) IS NULL AS broken
             FROM {json_lines(meta_path, f"{{parent_asin: 'VARCHAR', {fields}}}")}""",
-            f"metadata {Path(meta_path).name}",
+            f"metadata {meta_path.name}",
         )
     check_broken(meta_path, *broken_lines(duck, "meta", "broken"))
     duck.run(
@@ -195,24 +209,24 @@ def _count(duck, review_path, meta_path):
         """SELECT count(*) FILTER (NOT broken), count(*) FILTER (broken), count(*) FILTER (NOT broken AND ts IS NULL),
         coalesce(sum(words), 0)::BIGINT, min(ts), max(ts) FROM review"""
     )[0]
-    found = dict(zip(names, row))
-    found["broken_metadata"] = duck.value("SELECT count(*) FROM meta WHERE broken")
-    found["users"] = duck.run(
+    counts = dict(zip(names, row))
+    counts["broken_metadata"] = duck.value("SELECT count(*) FROM meta WHERE broken")
+    counts["users"] = duck.run(
         "SELECT count(*) FROM (SELECT DISTINCT user_id FROM review WHERE user_id IS NOT NULL)", "users"
     )[0][0]
-    found |= _item_counts(duck, "SELECT reviewed AS r, described AS d FROM item", None)
-    found["metadata_tokens"] = duck.value("SELECT coalesce(sum(words), 0)::BIGINT FROM item")
-    return found
+    counts |= _item_counts(duck, "SELECT reviewed AS r, described AS d FROM item", None)
+    counts["metadata_tokens"] = duck.value("SELECT coalesce(sum(words), 0)::BIGINT FROM item")
+    return counts
 
 
-def _item_counts(duck, sql, label):
-    """Return the counts of items from SQL with a row an item: r, it has a review; d, it has metadata."""
+def _item_counts(duck: Duck, sql: str, label: str | None) -> dict[str, int]:
+    """Return the counts of items from SQL with one row per item: r, it has a review; d, it has metadata."""
     names = ("items", "items_with_metadata", "metadata_items")
     query = f"SELECT count(*) FILTER (r), count(*) FILTER (r AND d), count(*) FILTER (d) FROM ({sql})"
     return dict(zip(names, duck.run(query, label)[0]))
 
 
-def _save_ids(duck, folder, name):
+def _save_ids(duck: Duck, folder: Path, name: str) -> None:
     """Write a domain's user and item ids, each once, for the union."""
     for kind, sql in (
         ("users", "SELECT DISTINCT user_id FROM review WHERE user_id IS NOT NULL"),
@@ -221,21 +235,21 @@ def _save_ids(duck, folder, name):
         duck.run(f"COPY ({sql}) TO {quote(folder / f'{name}.{kind}.parquet')} (FORMAT parquet)")
 
 
-def _table3(folder, settings, paths, data_path, memory_limit, threads, progress):
+def _table3(
+    folder: Path, settings: AmazonSettings, paths: tuple[Path, Path], data_path: Path, resources: Resources
+) -> dict[str, Any]:
     """Return Table 3 of a build that is there, else of one that is converted below `folder` and not kept."""
-    name = build_name_of(settings)
-    build = Path(data_path) / name
+    name = settings.build_name
+    build = data_path / name
     if build_is_whole(build, settings):
-        check_raw_unchanged(build, *paths)
-        found, source = load_stats(build)["table3"], "build"
+        check_raw_unchanged(build, paths)
+        table3, source = require_stats(build)["table3"], "build"
     else:
-        from dataset_tools.conversion.convert import convert
-
         work = folder / "build"
         work.mkdir()
-        with Duck(work, memory_limit, threads, progress) as duck:
+        with resources.open_session(work) as duck:
             try:
-                found, source = convert(duck, *paths, work, name, settings)["table3"], "computed"
+                table3, source = convert(duck, *paths, work, name, settings)["table3"], "computed"
             except InputError as error:
                 return {**dict.fromkeys(TABLE3), "source": "none", "reason": str(error)}
-    return {**{column: found[column] for column in TABLE3}, "source": source}
+    return {**{column: table3[column] for column in TABLE3}, "source": source}

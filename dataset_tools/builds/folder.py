@@ -1,0 +1,93 @@
+"""The folder of a build: is it whole and made with these settings, and how a build is written so that it is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from dataset_tools.builds.statistics_file import build_file_names, check_settings, load_stats, stats_path, write_stats
+from recbole_blair.errors import InputError
+from recbole_blair.files.write import put_in_place, work_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from dataset_tools.builds.settings import BuildSettings
+
+
+def build_is_whole(folder: Path | str, settings: BuildSettings) -> bool:
+    """Tell whether the build in `folder` is there, whole and made with `settings`.
+
+    Returns:
+        False when it has no stats.json or a data file is missing: it must be made.
+
+    Raises:
+        InputError: it was made with other settings, or a data file was changed since.
+    """
+    stats = load_stats(folder)
+    if stats is None:
+        return False
+    check_settings(folder, stats, settings)
+    return files_are_whole(folder, stats)
+
+
+def files_are_whole(folder: Path | str, stats: dict[str, Any]) -> bool:
+    """Tell whether all data files that `stats` names are there.
+
+    Raises:
+        InputError: a data file has another size than `stats` says.
+    """
+    for name, size in stats["files"].items():
+        path = Path(folder) / name
+        if not path.is_file():
+            return False
+        if path.stat().st_size != size:
+            raise InputError(
+                f"{path} has {path.stat().st_size:,} bytes but {stats_path(folder).name} says {size:,}; "
+                f"delete {folder} to build it again"
+            )
+    return True
+
+
+def check_raw_unchanged(folder: Path | str, paths: Iterable[Path | None]) -> None:
+    """Refuse a build whose raw files, where they are still at hand, have other sizes now.
+
+    Raises:
+        InputError: names the file, both sizes and the fix.
+    """
+    made_from = {entry["name"]: entry["bytes"] for entry in (load_stats(folder) or {}).get("raw_files", ())}
+    for path in paths:
+        if path is not None and made_from.get(path.name, path.stat().st_size) != path.stat().st_size:
+            raise InputError(
+                f"{path} has {path.stat().st_size:,} bytes, the build in {folder} was made from "
+                f"{made_from[path.name]:,}; delete {folder} to build it again, or pass another --data_path"
+            )
+
+
+def ensure_written(folder: Path, settings: BuildSettings, fill: Callable[[Path], dict[str, Any]]) -> None:
+    """Write a build unless it is whole, once, whichever processes want it at the same time.
+
+    Killed at any point and called again, it ends with the same bytes as a call that was not killed.
+
+    Args:
+        folder: of the build; its parent is made when missing.
+        settings: what the build must be made with.
+        fill: writes the data files into the folder it is given and returns the content of stats.json.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        if not build_is_whole(folder, settings):  # another process may have made it meanwhile
+            _write_build(folder, fill)
+
+
+def _write_build(folder: Path, fill: Callable[[Path], dict[str, Any]]) -> None:
+    """Write a build under a temporary name and move its files into `folder` when whole; other files there stay."""
+    with work_folder(folder) as temporary:
+        stats = fill(temporary)
+        folder.mkdir(exist_ok=True)
+        stats_path(folder).unlink(missing_ok=True)  # from here until it is written again the build is not whole
+        for name in build_file_names(folder.name):
+            put_in_place(temporary / name, folder / name)
+        write_stats(folder, stats)

@@ -1,0 +1,195 @@
+"""The settings of a build: what decides its bytes, as `stats.json` records it, and the name that follows from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from dataset_tools.raw.domains import PUBLISHED, check_name, is_sample, resolve_domain, sample_name, sample_sizes
+from dataset_tools.raw.own_formats import ENCODINGS
+from recbole_blair.errors import InputError, nearest
+from recbole_blair.schema import ALIASES, MAX_HISTORY, PROTOCOLS, SAMPLE, TEST_START_MS, VALID_START_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+CATALOGUES = ("interactions", "all")
+SOURCES = ("csv", "jsonl", "parquet", "python")
+TIME_UNITS = ("ms", "s", "iso")
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """What the conversion reads, whatever the rows come from. `AmazonSettings` and `OwnSettings` say what they are.
+
+    Args:
+        dataset: official name of the domain, `sample`, or the name of data of one's own.
+        protocol: `timestamp` or `last_out`.
+        valid_start_ms, test_start_ms: first instants of validation and of test, Unix ms; None takes 8:1:1 over all
+            interactions.
+        max_history: latest items kept as a row's history.
+        ascii_text: replace non-ASCII characters of item texts by spaces, as the released code does.
+        catalogue: `interactions` keeps the items that occur in a row, `all` adds the rest with metadata.
+
+    Raises:
+        InputError: an unknown protocol or catalogue; instants out of order; a history without an item.
+    """
+
+    dataset: str
+    protocol: str = "timestamp"
+    valid_start_ms: int | None = None
+    test_start_ms: int | None = None
+    max_history: int = MAX_HISTORY
+    ascii_text: bool = False
+    catalogue: str = "interactions"
+
+    def __post_init__(self) -> None:
+        check_choice("protocol", self.protocol, PROTOCOLS)
+        check_choice("catalogue", self.catalogue, CATALOGUES)
+        if self.max_history < 1:
+            raise InputError(f"max_history is {self.max_history}, expected 1 or more; 50 is the papers' value")
+        if self.protocol == "last_out" and (self.valid_start_ms is not None or self.test_start_ms is not None):
+            raise InputError("protocol=last_out has no instants; leave out valid_start_ms and test_start_ms")
+        check_instants(self.valid_start_ms, self.test_start_ms)
+
+    @property
+    def build_name(self) -> str:
+        """Return the folder below `data_path` and the prefix of its files."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as `stats.json` holds them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class AmazonSettings(BuildSettings):
+    """Settings of a build from raw files in the format of Amazon Reviews 2023: a published domain, the sample, others.
+
+    Args:
+        revision: hub version of the raw files.
+        sample_users, sample_items: size of the generated dataset; None for any other.
+    """
+
+    revision: str = "main"
+    sample_users: int | None = None
+    sample_items: int | None = None
+
+    @classmethod
+    def resolve(cls, dataset: str, raw_dir: Path | str | None = None, **options: Any) -> AmazonSettings:
+        """Return the settings of a dataset, defaults filled in.
+
+        Args:
+            dataset: official or short name, `sample`, `sample-u<users>-i<items>`, or the name of raw files of one's
+                own below `raw_dir`.
+            raw_dir: where raw files of an unpublished name may lie.
+            options: the other fields; no instants take the papers' for Amazon's domains.
+
+        Raises:
+            InputError: an unknown dataset, or settings that make no sense.
+        """
+        domain = resolve_domain(dataset, raw_dir)
+        users, items = sample_sizes(domain, options.pop("sample_users", None), options.pop("sample_items", None))
+        if options.get("protocol", "timestamp") == "timestamp" and (domain in PUBLISHED or users):
+            for key, default in (("valid_start_ms", VALID_START_MS), ("test_start_ms", TEST_START_MS)):
+                options[key] = default if options.get(key) is None else options[key]
+        if "revision" in options:
+            options["revision"] = str(options["revision"])  # YAML reads a commit of digits as a number
+        return cls(SAMPLE if users else domain, **options, sample_users=users, sample_items=items)
+
+    @property
+    def raw_name(self) -> str:
+        """Return the name of the raw files: the domain, or the sample with its size."""
+        if self.sample_users is None or self.sample_items is None:
+            return self.dataset
+        return sample_name(self.sample_users, self.sample_items)
+
+    @property
+    def build_name(self) -> str:
+        """Return `<Domain>`, `<Domain>-last_out`, or either followed by a hash of the settings that are not default."""
+        base = self.raw_name + ("-last_out" if self.protocol == "last_out" else "")
+        papers = self.protocol == "timestamp" and (self.dataset in PUBLISHED or self.sample_users is not None)
+        defaults = {
+            "valid_start_ms": VALID_START_MS if papers else None,
+            "test_start_ms": TEST_START_MS if papers else None,
+            "max_history": MAX_HISTORY,
+            "ascii_text": False,
+            "catalogue": "interactions",
+            "revision": "main",
+        }
+        other = {key: getattr(self, key) for key, default in defaults.items() if getattr(self, key) != default}
+        if not other:
+            return base
+        return f"{base}-{hashlib.sha256(json.dumps(other, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class OwnSettings(BuildSettings):
+    """Settings of a build from files of a shop or a public log.
+
+    Args:
+        source: format of files whose extensions do not tell; `python` reads JSON lines' files as Python literals.
+        columns: `user_id=…,item_id=…,timestamp=…`; numbers from 1 for a CSV without header.
+        item_columns: `item_id=…,title=…` and any of features, categories, description, store, price. Fields that are
+            not named take the column of their own name, where there is one.
+        timestamp_unit: ms, s, iso (`2018-07-07 22:09:11`, with or without T, zone or time), or a strptime format
+            such as `%d.%m.%Y %H:%M`; UTC without zone.
+        list_separator: splits the text of categories and features, as in `Action|Comedy`.
+        delimiter, encoding: of CSV files.
+
+    Raises:
+        InputError: a name of Amazon Reviews 2023, or a value that is not known.
+    """
+
+    source: str = "csv"
+    columns: str | None = None
+    item_columns: str | None = None
+    timestamp_unit: str = "ms"
+    list_separator: str | None = None
+    delimiter: str | None = None
+    encoding: str = "utf-8"
+
+    def __post_init__(self) -> None:
+        check_name(self.dataset)
+        if self.dataset in (*PUBLISHED, *ALIASES) or is_sample(self.dataset):
+            raise InputError(
+                f"dataset={self.dataset} is a name of Amazon Reviews 2023 or the sample; give your data another"
+            )
+        check_choice("source", self.source, SOURCES)
+        super().__post_init__()
+        if "%" not in self.timestamp_unit:
+            check_choice("timestamp_unit", self.timestamp_unit, TIME_UNITS)
+        check_choice("encoding", self.encoding, tuple(ENCODINGS))
+
+    @property
+    def build_name(self) -> str:
+        """Return `<dataset>` or `<dataset>-last_out`."""
+        return own_build_name(self.dataset, self.protocol)
+
+
+AMAZON_KEYS = tuple(field.name for field in fields(AmazonSettings) if field.name != "dataset")
+
+
+def own_build_name(dataset: str, protocol: str) -> str:
+    """Return the folder and file prefix of a build from files of one's own."""
+    return dataset if protocol == "timestamp" else f"{dataset}-{protocol}"
+
+
+def check_choice(key: str, value: object, known: Sequence[str]) -> None:
+    """Refuse a value that is not one of `known`, naming the nearest."""
+    if value not in known:
+        raise InputError(f"unknown {key} {value!r}; known: {', '.join(known)}.{nearest(str(value), known)}")
+
+
+def check_instants(valid_start_ms: int | None, test_start_ms: int | None) -> None:
+    """Refuse instants that are out of order or in seconds; None means "from the data"."""
+    for key, value in (("valid_start_ms", valid_start_ms), ("test_start_ms", test_start_ms)):
+        if value is not None and (not isinstance(value, int) or value <= 10**11):
+            raise InputError(f"{key} is {value!r}, expected Unix milliseconds such as {VALID_START_MS}")
+    if valid_start_ms is not None and test_start_ms is not None and valid_start_ms >= test_start_ms:
+        raise InputError(
+            f"valid_start_ms {valid_start_ms} is not before test_start_ms {test_start_ms}; swap or correct them"
+        )

@@ -1,0 +1,121 @@
+"""`<build>.stats.json`: what a build is made from and what it holds; written last, so its presence means whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recbole_blair.errors import InputError
+from recbole_blair.files.write import write_json
+from recbole_blair.schema import ITEM_SUFFIX, SPLITS, STATS_SUFFIX, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dataset_tools.builds.settings import BuildSettings
+
+FORMAT = 1  # raised when the files' layout or the cleaning changes: older builds are then refused
+
+
+def stats_path(folder: Path | str) -> Path:
+    """Return the place of the statistics of the build in `folder`."""
+    folder = Path(folder)
+    return folder / f"{folder.name}{STATS_SUFFIX}"
+
+
+def build_file_names(build: str) -> list[str]:
+    """Return the data files of a build: one `.inter` per split and the `.item`."""
+    return [f"{build}.{split}.inter" for split in SPLITS] + [f"{build}{ITEM_SUFFIX}"]
+
+
+def describe_build(
+    folder: Path, build: str, settings: BuildSettings, raw_files: Iterable[Path], counts: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the content of stats.json.
+
+    Args:
+        folder: where the data files of the build lie now.
+        build: its name.
+        settings: what it was made with.
+        raw_files: what it was made from.
+        counts: what the conversion found, as `conversion.convert` returns it.
+    """
+    return {
+        "build": build,
+        "format": FORMAT,
+        "tool_version": VERSION,
+        "settings": settings.to_json(),
+        "raw_files": [{"name": path.name, "bytes": path.stat().st_size} for path in raw_files],
+        "files": {name: (folder / name).stat().st_size for name in build_file_names(build)},
+        **counts,
+    }
+
+
+def load_stats(folder: Path | str) -> dict[str, Any] | None:
+    """Return the statistics of a build, or None when it has none (it is absent or not whole).
+
+    Raises:
+        InputError: the file is there but cannot be read.
+    """
+    path = stats_path(folder)
+    try:
+        stats = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); delete it and run prepare again") from error
+    if not isinstance(stats, dict) or not isinstance(stats.get("settings"), dict):
+        raise InputError(f"{path} is not the statistics of a build; delete it and run prepare again")
+    return stats
+
+
+def require_stats(folder: Path | str) -> dict[str, Any]:
+    """Return the statistics of a build that must be there."""
+    stats = load_stats(folder)
+    if stats is None:
+        raise InputError(f"{stats_path(folder)} is missing: the build is not whole; run prepare again")
+    return stats
+
+
+def write_stats(folder: Path | str, stats: dict[str, Any]) -> None:
+    """Write the statistics: from then on the build is whole."""
+    write_json(stats_path(folder), stats)
+
+
+def check_format(folder: Path | str, stats: dict[str, Any]) -> None:
+    """Refuse a build whose files are laid out as another version lays them out."""
+    if stats.get("format") != FORMAT:
+        raise InputError(
+            f"{stats_path(folder)} has format {stats.get('format')!r}, this version writes {FORMAT}; {_fix(folder)}"
+        )
+
+
+def check_settings(folder: Path | str, stats: dict[str, Any], settings: BuildSettings) -> None:
+    """Refuse a build made with other settings.
+
+    Raises:
+        InputError: names the first setting that differs, both values and the fix.
+    """
+    check_format(folder, stats)
+    for key, asked in settings.to_json().items():
+        built = stats["settings"].get(key)
+        if built != asked:
+            raise InputError(
+                f"{stats_path(folder)} was built with {key}={built!r}, asked is {key}={asked!r}; {_fix(folder)}"
+            )
+
+
+def _fix(folder: Path | str) -> str:
+    return f"delete {folder} to build it again, or pass another --data_path"
+
+
+def table3_line(stats: dict[str, Any]) -> str:
+    """Return one line with the columns of the paper's Table 3 (arXiv:2403.03952) and the split."""
+    table3, splits = stats["table3"], stats["splits"]
+    rows = " / ".join(f"{splits[split]['rows']:,}" for split in SPLITS)
+    return (
+        f"{stats['build']}: #Items {table3['items']:,} · #Inters {table3['inters']:,} · "
+        f"Avg.n {table3['avg_history_length']:.2f} · Avg.t {table3['avg_item_chars']:.2f} · "
+        f"users {stats['users']:,} · rows {stats['rows']:,} (train / valid / test {rows})"
+    )
