@@ -15,7 +15,7 @@ from recbole_blair.data.build import ensure_build, ensure_features
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader, SequenceLoader
 from recbole_blair.errors import InputError
-from recbole_blair.ops.device import resolve_device, resolve_precision
+from recbole_blair.ops import resolve_device, resolve_precision
 from recbole_blair.parallel.distributed import (
     barrier,
     broadcast,

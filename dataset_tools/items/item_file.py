@@ -11,7 +11,7 @@ from dataset_tools.items.item_table import ITEMS_PER_BATCH, LINE_SCHEMA, format_
 from dataset_tools.storage.arrow import string_bytes, string_ends, take_strings, to_arrow, to_numpy
 from dataset_tools.storage.disk_file import DiskFile
 from dataset_tools.storage.spill_buffer import registered
-from recbole_blair.ops.memory import no_collection
+from recbole_blair.ops import no_collection
 from recbole_blair.schema import ITEM_COLUMNS
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from recbole_blair.errors import InputError
-from recbole_blair.ops.memory import keep_freed_memory
+from recbole_blair.ops import keep_freed_memory
 
 MAX_THREADS = 8  # each JSON reader thread holds tens of MB of buffers; more threads only wait for the disk
 _POLL_S = 0.1

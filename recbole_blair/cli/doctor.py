@@ -155,8 +155,7 @@ def print_devices():
         return
     import torch
 
-    from recbole_blair.ops.device import has_fast_bf16
-    from recbole_blair.ops.linear import by_onednn
+    from recbole_blair.ops import has_fast_bf16, prefers_onednn  # heavy: the second loads torch
 
     devices = [torch.device("cpu")] + [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
     for device in devices:
@@ -165,7 +164,7 @@ def print_devices():
             card = torch.cuda.get_device_properties(device)
             name = f"{card.name}, {card.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
         else:
-            library = "oneDNN" if by_onednn() else "PyTorch's default"
+            library = "oneDNN" if prefers_onednn() else "PyTorch's default"
             name = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, float32 by {library}"
         print_line(str(device), name, f"bf16 {native}")
     if len(devices) == 1:

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_blair.model.layers import ROWS_AT_A_TIME, fast_dropout, init_weights, row_chunks
-from recbole_blair.ops.device import per_device
-from recbole_blair.ops.linear import add_product, linear, product, products_with
+from recbole_blair.model.layers import init_weights
+from recbole_blair.ops import apply_dropout, apply_linear, per_device, row_chunks
+from recbole_blair.ops.device import ROWS_AT_A_TIME
+from recbole_blair.ops.linear import add_product, linear_with, product
 
 
 class ExpertMixture(torch.autograd.Function):
@@ -30,7 +31,7 @@ class ExpertMixture(torch.autograd.Function):
     def forward(ctx, x, weight, shift, gates):
         n_experts, hidden, width = weight.shape
         mixed, kept, share = x.new_empty(len(x), hidden), [], gates.to(x.dtype)
-        apply_experts = products_with(weight.view(-1, width), -shift.flatten())
+        apply_experts = linear_with(weight.view(-1, width), -shift.flatten())
         for span in row_chunks(len(x), per_device(ExpertMixture.CHUNK, x.device)):
             experts = apply_experts(x[span]).view(-1, n_experts, hidden)
             mixed[span] = weighted_sums(experts, share[span])
@@ -134,7 +135,7 @@ class MoEAdaptor(nn.Module):
         noisy = self.noisy_gating and self.training
         weight = torch.cat([self.w_gate.T, self.w_noise.T]) if noisy else self.w_gate.T.contiguous()  # (E or 2E, D)
         # a row an expert: a softmax over eight neighbours takes twenty times as long
-        logits = linear(x, weight.to(x.dtype)).T.contiguous().to(weight.dtype)
+        logits = apply_linear(x, weight.to(x.dtype)).T.contiguous().to(weight.dtype)
         if noisy:
             logits, deviation = logits.chunk(2)
             logits = logits + torch.randn_like(logits) * (F.softplus(deviation) + self.NOISE_FLOOR)
@@ -146,7 +147,7 @@ class MoEAdaptor(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             gates = self.gate_values(x)
             shift = torch.einsum("ehd,ed->eh", self.weight, self.bias)  # (E, H)
-            dropped = fast_dropout(x, self.dropout_prob, self.training)
+            dropped = apply_dropout(x, self.dropout_prob, self.training)
             weight = self.weight.to(x.dtype)
             return ExpertMixture.apply(dropped, weight, shift.to(x.dtype), gates)
 
@@ -169,6 +170,6 @@ class MLPAdaptor(nn.Module):
         x = x.to(dtype)
         with torch.autocast(x.device.type, enabled=False):
             for i, layer in enumerate(self.layers):
-                x = fast_dropout(F.relu(x) if i else x, self.dropout_prob, self.training)
-                x = linear(x, layer.weight.to(dtype), layer.bias.to(dtype))
+                x = apply_dropout(F.relu(x) if i else x, self.dropout_prob, self.training)
+                x = apply_linear(x, layer.weight.to(dtype), layer.bias.to(dtype))
         return x

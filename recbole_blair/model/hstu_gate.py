@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from recbole_blair.model.hstu_loss import GATHER_ELEMENTS, is_small_table
-from recbole_blair.model.layers import row_chunks
-from recbole_blair.ops.device import per_device
+from recbole_blair.ops import per_device, row_chunks
 
 N_NUMBERS = 4  # of an item, after its e, t and key
 

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_blair.model.layers import fast_dropout
-from recbole_blair.ops.device import per_device
+from recbole_blair.ops import apply_dropout, per_device
 
 LOG_BUCKET_WIDTH = 0.301  # of the released code: about log10(2), applied to natural logarithms
 N_TIME_BUCKETS = 129
@@ -268,7 +267,7 @@ class HSTULayer(nn.Module):
         u, vqk = mixed[:, : heads * d_v], mixed[:, heads * d_v :]
         attended = self.attend(vqk, layout)
         gated = u * F.layer_norm(attended, attended.shape[1:], eps=NORM_EPS)
-        return x + self.output(fast_dropout(gated, self.dropout_prob, self.training))
+        return x + self.output(apply_dropout(gated, self.dropout_prob, self.training))
 
 
 class HSTUEncoder(nn.Module):
@@ -310,7 +309,7 @@ class HSTUEncoder(nn.Module):
     def forward(self, vectors, layout):
         """Encode item vectors (P, H) at the layout's real positions to states (P, H)."""
         x = vectors * math.sqrt(vectors.shape[1]) + self.position_embedding(layout.step)
-        x = fast_dropout(x, self.dropout_prob, self.training)
+        x = apply_dropout(x, self.dropout_prob, self.training)
         for layer in self.layers:
             x = layer(x, layout)
         return x

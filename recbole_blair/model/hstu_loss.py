@@ -2,8 +2,7 @@
 
 import torch
 
-from recbole_blair.model.layers import row_chunks
-from recbole_blair.ops.device import per_device
+from recbole_blair.ops import per_device, row_chunks
 
 # Numbers of vectors or products that exist at a time: a chunk stays in the cache of a CPU, or fills a GPU.
 GATHER_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 28}

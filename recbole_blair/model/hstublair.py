@@ -9,8 +9,7 @@ from torch import nn
 from recbole_blair.errors import InputError
 from recbole_blair.model.hstu import HSTU
 from recbole_blair.model.hstu_gate import GatedLoss, gated_scores, pack_sources
-from recbole_blair.model.layers import row_chunks
-from recbole_blair.ops.linear import linear
+from recbole_blair.ops import apply_linear, row_chunks
 
 FUSIONS = ("add", "gate", "attention")
 GATE_ROWS = 256  # users whose gates over all items exist at a time
@@ -74,7 +73,7 @@ class HSTUBlair(HSTU):
         """Return t (M, H) of text features (M, D): the whole vector of an item without a trained id."""
         dtype = self.compute_dtype if features.dtype == self.compute_dtype else features.dtype
         with torch.autocast(features.device.type, enabled=False):
-            t = linear(features, self.text_projection.weight.to(dtype), self.text_projection.bias.to(dtype))
+            t = apply_linear(features, self.text_projection.weight.to(dtype), self.text_projection.bias.to(dtype))
         return t.to(self.id_embedding.weight.dtype)
 
     def sources(self, items=None):

@@ -1,71 +1,13 @@
 """Layers the recommenders share: dropout, the history encoder, sizes by device."""
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from recbole_blair.model.packed import PackedHistories, gather_rows
-from recbole_blair.ops.linear import Linear, linear
+from recbole_blair.ops import Linear, apply_dropout, apply_linear
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
-DROPOUT_LEVELS = 256  # an 8-bit draw decides each element on the CPU
-DROPOUT_CHUNK = 1 << 21  # elements masked at a time, so that the mask stays in the cache
-ROWS_AT_A_TIME = {"cpu": 2048, "cuda": 1 << 16}  # of a layer that works in chunks: a CPU's cache, or a GPU filled
-
-
-class FastDropout(torch.autograd.Function):
-    """Dropout on the CPU from eight random bits an element, in chunks; the mask is kept as bytes where it is needed.
-
-    The mask is ones and zeros of eight bits, not booleans, which PyTorch converts one by one.
-    """
-
-    @staticmethod
-    def forward(ctx, x, cut):
-        flat, out = x.reshape(-1), torch.empty(x.numel(), dtype=x.dtype)
-        ctx.scale = DROPOUT_LEVELS / (DROPOUT_LEVELS - cut)
-        masks = []
-        for span in row_chunks(x.numel(), DROPOUT_CHUNK):
-            keep = random_bytes(span.stop - span.start)
-            torch.ge(keep, cut - DROPOUT_LEVELS // 2, out=keep)
-            masked(flat[span], keep, ctx.scale, out[span])
-            if ctx.needs_input_grad[0]:
-                masks.append(keep)
-        ctx.save_for_backward(*masks)
-        return out.view(x.shape)
-
-    @staticmethod
-    def backward(ctx, grad):
-        flat, out = grad.reshape(-1), torch.empty(grad.numel(), dtype=grad.dtype)
-        for span, keep in zip(row_chunks(grad.numel(), DROPOUT_CHUNK), ctx.saved_tensors, strict=True):
-            masked(flat[span], keep, ctx.scale, out[span])
-        return out.view(grad.shape), None
-
-
-def random_bytes(n):
-    """Return n random int8 numbers, by a faster generator than PyTorch's that PyTorch's seeds."""
-    seed = int(torch.randint(2**63 - 1, ()))
-    words = np.random.SFC64(seed).random_raw(-(-n // 8))
-    return torch.from_numpy(words.view(np.int8)[:n])
-
-
-def masked(x, keep, scale, out):
-    """Write x * keep * scale to `out`; all (n,), `keep` int8 ones and zeros."""
-    out.copy_(keep)
-    return torch.addcmul(x.new_zeros(()), out, x, value=scale, out=out)
-
-
-def fast_dropout(x, p, training):
-    """Dropout whose CPU mask costs eight random bits an element, several times less than PyTorch's float draws.
-
-    On the CPU the rate is rounded to 1/256 and the kept elements are scaled by its exact inverse.
-    """
-    if not training or p == 0.0:
-        return x
-    cut = round(p * DROPOUT_LEVELS)
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or not 0 < cut < DROPOUT_LEVELS:
-        return F.dropout(x, p, True)
-    return FastDropout.apply(x, cut)
 
 
 def attention(q, k, v, p, seen=None):
@@ -89,7 +31,7 @@ def attention(q, k, v, p, seen=None):
     scores = (torch.bmm(q, k.transpose(1, 2)) * width**-0.5).view(n_rows, n_heads, m, length)
     if seen is None:
         seen = torch.ones(m, length, dtype=torch.bool).tril_()
-    share = fast_dropout(scores.masked_fill(~seen, float("-inf")).softmax(-1), p, True)
+    share = apply_dropout(scores.masked_fill(~seen, float("-inf")).softmax(-1), p, True)
     return torch.bmm(share.flatten(0, 1), v).view(n_rows, n_heads, m, -1)
 
 
@@ -126,9 +68,9 @@ class TransformerLayer(nn.Module):
         """
         mixed = self.attend_last(x, histories) if last else histories.mix(self.qkv(x), self.attend)
         x = x.index_select(0, histories.last) if last else x
-        x = self.attn_norm(fast_dropout(self.attn_out(mixed), self.hidden_dropout, self.training) + x)
+        x = self.attn_norm(apply_dropout(self.attn_out(mixed), self.hidden_dropout, self.training) + x)
         inner = self.ff_out(self.act(self.ff_in(x)))
-        return self.ff_norm(fast_dropout(inner, self.hidden_dropout, self.training) + x)
+        return self.ff_norm(apply_dropout(inner, self.hidden_dropout, self.training) + x)
 
     def attend(self, qkv, length, rows):
         """Attention in a group of padded histories: (b, l, 3H) to (b, l, H)."""
@@ -139,7 +81,7 @@ class TransformerLayer(nn.Module):
     def attend_last(self, x, histories):
         """Attention of each history's last item alone: (P, H) to (B, H)."""
         hidden = x.shape[1]
-        query = linear(x.index_select(0, histories.last), self.qkv.weight[:hidden], self.qkv.bias[:hidden])
+        query = apply_linear(x.index_select(0, histories.last), self.qkv.weight[:hidden], self.qkv.bias[:hidden])
 
         def attend(kv, length, rows):
             (q,), (k, v) = self.heads(query[rows, None], 1), self.heads(kv, 2)
@@ -147,7 +89,7 @@ class TransformerLayer(nn.Module):
             p = self.attn_dropout if self.training else 0.0
             return attention(q, k, v, p, seen).transpose(1, 2).flatten(1)
 
-        return histories.mix_last(linear(x, self.qkv.weight[hidden:], self.qkv.bias[hidden:]), attend)
+        return histories.mix_last(apply_linear(x, self.qkv.weight[hidden:], self.qkv.bias[hidden:]), attend)
 
     def heads(self, x, n):
         """Split (b, l, n H) into n of (b, heads, l, H / heads)."""
@@ -226,7 +168,7 @@ class HistoryEncoder(nn.Module):
         """Return PackedHistories of the batch and what the first layer gets, (P, H)."""
         histories = PackedHistories(item_seq_len, row.shape[1])
         x = gather_rows(vectors, row[histories.order[histories.at], histories.step], self.norm.weight.dtype)
-        return histories, fast_dropout(self.norm(self.placed(x, histories)), self.dropout_prob, self.training)
+        return histories, apply_dropout(self.norm(self.placed(x, histories)), self.dropout_prob, self.training)
 
     def placed(self, x, histories):
         """Add what tells the positions apart to item vectors (P, H)."""
@@ -239,8 +181,3 @@ def init_weights(module, std):
         module.weight.data.normal_(mean=0.0, std=std)
     if isinstance(module, nn.Linear) and module.bias is not None:
         module.bias.data.zero_()
-
-
-def row_chunks(n, size):
-    """Slices that cover n rows, `size` at a time."""
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]

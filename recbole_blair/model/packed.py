@@ -4,7 +4,7 @@ import bisect
 
 import torch
 
-from recbole_blair.ops.device import per_device
+from recbole_blair.ops import per_device
 
 # Padded positions up to which histories of any length go together: cheaper on a GPU than another group's launches.
 SMALL_GROUP = {"cpu": 0, "cuda": 1 << 16}

@@ -1,18 +1,25 @@
-"""Matrix products: on the CPU by the library that is fastest there."""
+"""Matrix products: on the CPU by the library that is fastest there. PyTorch's private mkldnn operators stay here."""
+
+from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+
+from recbole_blair.ops import plain
+from recbole_blair.ops.switch import fast_form_of, plain_ops
 
 CPU_INFO = Path("/proc/cpuinfo")
 
 
 @functools.cache
-def has_onednn():
-    """True where PyTorch has oneDNN, its product with bias and activation, and the packing of weights.
+def has_onednn() -> bool:
+    """True where PyTorch has oneDNN, its product with bias and activation, and its packing of weights.
 
     Neither operator has a public name.
     """
@@ -21,10 +28,9 @@ def has_onednn():
 
 
 @functools.cache
-def by_onednn():
-    """True where float32 products go to oneDNN instead of PyTorch's default, MKL: on AMD's processors.
+def prefers_onednn() -> bool:
+    """True on AMD's processors, where PyTorch's default for float32, MKL, is slower than oneDNN by about a tenth.
 
-    MKL is slower there by about a tenth (tests/bench/bench_products.py).
     A fixed rule, not a measurement at run time: the two differ in the last bits, and a resumed run must take the one
     that it began with.
     """
@@ -36,68 +42,57 @@ def by_onednn():
     )
 
 
-def goes_to_onednn(*tensors):
-    """True for float32 tensors on such a CPU, outside of a compiled graph."""
-    if torch.compiler.is_compiling():
+def takes_onednn(*tensors: Tensor) -> bool:
+    """True where oneDNN's operators are worth calling for a product of these tensors, outside of a compiled graph.
+
+    On the CPU: float32 where the processor `prefers_onednn`; bfloat16 where it has units for that (PyTorch's own
+    products of bfloat16 are oneDNN's, too: what is gained is the bias, the activation and the packed weight).
+    """
+    if torch.compiler.is_compiling() or any(x.device.type != "cpu" for x in tensors):
         return False
-    return all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors) and by_onednn()
+    dtypes = {x.dtype for x in tensors}
+    if dtypes == {torch.bfloat16}:
+        return has_onednn() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtypes == {torch.float32} and prefers_onednn()
 
 
-def fuses(*tensors):
-    """True where a bias and an activation cost no pass over the product of these tensors, float32 or bfloat16."""
-    if not all(x.dtype == torch.bfloat16 and x.device.type == "cpu" for x in tensors):
-        return goes_to_onednn(*tensors)
-    return not torch.compiler.is_compiling() and has_onednn() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def product(a, b, out=None):
+def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """a (n, k) @ b (k, m), (n, m), without a gradient; into `out` where it is given."""
-    if not goes_to_onednn(a, b) or not a.shape[1]:
+    if plain_ops() or a.dtype != torch.float32 or not a.shape[1] or not takes_onednn(a, b):
         return torch.mm(a, b, out=out)
     if not a.is_contiguous() and b.numel() < a.numel():  # oneDNN would copy a: turn the product around
-        found = onednn_product(b.T, a.T).T
+        result = onednn_linear(b.T, a).T
     else:
-        found = onednn_product(a, b)
-    return found if out is None else out.copy_(found)
+        result = onednn_linear(a, b.T)
+    return result if out is None else out.copy_(result)
 
 
-def biased_product(a, b, bias):
-    """a (n, k) @ b (k, m) + bias (m,) | None, without a gradient."""
-    if bias is None:
-        return product(a, b)
-    if not fuses(a, b, bias) or not a.shape[1]:
-        return torch.addmm(bias, a, b)
-    return onednn_product(a, b, bias)
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a @ b to `total`, which may be of a wider dtype."""
+    if total.dtype == a.dtype and not takes_onednn(a, b):
+        total.addmm_(a, b)
+    else:
+        total += product(a, b)
 
 
-def products_with(weight, bias):
-    """Return what maps x (n, k) to x @ weight (m, k) transposed + bias (m,): many products, the weight arranged once.
+def linear_with(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return what maps x (n, k) to x @ weight (m, k) transposed + bias (m,): many products, the weight packed once."""
+    if not weight.numel() or not takes_onednn(weight, bias):
+        return lambda x: torch.addmm(bias, x, weight.T)
+    packed = pack_weight(weight)
+    return lambda x: onednn_linear(x, packed, bias)
 
-    Without a gradient, and with the bits of `biased_product`.
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    """activation(x (…, k) @ weight (m, k) transposed + bias) by oneDNN; the weight may be of `pack_weight`.
+
+    It takes weights in either layout, and copies an x whose columns do not lie together.
     """
-    if not fuses(weight, bias) or not weight.numel():
-        return lambda x: biased_product(x, weight.T, bias)
-    arranged = packed(weight)
-    return lambda x: onednn_linear(x, arranged, bias)
-
-
-def sigmoid_product(a, b, bias):
-    """The sigmoid of a (n, k) @ b (k, m) + bias (m,), taken of the sums before they are rounded; where it `fuses`."""
-    return onednn_product(a, b, bias, "sigmoid")
-
-
-def onednn_product(a, b, bias=None, activation="none"):
-    """a @ b by oneDNN, which takes b in either layout and copies an a whose columns lie together."""
-    return onednn_linear(a, b.T, bias, activation)
-
-
-def onednn_linear(x, weight, bias=None, activation="none"):
-    """activation(x (…, k) @ weight (m, k) transposed + bias) by oneDNN; the weight may be `packed`."""
     form = "none" if activation == "gelu" else ""  # the exact one
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], form)
 
 
-def packed(weight):
+def pack_weight(weight: Tensor) -> Tensor:
     """Copy a weight (m, k) into the layout that oneDNN's products read: they need not arrange it anew at every call.
 
     The results have the same bits. It has no strides, so nothing else takes it; `to_dense` gives the weight back.
@@ -105,46 +100,35 @@ def packed(weight):
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach())
 
 
-def add_product(total, a, b):
-    """Add a @ b to `total`, which may be of a wider dtype."""
-    if total.dtype == a.dtype and not goes_to_onednn(a, b):
-        total.addmm_(a, b)
-    else:
-        total += product(a, b)
-
-
 class LinearProduct(torch.autograd.Function):
-    """x (n, k) @ weight (m, k) transposed + bias (m,) | None, all three products as `product` takes them."""
+    """x (n, k) @ weight (m, k) transposed + bias (m,) | None, all three products by oneDNN in float32."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return biased_product(x, weight.T, bias)
+        return onednn_linear(x, weight, bias) if x.shape[1] else F.linear(x, weight, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
         x, weight = ctx.saved_tensors
         grad_x = product(grad, weight) if ctx.needs_input_grad[0] else None
         return grad_x, product(grad.T, x), grad.sum(0) if ctx.needs_input_grad[2] else None
 
 
-def linear(x, weight, bias=None):
+@fast_form_of(plain.apply_linear)
+def apply_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (…, k) @ weight (m, k) transposed + bias (m,) | None: (…, m)."""
-    with_gradient = torch.is_grad_enabled()
-    ours = goes_to_onednn if with_gradient else fuses
-    if torch.is_autocast_enabled(x.device.type) or not ours(x, weight):
+    if torch.is_autocast_enabled(x.device.type) or x.dtype != torch.float32 or not takes_onednn(x, weight):
         return F.linear(x, weight, bias)
-    rows = x.reshape(-1, x.shape[-1])
-    found = LinearProduct.apply(rows, weight, bias) if with_gradient else biased_product(rows, weight.T, bias)
-    return found.view(*x.shape[:-1], -1)
+    return LinearProduct.apply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` whose products on the CPU are `product`'s."""
+    """`nn.Linear` by `apply_linear`."""
 
-    def forward(self, x):
-        return linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor) -> Tensor:
+        return apply_linear(x, self.weight, self.bias)
 
 
 class PackedLinear(nn.Linear):
@@ -154,21 +138,24 @@ class PackedLinear(nn.Linear):
     """
 
     activation = "none"
+    packed: Tensor
 
     @property
-    def weight(self):
+    def weight(self) -> Tensor:  # type: ignore[override]
         return self.packed.to_dense()
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return onednn_linear(x, self.packed, self.bias, self.activation)
 
 
-def use_products(model):
+def pack_encoder(model: nn.Module) -> None:
     """Pack every plain `nn.Linear` of a transformers encoder on the CPU for oneDNN, for use without gradients.
 
     BERT and its like keep a linear layer and its activation side by side: an exact GELU becomes part of the product.
-    Where oneDNN does not take the products nothing changes.
+    Where oneDNN does not take the products, and under `use_ops("plain")`, nothing changes.
     """
+    if plain_ops():
+        return
     for module in list(model.modules()):
         activation, inner = getattr(module, "intermediate_act_fn", None), getattr(module, "dense", None)
         if is_exact_gelu(activation) and pack(inner):
@@ -177,17 +164,17 @@ def use_products(model):
         pack(module)
 
 
-def pack(module):
+def pack(module: object) -> bool:
     """Turn a plain `nn.Linear` into a `PackedLinear` where oneDNN takes its product; returns whether it did."""
-    if type(module) is not nn.Linear or not module.weight.numel() or not fuses(module.weight):
+    if type(module) is not nn.Linear or not module.weight.numel() or not takes_onednn(module.weight):
         return False
-    weight = packed(module.weight)
+    weight = pack_weight(module.weight)
     del module.weight
     module.register_buffer("packed", weight, persistent=False)
     module.__class__ = PackedLinear
     return True
 
 
-def is_exact_gelu(activation):
+def is_exact_gelu(activation: object) -> bool:
     """True for PyTorch's exact GELU, or the module of transformers that calls it."""
     return getattr(activation, "act", activation) is F.gelu

@@ -1,20 +1,23 @@
 """Freed memory: kept for the next step while a model trains, given back to the system afterwards."""
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import gc
 import threading
+from collections.abc import Iterator
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # mallopt's numbers
 _LOCK = threading.Lock()
-_INSIDE: list[None] = []  # one for each that is inside
+_INSIDE: list[None] = []  # one entry per `keep_freed_memory` that is running
 NEVER, MMAP_DEFAULT = -1, 65536
 # What glibc raises them to by itself once it has seen large blocks; whoever sets one has to set both.
 LARGE_BLOCK, TRIM_LARGE = 32 << 20, 64 << 20
 
 
 @contextlib.contextmanager
-def keep_freed_memory():
+def keep_freed_memory() -> Iterator[None]:
     """Let glibc keep what a step frees for the next one.
 
     By default it returns every large block at once, and the system clears it anew, page by page, when the next step
@@ -43,8 +46,8 @@ def keep_freed_memory():
 
 
 @contextlib.contextmanager
-def no_collection():
-    """Let Python look for no cycles inside; what is referred to no more is freed as ever."""
+def no_collection() -> Iterator[None]:
+    """Switch off the search for reference cycles inside; objects without references are still freed at once."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -54,13 +57,13 @@ def no_collection():
             gc.enable()
 
 
-def give_back_memory():
-    """Give back what ended work held, on the GPU and here; the next may need more.
+def give_back_memory() -> None:
+    """Return the memory of finished work to the system and to the GPU.
 
     Ray runs each trial in a thread of its own, and glibc gives many of them an arena of its own, which keeps what was
-    freed: without this a process grew by half a gigabyte a trial on Electronics.
+    freed: without this a process grew by half a gigabyte per trial on Electronics.
     """
-    import torch
+    import torch  # heavy
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -69,7 +72,7 @@ def give_back_memory():
         libc.malloc_trim(0)
 
 
-def glibc():
+def glibc() -> ctypes.CDLL | None:
     """Return the C library, or None where it is another."""
     try:
         libc = ctypes.CDLL(None)

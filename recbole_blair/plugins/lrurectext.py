@@ -8,7 +8,8 @@ from torch import nn
 
 from recbole_blair.model.adaptors import MLPAdaptor, NormalisedRows
 from recbole_blair.model.dot_product import DotProductRecommender, Softmax
-from recbole_blair.model.layers import ACTIVATIONS, HistoryEncoder, fast_dropout
+from recbole_blair.model.layers import ACTIVATIONS, HistoryEncoder
+from recbole_blair.ops import apply_dropout
 
 
 class LRULayer(nn.Module):
@@ -51,9 +52,9 @@ class LRULayer(nn.Module):
         state = histories.mix(self.state_in(x), lambda part, length, rows: self.recur(part))
         if last:
             state, x = state[histories.last], x[histories.last]
-        x = self.state_norm(x + fast_dropout(self.state_out(state), self.dropout_prob, self.training))
-        inner = self.ff_out(fast_dropout(self.act(self.ff_in(x)), self.dropout_prob, self.training))
-        return self.ff_norm(x + fast_dropout(inner, self.dropout_prob, self.training))
+        x = self.state_norm(x + apply_dropout(self.state_out(state), self.dropout_prob, self.training))
+        inner = self.ff_out(apply_dropout(self.act(self.ff_in(x)), self.dropout_prob, self.training))
+        return self.ff_norm(x + apply_dropout(inner, self.dropout_prob, self.training))
 
 
 class LRUEncoder(HistoryEncoder):

@@ -11,8 +11,7 @@ import torch
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import write_json
-from recbole_blair.ops.device import has_fast_bf16
-from recbole_blair.ops.memory import keep_freed_memory
+from recbole_blair.ops import has_fast_bf16, keep_freed_memory
 from recbole_blair.parallel.distributed import rank, world_size
 from recbole_blair.pretrain import export
 from recbole_blair.pretrain.data import PairCollator, RowDataset, load_pair_tables, pair_files, parse_holdout

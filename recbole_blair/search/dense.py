@@ -10,6 +10,7 @@ does not depend on the chunks, the device or the precision: it is the full stabl
 import numpy as np
 
 from recbole_blair.errors import InputError
+from recbole_blair.ops import has_fast_bf16
 from recbole_blair.search.topk import NOTHING
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -97,8 +98,8 @@ def candidate_dtype(precision, device):
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision!r} is unknown; choose from {', '.join(PRECISIONS)}")
     if precision == "auto":
-        cuda = str(device).startswith("cuda")
-        precision = "bf16" if cuda and torch.cuda.is_bf16_supported() else "fp32"
+        device = torch.device(device)
+        precision = "bf16" if device.type == "cuda" and has_fast_bf16(device) else "fp32"
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 

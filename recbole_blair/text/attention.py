@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from recbole_blair.ops.linear import by_onednn, fuses
+from recbole_blair.ops import plain_ops, prefers_onednn, takes_onednn
 
 NAME = "recbole_blair"
 SCORE_BYTES = 1 << 24  # scores at once. 1 MB costs a quarter more, 32 MB no less; a text with more keeps PyTorch's way
@@ -25,9 +25,9 @@ def use_attention(model):
 
     causal = any(getattr(module, "is_causal", False) for module in model.modules())
     offered = getattr(model, "_supports_attention_backend", False) and model.config._attn_implementation == "sdpa"
-    if causal or not offered or model.dtype != torch.bfloat16:
+    if plain_ops() or causal or not offered or model.dtype != torch.bfloat16:
         return
-    if by_onednn() and fuses(next(model.parameters())):
+    if prefers_onednn() and takes_onednn(next(model.parameters())):
         AttentionInterface.register(NAME, attention_forward)
         AttentionMaskInterface.register(NAME, padding_mask)
         model.set_attn_implementation(NAME)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from recbole_blair.errors import InputError
-from recbole_blair.ops.device import has_fast_bf16
+from recbole_blair.ops import has_fast_bf16
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recbole_blair.errors import InputError
-from recbole_blair.ops.memory import keep_freed_memory
+from recbole_blair.ops import keep_freed_memory
 from recbole_blair.text.batching import pad_batch, plan_batches, plan_chunks
 from recbole_blair.text.devices import pick_devices, pick_precision
 from recbole_blair.text.hub import first_line
@@ -303,10 +303,10 @@ def _load_model(folder: Path, precision: str) -> tuple[PreTrainedModel, PreTrain
 def _speed_up(model: PreTrainedModel) -> None:
     """Give a model on the CPU the faster products and the faster attention."""
     # heavy: torch
-    from recbole_blair.ops.linear import use_products
+    from recbole_blair.ops import pack_encoder
     from recbole_blair.text.attention import use_attention
 
-    use_products(model)
+    pack_encoder(model)
     use_attention(model)
 
 

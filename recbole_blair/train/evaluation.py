@@ -5,8 +5,7 @@ import itertools
 import numpy as np
 import torch
 
-from recbole_blair.ops.device import has_fast_bf16
-from recbole_blair.ops.memory import keep_freed_memory
+from recbole_blair.ops import has_fast_bf16, keep_freed_memory
 from recbole_blair.parallel.distributed import all_reduce_sum, world_size
 from recbole_blair.parallel.distributed import rank as process_rank
 from recbole_blair.schema import ITEM_ID

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from recbole_blair.losses import row_sums
 from recbole_blair.ops.device import CACHE_BYTES
+from recbole_blair.ops.softmax import row_sums
 
 FLOAT32_COUNTS = 1 << 24  # whole numbers up to which float32 sums are exact
 

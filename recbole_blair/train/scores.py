@@ -4,9 +4,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from recbole_blair.losses import SUM_PART
 from recbole_blair.ops.device import ALIGNED, CACHE_BYTES
 from recbole_blair.ops.linear import product
+from recbole_blair.ops.softmax import SUM_PART
 from recbole_blair.train.ranks import count_above_and_equal, drop_scores, middle_ranks, rank_in_parts, rank_targets
 
 N_PARTS = 3  # bfloat16 numbers that hold a float32 one: three times eight bits

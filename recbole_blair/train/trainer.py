@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from recbole_blair.errors import InputError
-from recbole_blair.ops.memory import keep_freed_memory
+from recbole_blair.ops import keep_freed_memory
 from recbole_blair.parallel.distributed import (
     all_reduce_gradients,
     all_reduce_sum,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from recbole_blair.config import resolve_config
 from recbole_blair.files.write import write_json
-from recbole_blair.ops.memory import give_back_memory
+from recbole_blair.ops import give_back_memory
 from recbole_blair.tune.sweep_dir import (
     DONE,
     append_progress,

@@ -15,8 +15,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 import measure
 import torch
 
-from recbole_blair.ops.linear import by_onednn, product
-from recbole_blair.ops.memory import keep_freed_memory
+from recbole_blair.ops import keep_freed_memory, prefers_onednn
+from recbole_blair.ops.linear import product
 
 SHAPES = {  # of a (n, k) @ b (k, m): n, k, m, and whether a's columns lie together
     "small": {"square": (512, 512, 512, False)},
@@ -57,7 +57,7 @@ def main():
                 ours, theirs = (tflop_per_s(lambda: f(a, b), flop, args.rounds) for f in (product, torch.mm))  # noqa: B023
                 measure.emit(
                     f"products/{name}_{str(dtype).removeprefix('torch.')}", tflop_per_s=ours, torch_tflop_per_s=theirs,
-                    ratio=ours / theirs, onednn=by_onednn(),
+                    ratio=ours / theirs, onednn=prefers_onednn(),
                 )  # fmt: skip
         source = torch.randn(1 << (22 if args.scale == "small" else 27))
         target = torch.empty_like(source)

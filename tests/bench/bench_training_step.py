@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_blair import compat
-from recbole_blair.ops.memory import keep_freed_memory
+from recbole_blair.ops import keep_freed_memory
 from recbole_blair.parallel.environment import set_environment
 
 QUIET = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "adaptor_dropout_prob": 0.0, "noisy_gating": False}

@@ -74,7 +74,7 @@ def precisions(device):
     """
     import torch
 
-    from recbole_blair.ops.device import has_fast_bf16
+    from recbole_blair.ops import has_fast_bf16
 
     if has_fast_bf16(torch.device(device)):
         return ("fp32", "bf16")

@@ -12,8 +12,9 @@ from recbole.model.layers import TransformerEncoder
 
 from recbole_blair.model import layers
 from recbole_blair.model.dot_product import Softmax
-from recbole_blair.model.layers import HistoryEncoder, TransformerLayer, attention, fast_dropout
+from recbole_blair.model.layers import HistoryEncoder, TransformerLayer, attention
 from recbole_blair.model.packed import PackedHistories, gather_rows, length_groups
+from recbole_blair.ops import apply_dropout
 
 torch.set_default_dtype(torch.float32)
 
@@ -53,7 +54,7 @@ def test_gathered_rows_have_the_gradient_of_a_dense_gather_beside_another_use():
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_that_drops_is_pytorchs_in_value_and_gradient(monkeypatch, causal):
     """What is dropped aside: a dropout that keeps all, of a rate that takes the other way."""
-    monkeypatch.setattr(layers, "fast_dropout", lambda x, p, training: x)
+    monkeypatch.setattr(layers, "apply_dropout", lambda x, p, training: x)
     q, k, v = (torch.randn(3, n, 2, 5, dtype=torch.double).transpose(1, 2) for n in (4 if causal else 1, 4, 4))
     seen = None if causal else (torch.arange(4) < torch.tensor([1, 3, 4])[:, None])[:, None, None]
     found = []
@@ -145,21 +146,21 @@ def test_length_groups_stay_within_a_factor_of_two_and_cover_all_rows():
 
 @pytest.mark.parametrize("p", [0.2, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_fast_dropout_drops_the_share_and_keeps_the_mean(p, dtype):
+def test_apply_dropout_drops_the_share_and_keeps_the_mean(p, dtype):
     x = torch.ones(401, 257, dtype=dtype)  # odd sizes: the last word is not used whole
-    y = fast_dropout(x, p, training=True).float()
+    y = apply_dropout(x, p, training=True).float()
     assert abs((y == 0).float().mean().item() - p) < 0.01
     assert abs(y.mean().item() - 1.0) < 0.02
     columns = (y == 0).float().mean(0)
     assert columns.std() < 3 * (p * (1 - p) / 401) ** 0.5  # no column is dropped more often than another
-    assert torch.equal(fast_dropout(x, p, training=False), x)
+    assert torch.equal(apply_dropout(x, p, training=False), x)
 
 
-def test_fast_dropout_follows_pytorchs_seed():
+def test_apply_dropout_follows_pytorchs_seed():
     x, masks = torch.ones(50, 40), []
     for _ in range(2):
         torch.manual_seed(5)
-        masks += [fast_dropout(x, 0.5, training=True) for _ in range(2)]
+        masks += [apply_dropout(x, 0.5, training=True) for _ in range(2)]
     assert torch.equal(masks[0], masks[2]) and torch.equal(masks[1], masks[3])
     assert not torch.equal(masks[0], masks[1])
 

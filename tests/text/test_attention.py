@@ -137,8 +137,8 @@ def models():
 @pytest.mark.parametrize("padded", [True, False])
 def test_a_model_gives_the_same_states(kind, layers, padded, calls, monkeypatch):
     pytest.importorskip("transformers")
-    monkeypatch.setattr(attention, "by_onednn", lambda: True)
-    monkeypatch.setattr(attention, "fuses", lambda *tensors: True)
+    monkeypatch.setattr(attention, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(attention, "takes_onednn", lambda *tensors: True)
     torch.manual_seed(0)
     plain = models()[kind]().bfloat16().eval()
     ours, ids, mask = copy.deepcopy(plain), torch.randint(3, 50, (4, 9)), torch.ones(4, 9, dtype=torch.long)
@@ -155,11 +155,11 @@ def test_a_model_gives_the_same_states(kind, layers, padded, calls, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "name,dtype", [("by_onednn", torch.bfloat16), ("fuses", torch.bfloat16), (None, torch.float32)]
+    "name,dtype", [("prefers_onednn", torch.bfloat16), ("takes_onednn", torch.bfloat16), (None, torch.float32)]
 )
 def test_on_other_processors_and_in_float32_a_model_keeps_its_own(name, dtype, monkeypatch):
     pytest.importorskip("transformers")
-    for each in ("by_onednn", "fuses"):
+    for each in ("prefers_onednn", "takes_onednn"):
         monkeypatch.setattr(attention, each, lambda *tensors, each=each: each != name)
     model = models()["bert"]().to(dtype)
     use_attention(model)
@@ -178,12 +178,12 @@ def test_a_mask_that_differs_by_query_is_no_padding_mask():
 
 
 def test_an_encoder_takes_it(tiny_bert, calls, monkeypatch):
-    monkeypatch.setattr(attention, "by_onednn", lambda: True)
-    monkeypatch.setattr(attention, "fuses", lambda *tensors: True)
+    monkeypatch.setattr(attention, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(attention, "takes_onednn", lambda *tensors: True)
     texts = some_texts(40)
     ours = load_encoder(tiny_bert, precision="bf16", device="cpu", pooling="mean").encode(texts, progress=False)
     assert len(calls) >= 2
-    monkeypatch.setattr(attention, "by_onednn", lambda: False)
+    monkeypatch.setattr(attention, "prefers_onednn", lambda: False)
     plain = load_encoder(tiny_bert, precision="bf16", device="cpu", pooling="mean").encode(texts, progress=False)
     same = (ours * plain).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(plain, axis=1)
     assert same.min() > 0.9995
@@ -191,7 +191,7 @@ def test_an_encoder_takes_it(tiny_bert, calls, monkeypatch):
 
 @pytest.mark.skipif(not products.has_onednn(), reason="this build of PyTorch has no oneDNN")
 def test_an_encoders_weights_are_held_once(tiny_bert, monkeypatch):
-    monkeypatch.setattr(products, "by_onednn", lambda: True)
+    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
     model = load_encoder(tiny_bert, precision="fp32", device="cpu").replicas[0][1]
     packed = [module for module in model.modules() if isinstance(module, products.PackedLinear)]
     assert len(packed) == 13  # six a layer and the pooler

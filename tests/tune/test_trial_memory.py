@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_blair.ops.memory import give_back_memory
+from recbole_blair.ops import give_back_memory
 
 MIB = 1 << 20
 

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import math
 
 import pytest
 import torch
@@ -13,13 +12,11 @@ from recbole_blair.ops.linear import (
     Linear,
     PackedLinear,
     add_product,
-    biased_product,
-    goes_to_onednn,
+    linear_with,
     pack,
+    pack_encoder,
     product,
-    products_with,
-    sigmoid_product,
-    use_products,
+    takes_onednn,
 )
 
 
@@ -28,7 +25,7 @@ def everywhere(monkeypatch):
     """oneDNN is in every x86 build; which processor this is does not matter."""
     if not products.has_onednn():
         pytest.skip("this build of PyTorch has no oneDNN")
-    monkeypatch.setattr(products, "by_onednn", lambda: True)
+    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
 
 
 SHAPES = [(5, 7, 3), (1, 300, 1), (0, 8, 4), (4, 8, 0), (6, 0, 2), (300, 2, 200), (3, 400, 250), (250, 400, 3)]
@@ -51,22 +48,10 @@ def test_product_in_every_layout(n, k, m, dtype):
 
 @pytest.mark.parametrize("n,k,m", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_biased_product(n, k, m, dtype):
-    a, b, bias = torch.randn(n, k).to(dtype), torch.randn(m, k).to(dtype).T, torch.randn(m).to(dtype)
-    exact, tolerance = a.double() @ b.double() + bias.double(), 2e-2 if dtype == torch.bfloat16 else 1e-4
-    torch.testing.assert_close(biased_product(a, b, bias).double(), exact, rtol=tolerance, atol=tolerance)
-    assert torch.equal(biased_product(a, b, None), product(a, b))
-    assert torch.equal(products_with(b.T, bias)(a), biased_product(a, b, bias))
-
-
-@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 2e-5), (torch.bfloat16, 4e-3)])
-def test_the_sigmoid_of_a_low_product_is_its_exponential(dtype, tolerance):
-    a, b = torch.randn(200, 16).to(dtype), torch.randn(16, 300).to(dtype)
-    sums = a.double() @ b.double()
-    shift = math.ceil(sums.abs().max()) + 20
-    got = sigmoid_product(a, b, torch.full((300,), -shift, dtype=dtype))
-    assert (sums - shift).min() < -50
-    torch.testing.assert_close(got.double(), (sums - shift).exp(), rtol=tolerance, atol=0)
+def test_linear_with_a_packed_weight(n, k, m, dtype):
+    x, weight, bias = torch.randn(n, k).to(dtype), torch.randn(m, k).to(dtype), torch.randn(m).to(dtype)
+    exact, tolerance = x.double() @ weight.double().T + bias.double(), 2e-2 if dtype == torch.bfloat16 else 1e-4
+    torch.testing.assert_close(linear_with(weight, bias)(x).double(), exact, rtol=tolerance, atol=tolerance)
 
 
 def test_slices_and_repeated_rows():
@@ -106,11 +91,13 @@ def test_linear_in_a_bf16_run_is_pytorchs():
         assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
 
 
-def test_only_float32_goes_to_onednn_and_only_on_such_a_processor(monkeypatch):
-    x = torch.randn(2, 2)
-    assert goes_to_onednn(x, x) and not goes_to_onednn(x, x.double()) and not goes_to_onednn(x.bfloat16())
-    monkeypatch.setattr(products, "by_onednn", lambda: False)
-    assert not goes_to_onednn(x)
+def test_what_goes_to_onednn(monkeypatch):
+    x, half = torch.randn(2, 2), torch.randn(2, 2).bfloat16()
+    assert takes_onednn(x, x) and not takes_onednn(x, x.double()) and not takes_onednn(x, half)
+    monkeypatch.setattr(products, "prefers_onednn", lambda: False)
+    assert not takes_onednn(x) and takes_onednn(half) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    with torch.device("meta"):
+        assert not takes_onednn(torch.empty(2, 2, dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize("vendor,expected", [("AuthenticAMD", True), ("GenuineIntel", False), (None, False)])
@@ -119,7 +106,7 @@ def test_the_processor_decides(vendor, expected, monkeypatch, tmp_path):
     if vendor:
         (tmp_path / "cpuinfo").write_text(f"processor : 0\nvendor_id\t: {vendor}\n")
     monkeypatch.setattr(products, "CPU_INFO", tmp_path / "cpuinfo")
-    assert products.by_onednn.__wrapped__() is (expected and torch.backends.mkl.is_available())
+    assert products.prefers_onednn.__wrapped__() is (expected and torch.backends.mkl.is_available())
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta", "Distil", "T5"])
@@ -140,7 +127,7 @@ def test_an_encoder_gives_the_same_states(kind, dtype, tolerance):
     torch.manual_seed(0)
     plain = models[kind]().to(dtype).eval()
     ours, ids = copy.deepcopy(plain), torch.randint(3, 50, (4, 9))
-    use_products(ours)
+    pack_encoder(ours)
     fused = [module for module in ours.modules() if getattr(module, "activation", None) == "gelu"]
     assert len(fused) == (2 if kind in ("Bert", "Roberta") else 0)
     assert not any(type(module) is nn.Linear for module in ours.modules())
@@ -170,17 +157,17 @@ def test_what_is_not_packed(monkeypatch):
     assert not any(
         map(pack, (nn.Linear(6, 4, dtype=torch.float64), Linear(6, 4), nn.Linear(0, 4), nn.Identity(), None))
     )
-    monkeypatch.setattr(products, "by_onednn", lambda: False)
+    monkeypatch.setattr(products, "prefers_onednn", lambda: False)
     assert not pack(nn.Linear(6, 4))
 
 
 def test_without_onednn_an_encoder_is_left_alone(monkeypatch):
     transformers = pytest.importorskip("transformers")
-    monkeypatch.setattr(products, "fuses", lambda *tensors: False)
+    monkeypatch.setattr(products, "takes_onednn", lambda *tensors: False)
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     model = transformers.BertModel(transformers.BertConfig(vocab_size=50, **shape))
     kinds = [type(module) for module in model.modules()]
-    use_products(model)
+    pack_encoder(model)
     assert [type(module) for module in model.modules()] == kinds
 
 

@@ -10,7 +10,7 @@ from recbole_blair.ops import memory
 
 PROBE = """
 import resource, torch
-from recbole_blair.ops.memory import keep_freed_memory
+from recbole_blair.ops import keep_freed_memory
 
 def faults(n):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

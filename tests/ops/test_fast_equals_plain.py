@@ -1,0 +1,137 @@
+"""Every operation's fast form equals its plain form, in value and gradient, at sizes that divide nothing."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recbole_blair import ops
+from recbole_blair.ops import dropout, linear, plain, softmax
+from recbole_blair.ops.switch import FORMS, use_ops
+
+# Largest distance from the plain form in float64, as a share of its length. bfloat16 has eight bits: one rounding is
+# 2e-3 at most, but the exponential of a logit of 14, which is rounded to 2^-5, is 3e-2 off.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2}
+
+
+def drawn(*shape, layout="contiguous"):
+    """Normal numbers; `transposed` and `sliced` ones do not lie side by side."""
+    if layout == "transposed":
+        return torch.randn(*shape[::-1]).permute(*reversed(range(len(shape))))
+    if layout == "sliced":
+        return torch.randn(*shape[:-1], 2 * shape[-1] + 3)[..., 1 : 1 + shape[-1]]
+    return torch.randn(*shape)
+
+
+def softmax_case(n, m, width, bound, layout):
+    items = F.normalize(drawn(m, width, layout=layout), dim=1)
+    users = F.normalize(drawn(n, width, layout=layout), dim=1) * 14.0
+    return (users, items, torch.randint(0, m, (n,)), bound), 2
+
+
+def linear_case(shape, m, bias, layout):
+    return (drawn(*shape, layout=layout), drawn(m, shape[-1]), drawn(m) if bias else None), 3
+
+
+LAYOUTS = ("contiguous", "transposed", "sliced")
+# Arguments of each operation, and how many of the first are differentiated.
+CASES = {
+    "full_softmax_loss": [
+        softmax_case(n, m, width, bound, layout)
+        for (n, m, width), bound, layout in itertools.product(
+            [(7, 11, 4), (1, 1, 3), (33, 301, 17), (5, 700, 8)], [None, 14.0, 60.0], LAYOUTS
+        )
+    ],
+    "apply_linear": [
+        linear_case(shape, m, bias, layout)
+        for shape, m, bias, layout in itertools.product(
+            [(9, 6), (2, 5, 6), (1, 1), (0, 4), (3, 0)], [1, 7], [True, False], LAYOUTS
+        )
+    ],
+}  # fmt: skip
+APART = {"apply_dropout"}  # random: below
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Several blocks at these sizes, and oneDNN wherever PyTorch has it."""
+    if linear.has_onednn():
+        monkeypatch.setattr(linear, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(softmax, "CACHE_BYTES", 4000)
+    monkeypatch.setattr(softmax, "LOGITS_AT_A_TIME", {"cpu": 2500})
+    monkeypatch.setattr(dropout, "DROPOUT_CHUNK", 1000)
+
+
+def evaluate(form, args, n_leaves, dtype):
+    """Value and gradients, in float64, of a form whose floating arguments are cast to `dtype`."""
+    args = [x.to(dtype) if torch.is_tensor(x) and x.is_floating_point() else x for x in args]
+    leaves = [x.detach().requires_grad_() for x in args[:n_leaves] if x is not None]
+    given = [*(None if x is None else leaves.pop(0) for x in args[:n_leaves]), *args[n_leaves:]]
+    value = form(*given)
+    leaves = [x for x in given[:n_leaves] if x is not None]
+    torch.manual_seed(1)
+    weight = torch.randn(value.shape, dtype=torch.float64)
+    grads = torch.autograd.grad((value.double() * weight).sum(), leaves)
+    return [x.double() for x in (value.detach(), *grads)]
+
+
+def test_every_operation_has_a_case():
+    for name in ops.__all__:
+        getattr(ops, name)  # loads every file
+    assert set(FORMS) == set(CASES) | APART
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("name", list(CASES))
+def test_fast_equals_plain(name, dtype):
+    plain_form, fast_form = FORMS[name]
+    for args, n_leaves in CASES[name]:
+        rounded = [x.to(dtype) if torch.is_tensor(x) and x.is_floating_point() else x for x in args]
+        exact = evaluate(plain_form, rounded, n_leaves, torch.float64)
+        for form in (fast_form, plain_form):
+            found = evaluate(form, args, n_leaves, dtype)
+            for got, wanted in zip(found, exact, strict=True):
+                assert got.shape == wanted.shape
+                assert (got - wanted).norm() <= TOLERANCE[dtype] * (1 + wanted.norm()), (name, form, got.shape)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_the_switch_takes_the_plain_form(name):
+    args, _ = CASES[name][0]
+    with use_ops("plain"):
+        got = getattr(ops, name)(*args)
+        assert ops.plain_ops()
+    assert torch.equal(got, getattr(plain, name)(*args)) and not ops.plain_ops()
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("shape", [(401, 257), (3, 5, 7), (0, 4), (1,)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_dropout_equals_plain_with_its_mask(shape, layout, dtype):
+    """A rate of whole 1/256, so that nothing is rounded."""
+    x = (drawn(*shape, layout=layout).abs() + 1).to(dtype).requires_grad_()
+    got, weight = ops.apply_dropout(x, 0.25, True), torch.randn(shape).to(dtype)
+    keep = got.detach() != 0
+    (grad,) = torch.autograd.grad(got, x, weight)
+    rtol = 1e-2 if dtype == torch.bfloat16 else 1e-6
+    torch.testing.assert_close(got.detach(), x.detach() * keep / 0.75, rtol=rtol, atol=0)
+    torch.testing.assert_close(grad, weight * keep / 0.75, rtol=rtol, atol=0)
+    assert torch.equal(ops.apply_dropout(x, 0.25, False), x)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 1 / 30, 0.025])
+def test_bounded_softmax_at_its_bound(temperature):
+    """Cosines of 1 and -1 over the temperature, float32 and bfloat16, against float64."""
+    items = F.normalize(torch.randn(5000, 16), dim=1)
+    users, target = torch.cat([items[:20], -items[:20]]) / temperature, torch.arange(40) % 20
+    exact = evaluate(plain.full_softmax_loss, (users, items, target), 2, torch.float64)
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
+        found = evaluate(ops.full_softmax_loss, (users, items, target, 1.0 / temperature), 2, dtype)
+        for got, wanted in zip(found, exact, strict=True):
+            assert (got - wanted).norm() < tolerance * wanted.norm()
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ValueError, match="ops='quick' is not one of fast, plain"):
+        use_ops("quick")
