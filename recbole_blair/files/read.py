@@ -17,9 +17,12 @@ import re
 import stat
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
+
+import yaml
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.yaml_loader import YamlLoader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,10 +100,15 @@ def reading(path: Path | str, expected: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        reason = read_fault(error)
-        if reason is None:
-            raise
-        raise InputError(f"{shown(path)}: {reason}; expected {expected}") from error
+        raise_explained(error, shown(path), expected)
+
+
+def raise_explained(error: Exception, place: str, expected: str) -> NoReturn:
+    """Raise the InputError about a file that could not be read, or the error itself when it is about something else."""
+    reason = read_fault(error)
+    if reason is None:
+        raise error
+    raise InputError(f"{place}: {reason}; expected {expected}") from error
 
 
 def read_fault(error: Exception) -> str | None:
@@ -136,16 +144,21 @@ def iter_lines(path: Path | str, expected: str = "UTF-8 text") -> Iterator[tuple
     Raises:
         InputError: see `reading`; a line that is not UTF-8 or longer than MAX_LINE_BYTES.
     """
-    path = check_file(path, expected)
-    with reading(path, expected), open_bytes(path) as file:
-        number = 0
-        while raw := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(raw) > MAX_LINE_BYTES:
-                raise InputError(f"{path} line {number}: longer than {MAX_LINE_BYTES >> 20} MiB; expected {expected}")
-            line = decode(raw, path, number, expected).strip()
-            if line:
-                yield number, line
+    path, number = check_file(path, expected), 0
+    try:
+        with open_bytes(path) as file:
+            while raw := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if len(raw) > MAX_LINE_BYTES:
+                    limit = f"longer than {MAX_LINE_BYTES >> 20} MiB"
+                    raise InputError(f"{path} line {number}: {limit}; expected {expected}")
+                line = decode(raw, path, number, expected).strip()
+                if line:
+                    yield number, line
+    except InputError:
+        raise
+    except Exception as error:
+        raise_explained(error, f"{path} after line {number}" if number else str(path), expected)
 
 
 def decode(raw: bytes, path: Path, line: int, expected: str) -> str:
@@ -235,6 +248,22 @@ def read_json(path: Path | str, expected: str = "JSON") -> object:
     if not text.strip():
         raise InputError(f"{shown(path)}: it is empty; expected {expected}")
     return parse_json(text, shown(path))
+
+
+def read_yaml(path: Path | str, expected: str = "YAML") -> object:
+    """Return the value of a YAML file; None when it is empty.
+
+    Raises:
+        InputError: see `read_text`; not YAML, too deep, too large with its aliases.
+    """
+    text, place = read_text(path, expected), shown(path)
+    try:
+        return yaml.load(text, Loader=YamlLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        reason = " ".join((getattr(error, "problem", None) or str(error)).split())[:200]
+        raise InputError(f"{place}{line} is not valid YAML ({reason}); expected {expected}") from error
 
 
 def iter_csv(path: Path | str, expected: str) -> Iterator[dict[str, str]]:

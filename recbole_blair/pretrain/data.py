@@ -4,10 +4,9 @@ A ready file may be JSONL (plain or gzip) or Parquet, or a folder of either. It 
 kept as Arrow beside the run, with the keys that say which pairs share an item; `datasets` maps that table into memory.
 """
 
-import gzip
 import hashlib
 import json
-import zlib
+import math
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,10 +15,12 @@ import torch
 
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.files.paths import file_stamps
+from recbole_blair.files.read import iter_jsonl, reading, shown, why_no_file, why_no_folder
 from recbole_blair.files.write import whole_file, write_json
 from recbole_blair.schema import MATCHED_REVIEWS, VALID_START_MS
 
 FIELDS = ("context", "metadata", "item_id", "timestamp")
+PAIRS = f"one pair a line or row: {', '.join(FIELDS)}"
 MIN_CHARS = 30  # both sides must have more: the released code's rule
 HOLDOUT_TIME = "time"
 BATCH_ROWS = 10_000
@@ -38,9 +39,10 @@ def pair_files(path):
         InputError: nothing there, or nothing of a known kind.
     """
     path = Path(path).expanduser()
-    if path.is_file():
+    reason = why_no_file(path)
+    if reason is None:
         files = [path]
-    elif path.is_dir():
+    elif why_no_folder(path) is None:
         if (path / ".unfinished").exists():
             raise InputError(
                 f"--pairs={path} is not finished: the command that makes its pairs was stopped; run it again"
@@ -48,7 +50,8 @@ def pair_files(path):
         pairs = (p for p in path.iterdir() if p.is_file() and p.name.endswith(_SUFFIXES))
         files = sorted(p for p in pairs if p.name != MATCHED_REVIEWS)  # the contamination report's, beside the pairs
     else:
-        raise InputError(f"--pairs={path}: no such file or folder; expected JSONL, JSONL.gz or Parquet")
+        reason = reason.replace("file", "file or folder")
+        raise InputError(f"--pairs={shown(path)}: {reason}; expected JSONL, JSONL.gz or Parquet")
     if not files or not files[0].name.endswith(_SUFFIXES):
         raise InputError(f"--pairs={path} holds no pairs; expected files ending in {', '.join(_SUFFIXES)}")
     return files
@@ -64,59 +67,35 @@ def read_pairs(path):
 
 
 def _read_parquet(path):
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path) as file:
-            missing = [name for name in FIELDS if name not in file.schema_arrow.names]
-            if missing:
-                found = ", ".join(file.schema_arrow.names)
-                raise InputError(
-                    f"{path} has no column {missing[0]!r} (it has {found}); pairs need {', '.join(FIELDS)}"
-                )
-            number = 1
-            for batch in file.iter_batches(BATCH_ROWS, columns=list(FIELDS)):
-                yield number, batch.to_pylist()
-                number += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"{path} is not a whole Parquet file ({reason}); prepare or copy it again") from error
+    number = 1
+    with reading(path, PAIRS), pq.ParquetFile(path) as file:
+        missing = [name for name in FIELDS if name not in file.schema_arrow.names]
+        if missing:
+            found = ", ".join(file.schema_arrow.names)
+            raise InputError(f"{path} has no column {missing[0]!r} (it has {found}); pairs need {', '.join(FIELDS)}")
+        for batch in file.iter_batches(BATCH_ROWS, columns=list(FIELDS)):
+            yield number, batch.to_pylist()
+            number += batch.num_rows
 
 
 def _read_jsonl(path):
-    opener = gzip.open if path.name.endswith(".gz") else open
     rows, first = [], 1
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if not rows:
-                    first = number
-                rows.append(_parse_line(path, number, line))
-                if len(rows) == BATCH_ROWS:
-                    yield first, rows
-                    rows = []
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path} is damaged or ends too early ({error}); copy or prepare it again") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 after line {first + len(rows) - 1} ({error.reason})") from error
+    for number, row in iter_jsonl(path, PAIRS):
+        for name in FIELDS[:3]:
+            if name not in row:
+                raise InputError(
+                    f"{path} line {number} has no {name!r}.{nearest(name, row)} Pairs need {', '.join(FIELDS)}"
+                )
+        if not rows:
+            first = number
+        rows.append(row)
+        if len(rows) == BATCH_ROWS:
+            yield first, rows
+            rows = []
     if rows:
         yield first, rows
-
-
-def _parse_line(path, number, line):
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{path} line {number} is not JSON ({error}); expected one pair a line") from error
-    if not isinstance(row, dict):
-        raise InputError(f"{path} line {number} is a {type(row).__name__}; expected an object with {', '.join(FIELDS)}")
-    for name in FIELDS[:3]:
-        if name not in row:
-            raise InputError(
-                f"{path} line {number} has no {name!r}.{nearest(name, row)} Pairs need {', '.join(FIELDS)}"
-            )
-    return row
 
 
 def check_row(path, number, row):
@@ -129,7 +108,7 @@ def check_row(path, number, row):
     for name, value in (("context", context), ("metadata", metadata), ("item_id", item_id)):
         if not isinstance(value, str):
             raise InputError(f"{path} row {number}: {name} is {value!r}; expected text")
-    if time is not None and (isinstance(time, bool) or not isinstance(time, int | float) or time != time):
+    if time is not None and (isinstance(time, bool) or not isinstance(time, int | float) or not math.isfinite(time)):
         raise InputError(f"{path} row {number}: timestamp is {time!r}; expected Unix milliseconds or null")
     return context, metadata, item_id, None if time is None else int(time)
 

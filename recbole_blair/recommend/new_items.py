@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.read import shown, why_no_file
 from recbole_blair.recommend.users import entries_of
 from recbole_blair.schema import ITEM_ID, TFIDF_SVD
 
@@ -39,6 +40,8 @@ def load_new_items(source, known, ascii_text):
         item_id = str(meta.get(ITEM_ID) or meta.get(RAW_ITEM_ID) or "").strip()
         if not item_id:
             raise InputError(f"{place} has no {ITEM_ID}; expected {{{ITEM_ID}, {', '.join(RECIPES[RECIPE])}}}")
+        if not item_id.isprintable():
+            raise InputError(f"{place}: {ITEM_ID} {item_id!r} holds characters that cannot be shown; give another id")
         if item_id in places or item_id in known:
             where = f"is in {places[item_id]} too" if item_id in places else "is in the catalogue already"
             raise InputError(f"{place}: the item {item_id!r} {where}; leave it out, or give it another id")
@@ -56,9 +59,11 @@ def load_new_items(source, known, ascii_text):
 
 def item_entries(source):
     """Yield (place, mapping) of a file or a sequence."""
-    if isinstance(source, str | Path) and not Path(os.path.expanduser(source)).is_file():
-        raise InputError(f"new_items={source} is no file; expected JSON lines {{{ITEM_ID}, title, …}}")
-    for place, meta in entries_of(source, "new item"):
+    if isinstance(source, str | Path) and (reason := why_no_file(os.path.expanduser(source))):
+        raise InputError(
+            f"new_items={shown(source)} is no file ({reason}); expected JSON lines {{{ITEM_ID}, title, …}}"
+        )
+    for place, meta in entries_of(source, "new item", keep_surrogates=True):  # the text recipe removes them
         if not isinstance(meta, Mapping):
             raise InputError(f"{place} is no JSON object; expected {{{ITEM_ID}, title, …}}")
         yield place, meta

@@ -1,7 +1,5 @@
 """Whom to recommend to: known users by id, or histories of anybody, read into flat arrays."""
 
-import gzip
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +8,7 @@ from urllib.parse import quote
 import numpy as np
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.read import iter_lines, parse_json, shown, why_no_file
 from recbole_blair.schema import ITEM_SEQ, SPLITS, TIMESTAMP, TIMESTAMP_SEQ, USER_ID
 
 ID_FILES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".gz", ".parquet")  # endings that no list of ids has
@@ -90,15 +89,17 @@ def load_users(users, dataset, code_of, request_ms=None):
     return Histories(ids, items.astype(np.int32), times, start, np.array(timed), np.array(request), np.array(code))
 
 
-def entries_of(users, noun="user"):
-    """Yield (place, entry) of a file, of ids joined by commas, or of a sequence."""
+def entries_of(users, noun="user", keep_surrogates=False):
+    """Yield (place, entry) of a file, of ids joined by commas, or of a sequence; see `parse_json`."""
     if isinstance(users, str | Path):
         path = Path(os.path.expanduser(users))
-        if path.is_file():
-            yield from read_users(path)
+        reason = why_no_file(path)
+        if reason is None:
+            yield from read_users(path, keep_surrogates)
             return
-        if isinstance(users, Path) or path.suffix in ID_FILES or os.sep in users:
-            raise InputError(f"users={users} is no file; give a JSONL file of histories, a file of ids, or ids: A,B,C")
+        if isinstance(users, Path) or path.suffix in ID_FILES or os.sep in users or "\0" in users:
+            expected = "a JSONL file of histories, a file of ids, or ids: A,B,C"
+            raise InputError(f"users={shown(users)} is no file ({reason}); give {expected}")
         users = [part.strip() for part in users.split(",") if part.strip()]
     elif isinstance(users, Mapping):
         users = [users]
@@ -106,24 +107,11 @@ def entries_of(users, noun="user"):
         yield f"{noun} {number}", entry
 
 
-def read_users(path):
+def read_users(path, keep_surrogates=False):
     """Yield (place, id or mapping) of a file: JSON objects, or one id a line."""
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-        try:
-            for number, line in enumerate(file, 1):
-                line = line.strip()
-                if line:
-                    yield f"{path.name} line {number}", parse_json(path, number, line) if line[0] == "{" else line
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not UTF-8 text ({error}); expected JSON lines or one id a line") from None
-
-
-def parse_json(path, number, line):
-    """Parse one JSON line, naming its place."""
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{path.name} line {number} is not JSON ({error})") from None
+    for number, line in iter_lines(path, "JSON lines or one id a line"):
+        place = f"{path.name} line {number}"
+        yield place, parse_json(line, place, keep_surrogates) if line[0] == "{" else line
 
 
 def as_record(entry, place):

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.paths import props_dir
+from recbole_blair.files.read import shown, why_no_file
 
 
 def read_plugin_file(path):
@@ -23,9 +25,11 @@ def read_plugin_file(path):
     Raises:
         InputError: no such file, no Python file, or no YAML of its name.
     """
-    path = Path(path).expanduser().resolve()
-    if not path.is_file():
-        raise InputError(f"the plugin file {path} is not there (moved?); name its place by --plugin=<path>.py")
+    path = Path(os.path.abspath(Path(path).expanduser()))
+    reason = why_no_file(path)
+    if reason is not None:
+        raise InputError(f"the plugin file {shown(path)} is not there ({reason}); name its place by --plugin=<path>.py")
+    path = path.resolve()
     if path.suffix != ".py":
         raise InputError(f"--plugin={path} is no Python file; expected <name>.py with <Name>.yaml beside it")
     wanted = path.stem.lower()

@@ -3,17 +3,15 @@
 Source: the published files of arXiv:2403.03952 (Amazon-C4 `test.csv`, `sampled_item_metadata_1M.jsonl`).
 """
 
-import gzip
 import hashlib
-import json
 import re
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from recbole_blair.errors import InputError, nearest
+from recbole_blair.files.read import check_file, iter_jsonl, read_parquet, reading
 from recbole_blair.schema import ITEM_ID, UNKNOWN_DOMAIN
 
 QUERY_COLUMNS = ("query", ITEM_ID)  # what a query file must have; qid and the rest are optional
@@ -29,6 +27,7 @@ POOL_FILES = (
 CATEGORY_ENTRY = re.compile(r'"([^"\\]+)"\s*:\s*"([^"\\]*)"')
 CATEGORY_BLOCK = 1 << 22  # characters read at once
 # The released ESCI script writes `item` where every released reader wants `item_id`: both are read.
+POOL_LINES = "JSON lines {item_id, category, metadata}"
 POOL_ID_KEYS = (ITEM_ID, "item", "parent_asin")
 
 
@@ -75,7 +74,7 @@ def load_pool(path):
     """
     path = Path(path)
     item_ids, categories, texts, first_line = [], [], [], {}
-    for number, row in iter_jsonl(path):
+    for number, row in iter_jsonl(path, POOL_LINES, keep_surrogates=True):
         item_id = next((str(row[k]) for k in POOL_ID_KEYS if row.get(k) not in (None, "")), None)
         if item_id is None:
             raise InputError(
@@ -96,32 +95,6 @@ def load_pool(path):
     if not item_ids:
         raise InputError(f"{path}: the pool is empty; expected one JSON object a line with item_id and metadata")
     return Pool(item_ids, categories, texts, str(path))
-
-
-def iter_jsonl(path):
-    """Yield `(line number, object)` of a JSON Lines file, plain or gzip; blank lines are passed over."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected JSON Lines (.jsonl or .jsonl.gz)")
-    opener = gzip.open if path.suffix == ".gz" else open
-    number = 0
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise InputError(f"{path}, line {number}: expected a JSON object, found {line[:40].strip()!r}")
-                yield number, row
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {number}: not JSON ({error.msg}); repair or remove the line") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}, after line {number}: not UTF-8; save the file as UTF-8") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{path}: broken gzip after line {number} ({error}); the copy is incomplete, fetch it again"
-        ) from None
 
 
 def _pool_text(row):
@@ -149,16 +122,13 @@ def read_table(path, columns, what):
     """
     import pandas as pd
 
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected {what} with the columns {', '.join(columns)}")
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
+    expected = f"{what} with the columns {', '.join(columns)}"
+    path = check_file(path, expected)
+    if path.suffix == ".parquet":
+        table = read_parquet(path, expected=expected).to_pandas()
+    else:
+        with reading(path, expected):
             table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (ValueError, OSError, pd.errors.ParserError) as error:
-        raise InputError(f"{path}: cannot be read as {what} ({str(error).splitlines()[0]})") from None
     missing = [c for c in columns if c not in table.columns]
     if missing:
         hint = nearest(missing[0], table.columns)
@@ -201,25 +171,21 @@ def load_asin2category(path, wanted):
     Raises:
         InputError: no such file, or not one JSON object of strings.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected a JSON object item id -> category")
+    expected = "a JSON object item id -> category"
+    path = check_file(path, expected)
     found, rest, ends = {}, "", ["", ""]
-    try:
-        with open(path, encoding="utf-8") as file:
-            while block := file.read(CATEGORY_BLOCK):
-                text = rest + block
-                ends = [ends[0] or text.lstrip()[:1], (block.rstrip() or ends[1])[-1:]]
-                last = 0
-                for match in CATEGORY_ENTRY.finditer(text):
-                    if match[1] in wanted:
-                        found[match[1]] = match[2]
-                    last = match.end()
-                rest = text[last:]
-                if len(rest) > CATEGORY_BLOCK:
-                    break  # no entry in megabytes of text
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8; fetch the file again") from None
+    with reading(path, expected), open(path, encoding="utf-8") as file:
+        while block := file.read(CATEGORY_BLOCK):
+            text = rest + block
+            ends = [ends[0] or text.lstrip()[:1], (block.rstrip() or ends[1])[-1:]]
+            last = 0
+            for match in CATEGORY_ENTRY.finditer(text):
+                if match[1] in wanted:
+                    found[match[1]] = match[2]
+                last = match.end()
+            rest = text[last:]
+            if len(rest) > CATEGORY_BLOCK:
+                break  # no entry in megabytes of text
     if ends != ["{", "}"] or rest.strip() not in ("{}", "}"):
         raise InputError(f"{path}: not a whole JSON object item id -> category; fetch the file again")
     return found

@@ -147,7 +147,7 @@ def test_what_is_refused(dataset, codes, users, words):
     [
         (b'{"user_id": "a", "item_id_list": ["i001"]}\n{"user_id": ', "users.jsonl line 2 is not JSON"),
         (b'{"user_id": "a", "item_id_list": ["i001", "i999"]}', "users.jsonl line 1: unknown item 'i999'"),
-        (b"\xff\xfe\x00", "is not UTF-8 text"),
+        (b"\xff\xfe\x00", "it looks like UTF-16: save it as UTF-8"),
         (b"\n\n", "no user in"),
     ],
 )

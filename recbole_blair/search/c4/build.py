@@ -11,6 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.paths import props_dir
+from recbole_blair.files.read import read_yaml
 from recbole_blair.files.write import whole_file, write_json
 from recbole_blair.search.c4.checks import LANGUAGES, check_reply, clean_reply
 from recbole_blair.search.c4.journal import Journal
@@ -29,16 +31,9 @@ def load_prompt(path=None):
     Raises:
         InputError: no such file, or not a prompt.
     """
-    import yaml
-
     if path is None:
-        from recbole_blair.files.paths import props_dir
-
         path = props_dir() / "prompts" / "build_c4.yaml"
-    try:
-        prompt = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"prompt {path} cannot be read: {str(error).splitlines()[0]}") from None
+    prompt = read_yaml(path, "YAML with the texts `system` and `user`")
     if not isinstance(prompt, dict) or not all(isinstance(prompt.get(k), str) for k in ("system", "user")):
         raise InputError(f"{path} is no prompt; expected YAML with the texts `system` and `user`")
     if "{review}" not in prompt["user"]:
