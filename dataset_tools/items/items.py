@@ -38,7 +38,7 @@ def parse_price(value):
     return (repr(price), False) if math.isfinite(price) and price >= 0 else ("", True)
 
 
-def format_item(item_id, meta, ascii_only, plain=False):
+def format_item(item_id, meta, ascii_only):
     """Return (line, text, characters, bad_price) of one item; the line has no newline.
 
     The words of one category are joined by `_`: a token holds no space.
@@ -47,10 +47,7 @@ def format_item(item_id, meta, ascii_only, plain=False):
         item_id (str): token.
         meta (list): values of `META_FIELDS`.
         ascii_only (bool): see `recbole_blair.text.item_text.clean_text`.
-        plain (bool): nothing in `meta` needs cleaning (`is_plain`); same result, sooner.
     """
-    if plain:
-        return _format_plain(item_id, *map(_strip_list, meta[:-1]), meta[-1])
     cleaned = {field: clean_list(value, ascii_only) for field, value in zip(TEXT_FIELDS, meta)}
     text = join_fields([cleaned[field] for field in RECIPES[RECIPE]])
     price, bad_price = parse_price(meta[-1])
@@ -59,41 +56,6 @@ def format_item(item_id, meta, ascii_only, plain=False):
     title, store = ", ".join(cleaned["title"]), ", ".join(cleaned["store"])
     line = f"{item_id}\t{atomic_text(title)}\t{written}\t{atomic_text(categories)}\t{atomic_text(store)}\t{price}"
     return line, written, len(text), bad_price
-
-
-def _format_plain(item_id, title, features, categories, description, store, price):
-    """Do the work of `format_item` for stripped fields without double quotes."""
-    text = join_fields((title, features, categories, description))
-    price, bad_price = parse_price(price)
-    tokens = "\t".join(categories).replace(" ", "_").replace("\t", " ")
-    return f"{item_id}\t{', '.join(title)}\t{text}\t{tokens}\t{', '.join(store)}\t{price}", text, len(text), bad_price
-
-
-def is_plain(record):
-    """Tell whether the strings of a JSON text are clean but for spaces at their ends; most records are.
-
-    No escape (so no quote, control or hidden non-ASCII character), no tag, no entity: an ampersand before a space
-    begins none.
-    """
-    return (
-        record.isascii()
-        and "\\" not in record
-        and "<" not in record
-        and "  " not in record
-        and record.count("&") == record.count("& ")
-        and "\x7f" not in record  # JSON holds every other control character as an escape
-    )
-
-
-def _strip_list(raw):
-    """Do the work of `clean_list` for a value of a record that `is_plain`."""
-    if raw is None:
-        return []
-    if isinstance(raw, str):
-        raw = raw.strip()
-        return [raw] if raw else []
-    values = raw if isinstance(raw, list) else [raw]
-    return [text for value in values if value is not None and (text := str(value).strip())]
 
 
 def format_items(records, ascii_only):
@@ -108,8 +70,8 @@ def format_items(records, ascii_only):
     """
     lines, lengths, bad = [], [], []
     values = json.loads(f"[{','.join(records)}]")  # one call a chunk: most of a call is its start
-    for record, (item_id, *meta) in zip(records, values):
-        line, _, length, bad_price = format_item(item_id, meta, ascii_only, is_plain(record))
+    for item_id, *meta in values:
+        line, _, length, bad_price = format_item(item_id, meta, ascii_only)
         lines.append(line)
         lengths.append(length)
         bad.append(bad_price)

@@ -1,4 +1,4 @@
-"""Item lines: the short way for clean records equals the long one; worker processes equal this one."""
+"""Item lines: those that DuckDB formats equal Python's; those of worker processes equal this process's."""
 
 import io
 import json
@@ -10,8 +10,6 @@ import threading
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from raw_data import meta
 
 from dataset_tools.items import item_file, item_table
@@ -24,7 +22,6 @@ from dataset_tools.items.items import (
     format_chunks,
     format_item,
     format_items,
-    is_plain,
     parse_price,
 )
 from dataset_tools.items.metadata import load_metadata
@@ -32,30 +29,6 @@ from dataset_tools.storage.duckdb_session import Duck
 from recbole_blair.text.item_text import ids_hash, text_hash
 
 PIECES = ["a", " ", "&", "& ", "&amp;", "&lt", "<b>", "< ", "\x7f", "\x00", "é", '"', "\t", ".", "​", "Tea & Pots"]
-STRINGS = st.lists(st.sampled_from(PIECES), max_size=4).map("".join)
-VALUES = st.one_of(
-    st.none(), STRINGS, st.integers(), st.lists(st.one_of(STRINGS, st.none(), st.floats(), st.lists(STRINGS)))
-)
-RECORDS = st.lists(VALUES, min_size=len(META_FIELDS), max_size=len(META_FIELDS))
-
-
-@given(RECORDS, st.booleans())
-@settings(max_examples=400, deadline=None)
-def test_the_short_way_equals_the_long_one(values, ascii_only):
-    record = json.dumps(["B1", *values], ensure_ascii=False)
-    if is_plain(record):
-        values = json.loads(record)[1:]
-        assert format_item("B1", values, ascii_only, True) == format_item("B1", values, ascii_only, False)
-
-
-@pytest.mark.parametrize(
-    ("text", "plain"),
-    [("Parts & Accessories", True), (" x ", True), ("AT&T", False), ("&amp;", False), ("<b>", False), ('"', False),
-     ("a  b", False), ("é", False), ("\x7f", False), ("\n", False), ("ends in &", False)],
-)  # fmt: skip
-def test_what_is_plain(text, plain):
-    assert is_plain(json.dumps(["B1", text, [], [], [], None, None], ensure_ascii=False)) is plain
-
 
 SHAPES = [  # title, features, categories, description, store, price
     ["A lamp", ["bright", "red!"], ["Home & Kitchen", "Lamps"], ["It shines."], "Shop", 3.5],
