@@ -14,7 +14,7 @@ from dataset_tools.builds.settings import OwnSettings, own_build_name
 from dataset_tools.builds.statistics_file import check_format, describe_build, load_stats, stats_path
 from dataset_tools.conversion.convert import convert_tables
 from dataset_tools.conversion.own_tables import INTERACTION_FIELDS, RULES, load_interactions, load_items
-from dataset_tools.items.items import META_FIELDS
+from dataset_tools.items.item_lines import META_FIELDS
 from dataset_tools.raw.own_formats import OwnFile, open_own
 from dataset_tools.storage.duckdb_session import keep_buffers
 from dataset_tools.storage.resources import Resources

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from dataset_tools.builds.statistics_file import build_file_names, check_settings, load_stats, stats_path, write_stats
+from dataset_tools.builds.statistics_file import check_settings, load_stats, stats_path, write_stats
+from dataset_tools.conversion.file_names import build_file_names
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import put_in_place, work_folder
 

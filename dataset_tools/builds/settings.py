@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from dataset_tools.conversion.own_tables import TIME_UNITS
 from dataset_tools.raw.domains import PUBLISHED, check_name, is_sample, resolve_domain, sample_name, sample_sizes
 from dataset_tools.raw.own_formats import ENCODINGS
 from recbole_blair.errors import InputError, nearest
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 CATALOGUES = ("interactions", "all")
 SOURCES = ("csv", "jsonl", "parquet", "python")
-TIME_UNITS = ("ms", "s", "iso")
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset_tools.conversion.file_names import build_file_names
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import write_json
-from recbole_blair.schema import ITEM_SUFFIX, SPLITS, STATS_SUFFIX, VERSION
+from recbole_blair.schema import SPLITS, STATS_SUFFIX, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,11 +23,6 @@ def stats_path(folder: Path | str) -> Path:
     """Return the place of the statistics of the build in `folder`."""
     folder = Path(folder)
     return folder / f"{folder.name}{STATS_SUFFIX}"
-
-
-def build_file_names(build: str) -> list[str]:
-    """Return the data files of a build: one `.inter` per split and the `.item`."""
-    return [f"{build}.{split}.inter" for split in SPLITS] + [f"{build}{ITEM_SUFFIX}"]
 
 
 def describe_build(

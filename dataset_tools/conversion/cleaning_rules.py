@@ -1,20 +1,16 @@
-"""The cleaning rules, in the order they are tried: a review counts under the first rule it breaks.
+"""The cleaning rules of reviews, in the order they are tried: a review counts under the first rule it breaks.
 
-Every count lands in `<build>.stats.json`; nothing is dropped without one.
+Every count is written to `<build>.stats.json`; nothing is dropped without one. The rules of metadata lines are in
+`dataset_tools.items.metadata`, that of ids in `dataset_tools.raw.unusable_ids`, those of the last-out protocol in
+`five_core`.
 """
+
+from __future__ import annotations
 
 from typing import NamedTuple
 
 MIN_TIME_MS = 100_000_000_000  # 1973 in milliseconds, the year 5138 in seconds: smaller values are seconds
 MAX_TIME_MS = 10_000_000_000_000  # the year 2286 in milliseconds: larger values are micro- or nanoseconds
-
-# Ids that a reader of the atomic files would not give back: white space and control characters end a token or a
-# line, a double quote opens a quoted field, and these words are read as "missing" or as the padding item.
-UNUSABLE_ID_PATTERN = r'[\s\x00-\x1f\x7f"]'
-UNUSABLE_ID_WORDS = (
-    "[PAD]", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
-    "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
-)  # fmt: skip
 
 
 class Rule(NamedTuple):
@@ -22,7 +18,7 @@ class Rule(NamedTuple):
 
     name: str
     what: str
-    broken: str | None
+    broken: str | None = None
 
 
 REVIEW_RULES = (
@@ -56,29 +52,13 @@ REVIEW_RULES = (
         f"the timestamp is {MAX_TIME_MS} or above: finer than milliseconds",
         f"timestamp >= {MAX_TIME_MS}",
     ),
-    Rule("unusable_ids", "an id holds white space, control characters or quotes, or reads as missing", None),
-    Rule("repeated_user_item", "the user reviewed the item before; the earliest is kept, ties by line", None),
-    Rule("item_without_metadata", "no metadata line has the item's parent_asin", None),
-)
-
-META_RULES = (
-    Rule("broken_json", "the line is no JSON object, or has no field that is read", None),
-    Rule("empty_or_unusable_ids", "parent_asin is absent, null, empty or unusable", None),
-    Rule("repeated_item", "an earlier metadata line has the same parent_asin; the first is kept", None),
+    Rule("unusable_ids", "an id holds white space, control characters or quotes, or reads as missing"),
+    Rule("repeated_user_item", "the user reviewed the item before; the earliest is kept, ties by line"),
+    Rule("item_without_metadata", "no metadata line has the item's parent_asin"),
 )
 
 
-def rule_number_sql():
+def rule_number_sql() -> str:
     """Return SQL that is 0 for a clean review, else the 1-based number of the first rule it breaks."""
     cases = " ".join(f"WHEN {rule.broken} THEN {number}" for number, rule in enumerate(REVIEW_RULES, 1) if rule.broken)
     return f"(CASE {cases} ELSE 0 END)::UTINYINT"
-
-
-def unusable_id_sql(column):
-    """Return SQL that is true when the id in `column` cannot be written to an atomic file.
-
-    An id that percent-encoding leaves as it is holds letters, digits and `-_.~` alone: sooner told than by a pattern.
-    """
-    words = ", ".join("'" + word.replace("'", "''") + "'" for word in UNUSABLE_ID_WORDS)
-    odd = f"strlen(url_encode({column})) <> strlen({column})"
-    return f"(({odd} AND regexp_matches({column}, '{UNUSABLE_ID_PATTERN}')) OR {column} IN ({words}))"

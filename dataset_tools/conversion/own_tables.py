@@ -1,47 +1,58 @@
 """From files of one's own to the tables `review` and `meta`, bad rows counted and named."""
 
-from dataset_tools.builds.settings import TIME_UNITS
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 from dataset_tools.conversion.cleaning_rules import MAX_TIME_MS, MIN_TIME_MS, Rule
-from dataset_tools.items.items import META_FIELDS
+from dataset_tools.items.item_lines import META_FIELDS
 from dataset_tools.raw.own_formats import Scan
 from dataset_tools.raw.raw_files import MAX_BROKEN_SHARE, broken_lines, reading
 from recbole_blair.errors import InputError
 from recbole_blair.schema import ITEM_ID, TIMESTAMP, USER_ID
 
+if TYPE_CHECKING:
+    from dataset_tools.raw.own_formats import OwnFile
+    from dataset_tools.storage.duckdb_session import DuckDBSession
+
+TIME_UNITS = ("ms", "s", "iso")
 EXAMPLE_FORMAT = "--timestamp_unit='%d.%m.%Y %H:%M'"
 INTERACTION_FIELDS = (USER_ID, ITEM_ID, TIMESTAMP)
 LISTS = ("categories", "features")  # fields whose text `list_separator` splits
 ESCAPED_ID = r'[\s\x00-\x1f\x7f"%]'  # ids with these are percent-encoded: an atomic file cannot hold them
 
 RULES = (
-    Rule("broken_line", "the line does not parse, or has none of the columns that are read", None),
-    Rule("empty_ids", "the user's or the item's id is absent or empty", None),
-    Rule("time_missing_or_not_positive", "the time is absent, does not parse, is zero or negative", None),
-    Rule("time_in_seconds", f"the time is below {MIN_TIME_MS} ms: 1973, or another unit", None),
-    Rule("time_in_microseconds", f"the time is {MAX_TIME_MS} ms or above: another unit", None),
-    Rule("unusable_ids", "an id reads as missing, like NULL or nan", None),
-    Rule("repeated_user_item", "the user had the item before; the earliest is kept, ties by line", None),
-    Rule("item_without_metadata", "the items file does not hold the item", None),
+    Rule("broken_line", "the line does not parse, or has none of the columns that are read"),
+    Rule("empty_ids", "the user's or the item's id is absent or empty"),
+    Rule("time_missing_or_not_positive", "the time is absent, does not parse, is zero or negative"),
+    Rule("time_in_seconds", f"the time is below {MIN_TIME_MS} ms: 1973, or another unit"),
+    Rule("time_in_microseconds", f"the time is {MAX_TIME_MS} ms or above: another unit"),
+    Rule("unusable_ids", "an id reads as missing, like NULL or nan"),
+    Rule("repeated_user_item", "the user had the item before; the earliest is kept, ties by line"),
+    Rule("item_without_metadata", "the items file does not hold the item"),
 )
 
 
-def id_sql(text):
+def id_sql(text: str) -> str:
     """Return SQL of an id: white space, control characters, quotes and % are percent-encoded, with all else unusual."""
     return f"CASE WHEN regexp_matches({text}, '{ESCAPED_ID}') THEN url_encode({text}) ELSE {text} END"
 
 
-def time_sql(text, unit):
+def time_sql(text: str, unit: str) -> str:
     """Return SQL of a time in Unix milliseconds, NULL where it does not parse; a unit with % is a strptime format."""
     if "%" in unit:
         form = unit.replace("'", "''")
         return f"epoch_ms(try_strptime({text}, '{form}')::TIMESTAMPTZ)"
     if unit == "iso":
-        return f"epoch_ms(try_cast({text} AS TIMESTAMPTZ))"  # plain TIMESTAMP drops an offset without a word
+        return f"epoch_ms(try_cast({text} AS TIMESTAMPTZ))"  # plain TIMESTAMP ignores an offset
     factor = 1000 if unit == "s" else 1
     return f"try_cast(round(try_cast({text} AS DOUBLE) * {factor}) AS BIGINT)"
 
 
-def load_interactions(duck, file, mapping, unit):
+def load_interactions(
+    session: DuckDBSession, file: OwnFile, mapping: Mapping[str, Sequence[str]], unit: str
+) -> dict[str, int]:
     """Read the interactions into table `review` (user_id, item_id, ts, rule), in the order of the lines.
 
     Returns:
@@ -53,11 +64,11 @@ def load_interactions(duck, file, mapping, unit):
     for field, names in mapping.items():
         if len(names) > 1:
             raise InputError(f"--columns: {field}={'+'.join(names)}; expected one column")
-    duck.run("SET TimeZone = 'UTC'")  # of times without a zone
-    scan = Scan(duck, file, [names[0] for names in mapping.values()])
+    session.run("SET TimeZone = 'UTC'")  # of times without a zone
+    scan = Scan(session, file, [names[0] for names in mapping.values()])
     user, item, time = (scan.text_sql(mapping[field][0]) for field in INTERACTION_FIELDS)
-    with reading(duck, file.path):
-        duck.run(
+    with reading(session, file.path):
+        session.run(
             f"""CREATE TABLE review AS SELECT {id_sql("u")} AS user_id, {id_sql("i")} AS item_id, ts, CASE
             WHEN u IS NULL AND i IS NULL AND t IS NULL THEN 1
             WHEN coalesce(u, '') = '' OR coalesce(i, '') = '' THEN 2
@@ -68,62 +79,64 @@ def load_interactions(duck, file, mapping, unit):
               FROM (SELECT {user} AS u, {item} AS i, {time} AS t FROM {scan.sql()}))""",
             f"interactions {file.path.name}",
         )
-    rejected = check_broken(duck, scan, "review", "rule = 1")
-    duck.run(f"INSERT INTO review SELECT NULL, NULL, NULL, 1 FROM range({rejected})")
-    check_unit(duck, file, mapping[TIMESTAMP][0], unit)
+    rejected = check_broken(session, scan, "review", "rule = 1")
+    session.run(f"INSERT INTO review SELECT NULL, NULL, NULL, 1 FROM range({rejected})")
+    check_unit(session, file, mapping[TIMESTAMP][0], unit)
     encoded = "count(DISTINCT {0}) FILTER (contains({0}, '%') AND rule = 0)"
-    users, items = duck.run(f"SELECT {encoded.format('user_id')}, {encoded.format('item_id')} FROM review")[0]
+    users, items = session.run(f"SELECT {encoded.format('user_id')}, {encoded.format('item_id')} FROM review")[0]
     return {"users": users, "items": items}
 
 
-def load_items(duck, file, mapping, separator):
+def load_items(
+    session: DuckDBSession, file: OwnFile | None, mapping: Mapping[str, Sequence[str]] | None, separator: str | None
+) -> None:
     """Read the items into table `meta` (item_id, `META_FIELDS` as JSON), in line order; without a file, ids alone."""
-    if file is None:
+    if file is None or mapping is None:
         empty = ", ".join(f"NULL::JSON AS {field}" for field in META_FIELDS)
-        duck.run(
+        session.run(
             f"""CREATE TABLE meta AS SELECT item_id, {empty} FROM (SELECT item_id, min(rowid) AS first FROM review
             WHERE rule = 0 GROUP BY item_id) ORDER BY first"""
         )
         return
-    scan = Scan(duck, file, [name for names in mapping.values() for name in names])
+    scan = Scan(session, file, [name for names in mapping.values() for name in names])
     fields = ", ".join(f"{field_sql(scan, f, mapping.get(f), separator)} AS {f}" for f in META_FIELDS)
     text = f"nullif(trim({scan.text_sql(mapping[ITEM_ID][0])}), '')"
-    with reading(duck, file.path):
+    with reading(session, file.path):
         sql = f"CREATE TABLE meta AS SELECT {id_sql(text)} AS item_id, {fields} FROM {scan.sql()}"
-        duck.run(sql, f"items {file.path.name}")
-    check_broken(duck, scan, "meta", " AND ".join(f"{column} IS NULL" for column in ("item_id", *META_FIELDS)))
+        session.run(sql, f"items {file.path.name}")
+    check_broken(session, scan, "meta", " AND ".join(f"{column} IS NULL" for column in ("item_id", *META_FIELDS)))
 
 
-def field_sql(scan, field, names, separator):
+def field_sql(scan: Scan, field: str, names: Sequence[str] | None, separator: str | None) -> str:
     """Return SQL of one metadata field as JSON: a value, or the list of all columns' values."""
     if not names:
         return "NULL::JSON"
-    parts = []
+    values = []
     for name in names:
         value = scan.json_sql(name)
         if separator and field in LISTS:
             mark = "'" + separator.replace("'", "''") + "'"
             value = f"CASE json_type({value}) WHEN 'VARCHAR' THEN to_json(string_split({value} ->> '$', {mark})) "
             value += f"ELSE {scan.json_sql(name)} END"
-        parts.append(value)
-    if len(parts) == 1:
-        return parts[0]
+        values.append(value)
+    if len(values) == 1:
+        return values[0]
     lists = [
         f"""CASE WHEN {v} IS NULL OR json_type({v}) = 'NULL' THEN []::VARCHAR[] WHEN json_type({v}) = 'ARRAY'
         THEN try_cast({v} AS VARCHAR[]) ELSE [{v} ->> '$'] END"""
-        for v in (f"({part})" for part in parts)
+        for v in (f"({value})" for value in values)
     ]
     return f"to_json(flatten([{', '.join(lists)}]))"
 
 
-def check_broken(duck, scan, table, condition):
+def check_broken(session: DuckDBSession, scan: Scan, table: str, condition: str) -> int:
     """Stop when more than `MAX_BROKEN_SHARE` of the lines are broken; return those that are no rows of the table.
 
     Raises:
         InputError: names the file and the first broken line; or the file has no row.
     """
     path = scan.file.path
-    empty, rows, first = broken_lines(duck, table, condition)
+    empty, rows, first = broken_lines(session, table, condition)
     rejected, place = scan.finish(empty, first)
     if not rows + rejected:
         raise InputError(f"{path} holds no row")
@@ -136,37 +149,37 @@ def check_broken(duck, scan, table, condition):
     return rejected
 
 
-def check_unit(duck, file, column, unit):
+def check_unit(session: DuckDBSession, file: OwnFile, column: str, unit: str) -> None:
     """Refuse times that are mostly of another unit than the one named.
 
     Raises:
         InputError: names the unit, the first time of the file, and what to pass.
     """
-    wrong = dict(duck.run("SELECT rule, count(*) FROM review WHERE rule IN (3, 4, 5) GROUP BY rule"))
-    lines = duck.value("SELECT count(*) FROM review")
-    for rule, found in wrong.items():
-        if 2 * found > lines:
+    wrong = dict(session.run("SELECT rule, count(*) FROM review WHERE rule IN (3, 4, 5) GROUP BY rule"))
+    lines = session.value("SELECT count(*) FROM review")
+    for rule, times in wrong.items():
+        if 2 * times > lines:
             what = {
                 3: "do not parse", 4: "are before 1973: smaller than the unit says", 5: "are after 2286: larger than "
                 "the unit says; milliseconds are the finest",
             }[rule]  # fmt: skip
-            first = first_value(duck, file, column)
+            first = first_value(session, file, column)
             raise InputError(
-                f"{file.path}: {found:,} of {lines:,} times {what} (timestamp_unit={unit}); the first is {first!r}; "
+                f"{file.path}: {times:,} of {lines:,} times {what} (timestamp_unit={unit}); the first is {first!r}; "
                 f"try {' or '.join(other_units(unit, first))}"
             )
 
 
-def first_value(duck, file, column):
-    """The first text of a column, of any kind of file."""
-    scan = Scan(duck, file, [column])
-    value = duck.run(f"SELECT {scan.text_sql(column)} FROM {scan.sql()} LIMIT 1")[0][0]
+def first_value(session: DuckDBSession, file: OwnFile, column: str) -> str | None:
+    """Return the first text of a column, of any kind of file."""
+    scan = Scan(session, file, [column])
+    value = session.run(f"SELECT {scan.text_sql(column)} FROM {scan.sql()} LIMIT 1")[0][0]
     scan.finish(0, None)
     return value
 
 
-def other_units(unit, value):
-    """What to pass for a time like `value`, which `unit` does not read."""
+def other_units(unit: str, value: str | None) -> list[str]:
+    """Return the options to try for a time like `value`, which `unit` does not read."""
     number = value is not None and value.strip().lstrip("-").replace(".", "", 1).isdigit()
     units = [other for other in TIME_UNITS if other != unit and (other == "iso") != number]
     options = [f"--timestamp_unit={other}" for other in units]

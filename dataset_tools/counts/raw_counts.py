@@ -31,7 +31,7 @@ from recbole_blair.schema import VERSION
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dataset_tools.storage.duckdb_session import Duck
+    from dataset_tools.storage.duckdb_session import DuckDBSession
 
 TEXT_FIELDS = ("title", "features", "categories", "description")  # of an item, as recommenders read it
 COUNTS = ("reviews", "users", "items", "items_with_metadata", "metadata_items", "review_tokens", "metadata_tokens")
@@ -154,7 +154,7 @@ def count_domains(
     return {"domains": counts, "total": total}
 
 
-def count_union(duck: Duck, counts: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
+def count_union(duck: DuckDBSession, counts: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """Return the counts over several domains from their results and the ids saved in `folder`."""
     total = {"domain": "total", **{name: sum(one[name] for one in counts) for name in SUMMED}}
     names = [one["domain"] for one in counts]
@@ -170,7 +170,7 @@ def count_union(duck: Duck, counts: Sequence[dict[str, Any]], folder: Path) -> d
     return total
 
 
-def _count(duck: Duck, review_path: Path, meta_path: Path) -> dict[str, Any]:
+def _count(duck: DuckDBSession, review_path: Path, meta_path: Path) -> dict[str, Any]:
     """Scan both raw files into the tables `review` and `item`; return the counts of Table 1."""
     columns = "{user_id: 'VARCHAR', parent_asin: 'VARCHAR', timestamp: 'BIGINT', title: 'VARCHAR', text: 'VARCHAR'}"
     whole = f"timestamp BETWEEN {cleaning_rules.MIN_TIME_MS} AND {cleaning_rules.MAX_TIME_MS - 1}"
@@ -219,14 +219,14 @@ def _count(duck: Duck, review_path: Path, meta_path: Path) -> dict[str, Any]:
     return counts
 
 
-def _item_counts(duck: Duck, sql: str, label: str | None) -> dict[str, int]:
+def _item_counts(duck: DuckDBSession, sql: str, label: str | None) -> dict[str, int]:
     """Return the counts of items from SQL with one row per item: r, it has a review; d, it has metadata."""
     names = ("items", "items_with_metadata", "metadata_items")
     query = f"SELECT count(*) FILTER (r), count(*) FILTER (r AND d), count(*) FILTER (d) FROM ({sql})"
     return dict(zip(names, duck.run(query, label)[0]))
 
 
-def _save_ids(duck: Duck, folder: Path, name: str) -> None:
+def _save_ids(duck: DuckDBSession, folder: Path, name: str) -> None:
     """Write a domain's user and item ids, each once, for the union."""
     for kind, sql in (
         ("users", "SELECT DISTINCT user_id FROM review WHERE user_id IS NOT NULL"),

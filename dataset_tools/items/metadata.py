@@ -1,22 +1,35 @@
-"""The one pass over the metadata: items numbered by their first line, records held until they are formatted."""
+"""The one pass over the metadata: items numbered by their first line, records buffered until they are formatted.
+
+Cleaning rules, with their counts in `<build>.stats.json`:
+- `broken_json`: the line is no JSON object, or has no field that is read;
+- `empty_or_unusable_ids`: parent_asin is absent, null, empty or unusable;
+- `repeated_item`: an earlier metadata line has the same parent_asin; the first is kept.
+"""
+
+from __future__ import annotations
 
 import collections
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from dataset_tools.conversion import cleaning_rules
-from dataset_tools.conversion.unusable_ids import are_unusable
-from dataset_tools.items.clean_records import clean_records
-from dataset_tools.items.items import META_FIELDS, TEXT_FIELDS
+from dataset_tools.items.item_lines import META_FIELDS, TEXT_FIELDS
+from dataset_tools.items.needs_cleaning import find_clean_records
 from dataset_tools.raw.raw_files import check_broken, json_lines, reading
+from dataset_tools.raw.unusable_ids import are_unusable
 from dataset_tools.storage.arrow import string_ends, to_arrow, to_numpy, to_strings
-from dataset_tools.storage.spill_buffer import Held, registered
+from dataset_tools.storage.spill_buffer import SpillBuffer, registered
 
-LINES_A_BATCH = 4_096
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+    from dataset_tools.storage.duckdb_session import DuckDBSession
+
+LINES_PER_BATCH = 4_096
 MOST_BYTES = 1 << 30  # of records in memory, beside DuckDB's
 NO_ITEM = -1  # in place of the item, of a line that is not the first of one
 NONE = to_strings([])
@@ -25,16 +38,16 @@ _ITEM_SCHEMA = pa.schema([("item", pa.int32()), *_SCHEMA, ("clean", pa.bool_()),
 
 
 class Metadata(NamedTuple):
-    """What the metadata holds."""
+    """Lines and items of the metadata."""
 
-    records: Held  # its lines: item_id and the JSON text of `META_FIELDS`
+    records: SpillBuffer  # the lines: item_id and the JSON text of `META_FIELDS`
     item: np.ndarray  # (lines,) int32 item number, or `NO_ITEM`
     item_ids: pa.StringArray  # (items,) by item number
-    counts: dict  # lines by the name of the rule in `META_RULES` that they break
+    counts: dict[str, int]  # lines by the name of the rule that they break
     first_broken: int | None  # line, from 0
 
 
-def load_metadata(duck, path):
+def load_metadata(session: DuckDBSession, path: Path) -> Metadata:
     """Read a raw file of metadata; return its Metadata.
 
     Raises:
@@ -42,33 +55,36 @@ def load_metadata(duck, path):
     """
     columns = ", ".join(f"{field}: 'JSON'" for field in META_FIELDS)
     source = json_lines(path, f"{{parent_asin: 'VARCHAR', {columns}}}")
-    with reading(duck, path):
-        found = read_metadata(duck, f"(SELECT parent_asin AS item_id, * FROM {source})", f"metadata {Path(path).name}")
-    check_broken(path, found.counts["broken_json"], found.records.rows, found.first_broken)
-    return found
+    source = f"(SELECT parent_asin AS item_id, * FROM {source})"
+    with reading(session, path):
+        metadata = read_metadata(session, source, f"metadata {Path(path).name}")
+    check_broken(path, metadata.counts["broken_json"], metadata.records.rows, metadata.first_broken)
+    return metadata
 
 
-def read_metadata(duck, source, label=None):
-    """Stream the metadata of a FROM clause, with the columns item_id and `META_FIELDS`, once; `label` of the bar."""
-    records = Held(duck, "record", _SCHEMA, most_bytes=min(MOST_BYTES, duck.memory_bytes() // 4))
+def read_metadata(session: DuckDBSession, source: str, label: str | None = None) -> Metadata:
+    """Stream the metadata of a FROM clause, with the columns item_id and `META_FIELDS`, once; `label` is the bar's."""
+    records = SpillBuffer(session, "record", _SCHEMA, most_bytes=min(MOST_BYTES, session.memory_bytes() // 4))
     fields = ", ".join(f"{field}::VARCHAR AS {field}" for field in META_FIELDS)
-    ids, broken = [NONE], [np.zeros(0, bool)]
-    for batch in duck.batches(f"SELECT item_id, {fields} FROM {source}", LINES_A_BATCH, label=label):
-        ids.append(pa.concat_arrays([NONE, batch.column("item_id")]))  # a copy, which outlives the batch
-        broken.append(_are_empty(batch))
+    id_batches, broken_batches = [NONE], [np.zeros(0, bool)]
+    for batch in session.batches(f"SELECT item_id, {fields} FROM {source}", LINES_PER_BATCH, label=label):
+        id_batches.append(pa.concat_arrays([NONE, batch.column("item_id")]))  # a copy, which outlives the batch
+        broken_batches.append(_are_empty(batch))
         records.add([batch])
-    ids, broken = pa.concat_arrays(ids), np.concatenate(broken)
+    ids, broken = pa.concat_arrays(id_batches), np.concatenate(broken_batches)
     item, usable = number_items(ids)
     n_broken, items = int(np.count_nonzero(broken)), int(np.count_nonzero(item != NO_ITEM))
-    counts = dict(
-        zip((rule.name for rule in cleaning_rules.META_RULES), (n_broken, len(ids) - n_broken - usable, usable - items))
-    )
+    counts = {
+        "broken_json": n_broken,
+        "empty_or_unusable_ids": len(ids) - n_broken - usable,
+        "repeated_item": usable - items,
+    }
     first_broken = int(np.argmax(broken)) if n_broken else None
     return Metadata(records, item, ids.filter(to_arrow(item != NO_ITEM)), counts, first_broken)
 
 
-def _are_empty(batch):
-    """Tell which rows of a record batch hold nothing."""
+def _are_empty(batch: pa.RecordBatch) -> np.ndarray:
+    """Return which rows of a record batch (n,) are null in every column, (n,) bool."""
     empty = np.ones(len(batch), bool)
     for column in batch.columns:
         if not column.null_count:
@@ -78,18 +94,18 @@ def _are_empty(batch):
 
 
 @contextlib.contextmanager
-def item_records(metadata, con):
+def item_records(metadata: Metadata, con: DuckDBPyConnection) -> Iterator[str]:
     """Yield the name, for one statement of `con`, of a stream of the items' records.
 
-    Its columns are item, item_id, `META_FIELDS` as JSON text, and clean and spaced from `clean_records`. Records in
-    memory are let go of as they stream by.
+    Its columns are item, item_id, `META_FIELDS` as JSON text, and clean and spaced from `find_clean_records`. Records
+    in memory are dropped once they are read.
     """
     batches = map(_with_flags, _numbered(metadata, con))
     with registered(con, "item_record", pa.RecordBatchReader.from_batches(_ITEM_SCHEMA, batches)):
         yield "item_record"
 
 
-def _numbered(metadata, con):
+def _numbered(metadata: Metadata, con: DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
     """Yield record batches of item and the columns of `records`, the lines of items alone."""
     records = metadata.records
     if records.in_table:
@@ -98,10 +114,10 @@ def _numbered(metadata, con):
         lines = pa.table([to_arrow(np.arange(records.rows)), to_arrow(metadata.item)], ["line", "item"])
         own = con.cursor()
         with registered(own, "item_line", lines):
-            yield from own.sql(sql).to_arrow_reader(LINES_A_BATCH)
+            yield from own.sql(sql).to_arrow_reader(LINES_PER_BATCH)
         return
     first, batches = 0, collections.deque(records.pop_batches())
-    while batches:  # none is held longer than it is needed
+    while batches:  # each is dropped once it is read
         batch = batches.popleft()
         item = metadata.item[first : first + len(batch)]
         first += len(batch)
@@ -109,16 +125,16 @@ def _numbered(metadata, con):
         yield batch if (item != NO_ITEM).all() else batch.filter(to_arrow(item != NO_ITEM))
 
 
-def _with_flags(batch):
-    flags = clean_records([batch.column(field) for field in TEXT_FIELDS])
+def _with_flags(batch: pa.RecordBatch) -> pa.RecordBatch:
+    flags = find_clean_records([batch.column(field) for field in TEXT_FIELDS])
     return pa.record_batch([*batch.columns, *map(to_arrow, flags)], schema=_ITEM_SCHEMA)
 
 
-def number_items(ids):
+def number_items(ids: pa.StringArray) -> tuple[np.ndarray, int]:
     """Number the items by their first line.
 
     Args:
-        ids (pa.StringArray): (lines,) item ids.
+        ids: (lines,) item ids.
 
     Returns:
         item, usable: (lines,) int32 item number, or `NO_ITEM` where the id occurred before or cannot be used; number of

@@ -24,7 +24,7 @@ from recbole_blair.schema import MATCHED_REVIEWS, TEST_START_MS, VALID_START_MS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from dataset_tools.storage.duckdb_session import Duck
+    from dataset_tools.storage.duckdb_session import DuckDBSession
     from dataset_tools.storage.resources import Resources
 
 REPORT = "contamination.json"
@@ -84,7 +84,7 @@ def normal_sql(text: str) -> str:
     return rf"trim(regexp_replace(lower({plain}), '[^\pL\pN]+', ' ', 'g'))"
 
 
-def load_pairs(duck: Duck, shards: Sequence[Path]) -> None:
+def load_pairs(duck: DuckDBSession, shards: Sequence[Path]) -> None:
     """Read keys and normalised contexts of the pairs."""
     files = ", ".join(quote(path) for path in shards)
     try:
@@ -97,7 +97,7 @@ def load_pairs(duck: Duck, shards: Sequence[Path]) -> None:
         raise InputError(f"the shards in {shards[0].parent} cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def load_evaluation(duck: Duck, path: Path, valid_start_ms: int, test_start_ms: int) -> None:
+def load_evaluation(duck: DuckDBSession, path: Path, valid_start_ms: int, test_start_ms: int) -> None:
     """Add a domain's reviews from the first instant on."""
     columns = "{user_id: 'VARCHAR', parent_asin: 'VARCHAR', timestamp: 'BIGINT', title: 'VARCHAR', text: 'VARCHAR'}"
     text = normal_sql("concat_ws(' ', title, text)")
@@ -119,7 +119,7 @@ def shingles_sql(text: str) -> str:
     return f"(SELECT list_distinct({whole}) FROM (SELECT {words} AS w))"
 
 
-def find_matches(duck: Duck) -> None:
+def find_matches(duck: DuckDBSession) -> None:
     """Make table `match` (evaluation text, pair text) of near-equal texts, each text once."""
     masks = random.Random(0)
     for side in ("pair", "evaluation"):
@@ -152,7 +152,7 @@ def find_matches(duck: Duck) -> None:
     )
 
 
-def count_split(duck: Duck, split: str) -> dict[str, int]:
+def count_split(duck: DuckDBSession, split: str) -> dict[str, int]:
     """Return the counts of one split."""
     mine = f"evaluation WHERE split = {quote(split)}"
     row = duck.run(
@@ -172,7 +172,7 @@ def count_split(duck: Duck, split: str) -> dict[str, int]:
     return dict(zip(names, row))
 
 
-def write_matched(duck: Duck, path: Path) -> int:
+def write_matched(duck: DuckDBSession, path: Path) -> int:
     """Write the pairs whose text is near an evaluation review's as JSONL; return how many."""
     sql = (
         "SELECT user_id, item_id, ts FROM pair WHERE text IN (SELECT pair_text FROM match) "
@@ -184,7 +184,7 @@ def write_matched(duck: Duck, path: Path) -> int:
     return len(rows)
 
 
-def write_items(duck: Duck, path: Path) -> int:
+def write_items(duck: DuckDBSession, path: Path) -> int:
     """Write the ids of the evaluation items, one per line; return how many."""
     rows = duck.run("SELECT DISTINCT item_id FROM evaluation WHERE item_id <> '' ORDER BY item_id")
     write_lines(path, (f"{item}\n" for (item,) in rows))

@@ -33,7 +33,7 @@ from recbole_blair.text.item_text import clean_text, item_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from dataset_tools.storage.duckdb_session import Duck
+    from dataset_tools.storage.duckdb_session import DuckDBSession
 
 SHARE = 0.1  # of the reviews, as in the paper
 MIN_CHARS = 30
@@ -184,7 +184,7 @@ def make_domain(
         write_json(folder / f"{name}.json", report)
 
 
-def load_excluded(duck: Duck, settings: PairSettings) -> None:
+def load_excluded(duck: DuckDBSession, settings: PairSettings) -> None:
     """Read the items and the reviews that stay out into tables."""
     items, reviews = settings.exclude_items, settings.exclude_reviews
     duck.run("CREATE TABLE excluded_item (item_id VARCHAR)")
@@ -202,7 +202,7 @@ def load_excluded(duck: Duck, settings: PairSettings) -> None:
             raise InputError(f"{reviews} is not JSONL of user_id, item_id, timestamp: {reason}") from error
 
 
-def load_sampled_reviews(duck: Duck, path: Path, settings: PairSettings) -> dict[str, int]:
+def load_sampled_reviews(duck: DuckDBSession, path: Path, settings: PairSettings) -> dict[str, int]:
     """Read the reviews that are taken into table `review`; return how many each rule left out.
 
     Lines that are left out keep their rule only, so the table is small whatever the file.
@@ -228,7 +228,7 @@ def load_sampled_reviews(duck: Duck, path: Path, settings: PairSettings) -> dict
     return counts | {name: by_rule.get(number, 0) for number, (name, _) in enumerate(rules, 1)}
 
 
-def load_wanted_metadata(duck: Duck, path: Path) -> None:
+def load_wanted_metadata(duck: DuckDBSession, path: Path) -> None:
     """Read the metadata of the items that a taken review names into table `meta`, an item's first line."""
     columns = "{" + ", ".join(["parent_asin: 'VARCHAR'", *(f"{field}: 'JSON'" for field in META_FIELDS)]) + "}"
     with reading(duck, path):
@@ -245,7 +245,9 @@ def load_wanted_metadata(duck: Duck, path: Path) -> None:
     )
 
 
-def write_shards(duck: Duck, work: Path, name: str, min_chars: int, counts: dict[str, int]) -> list[dict[str, Any]]:
+def write_shards(
+    duck: DuckDBSession, work: Path, name: str, min_chars: int, counts: dict[str, int]
+) -> list[dict[str, Any]]:
     """Clean the texts, drop short ones, write Parquet; return each shard's file, rows and SHA-256."""
     sql = (
         "SELECT r.user_id, r.item_id, r.ts, r.title, r.text, m.item_id AS found, "

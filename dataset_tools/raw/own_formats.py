@@ -200,7 +200,7 @@ class Scan:
     """One pass over a file: the SQL to select from, and what was broken afterwards.
 
     Args:
-        duck (Duck)
+        duck (DuckDBSession)
         file (OwnFile)
         used (list of str): columns that are read.
     """

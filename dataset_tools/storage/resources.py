@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dataset_tools.storage.duckdb_session import Duck
+from dataset_tools.storage.duckdb_session import DuckDBSession
 from recbole_blair.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ class Resources:
     threads: int | None = None
     progress: bool = True
 
-    def open_session(self, folder: Path | str, progress: bool = True) -> Duck:
+    def open_session(self, folder: Path | str, progress: bool = True) -> DuckDBSession:
         """Open a DuckDB session that spills into `folder`; `progress=False` draws no bars in any case."""
-        return Duck(folder, self.memory_limit, self.threads, self.progress and progress)
+        return DuckDBSession(folder, self.memory_limit, self.threads, self.progress and progress)
 
 
 def parse_bytes(text: str) -> int:

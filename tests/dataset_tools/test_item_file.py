@@ -12,9 +12,9 @@ from raw_data import meta
 from dataset_tools.items import item_file
 from dataset_tools.items.item_file import ItemWriter
 from dataset_tools.items.metadata import load_metadata
-from dataset_tools.storage import disk_file
-from dataset_tools.storage.disk_file import DiskFile
-from dataset_tools.storage.duckdb_session import Duck
+from dataset_tools.storage import synced_file
+from dataset_tools.storage.duckdb_session import DuckDBSession
+from dataset_tools.storage.synced_file import SyncedFile
 
 ITEMS = 500
 
@@ -23,7 +23,7 @@ ITEMS = 500
 def duck(tmp_path):
     folder = tmp_path / "duck"
     folder.mkdir()
-    with Duck(folder, "1GB", 2, False) as duck:
+    with DuckDBSession(folder, "1GB", 2, False) as duck:
         yield duck
 
 
@@ -35,17 +35,17 @@ def metadata(tmp_path, duck):
 
 
 @pytest.mark.parametrize("all_items", [False, True])
-def test_items_come_in_the_order_in_which_they_are_named(tmp_path, duck, metadata, all_items):
-    named = np.random.default_rng(3).permutation(ITEMS)[:100]
+def test_items_come_in_the_order_in_which_they_are_added(tmp_path, duck, metadata, all_items):
+    added = np.random.default_rng(3).permutation(ITEMS)[:100]
     with ItemWriter(duck, metadata, tmp_path / "shop.item", False) as writer:
-        for items in np.array_split(named, 9):
+        for items in np.array_split(added, 9):
             writer.add(items)
         if all_items:
-            writer.add(np.setdiff1d(np.arange(ITEMS), named))
+            writer.add(np.setdiff1d(np.arange(ITEMS), added))
         counts = writer.finish()
     ids = [line.split("\t")[0] for line in (tmp_path / "shop.item").read_text().splitlines()[1:]]
-    rest = [i for i in range(ITEMS) if i not in named] if all_items else []
-    assert ids == [f"B{i}" for i in [*named, *rest]]
+    rest = [i for i in range(ITEMS) if i not in added] if all_items else []
+    assert ids == [f"B{i}" for i in [*added, *rest]]
     assert counts.items == len(ids)
 
 
@@ -75,9 +75,9 @@ def test_it_stops_where_the_rows_fail(tmp_path, duck, metadata, monkeypatch, whi
 
 def test_a_file_goes_to_the_disk_while_it_is_written(tmp_path, monkeypatch):
     synced, fsync = [], os.fsync
-    monkeypatch.setattr(disk_file, "SYNC_BYTES", 1000)
+    monkeypatch.setattr(synced_file, "SYNC_BYTES", 1000)
     monkeypatch.setattr(os, "fsync", lambda number: (synced.append(os.fstat(number).st_size), fsync(number)))
-    with DiskFile(tmp_path / "file") as file:
+    with SyncedFile(tmp_path / "file") as file:
         for _ in range(20):
             file.write(b"x" * 2_000_000)  # more than the buffer
             while file._syncing and not file._syncing.done():
@@ -92,9 +92,9 @@ def test_a_disk_that_is_full_when_it_is_asked_for_is_an_error(tmp_path, monkeypa
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(disk_file, "SYNC_BYTES", 1)
+    monkeypatch.setattr(synced_file, "SYNC_BYTES", 1)
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left") as failure, DiskFile(tmp_path / "file") as file:
+    with pytest.raises(OSError, match="No space left") as failure, SyncedFile(tmp_path / "file") as file:
         file.write(b"x")
         file.finish()
     assert failure.value.errno == errno.ENOSPC

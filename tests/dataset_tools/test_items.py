@@ -12,20 +12,20 @@ import pyarrow as pa
 import pytest
 from raw_data import meta
 
-from dataset_tools.items import item_file, item_table
+from dataset_tools.items import format_items as format_items_module
+from dataset_tools.items import item_file
 from dataset_tools.items import metadata as metadata_module
-from dataset_tools.items.item_file import ItemCounts, taken_lines, write_items
-from dataset_tools.items.item_table import format_items_into, held_lines, text_bounds
-from dataset_tools.items.item_workers import ItemWorkers
-from dataset_tools.items.items import (
+from dataset_tools.items.format_items import find_texts, format_items_into, line_buffer
+from dataset_tools.items.item_file import ItemCounts, take_lines, write_items
+from dataset_tools.items.item_lines import (
     META_FIELDS,
-    format_chunks,
     format_item,
     format_items,
     parse_price,
 )
+from dataset_tools.items.item_workers import ItemWorkers, format_chunks
 from dataset_tools.items.metadata import load_metadata
-from dataset_tools.storage.duckdb_session import Duck
+from dataset_tools.storage.duckdb_session import DuckDBSession
 from recbole_blair.text.item_text import ids_hash, text_hash
 
 PIECES = ["a", " ", "&", "& ", "&amp;", "&lt", "<b>", "< ", "\x7f", "\x00", "é", '"', "\t", ".", "​", "Tea & Pots"]
@@ -61,8 +61,8 @@ def test_duckdb_formats_as_python(tmp_path, spaced):
         for i, values in enumerate(records)
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with Duck(folder, "1GB", 1, False) as duck:
-        lines = held_lines(duck)
+    with DuckDBSession(folder, "1GB", 1, False) as duck:
+        lines = line_buffer(duck)
         format_items_into(lines, load_metadata(duck, path), duck.con, threading.Event(), False, 1)
         with lines.as_relation():
             rows = duck.run("SELECT * FROM formatted ORDER BY item, line NULLS FIRST")
@@ -77,7 +77,7 @@ def test_duckdb_formats_as_python(tmp_path, spaced):
 
 def test_texts_of_lines_with_empty_cells():
     lines = pa.array(["x\tx\tx\tx\tx\tx", "i1\ttitle\ta text, \u00e9.\tc\ts\t1.0", "i2\t\t\t\t\t", "i3\tt\tlast\t\t\t"])
-    bounds = zip(*text_bounds(lines[1:]))
+    bounds = zip(*find_texts(lines[1:]))
     assert [line.as_py().encode()[begin:end].decode() for line, (begin, end) in zip(lines[1:], bounds)] == [
         "a text, \u00e9.", "", "last",
     ]  # fmt: skip
@@ -103,11 +103,11 @@ def test_workers_write_the_same_bytes():
 @pytest.mark.parametrize("without_worker", [0, 100])
 @pytest.mark.parametrize("in_memory", [10**9, 50_000])
 def test_items_are_written_in_the_order_asked_for(tmp_path, monkeypatch, without_worker, in_memory):
-    monkeypatch.setattr(item_table, "CHUNKS_WITHOUT_WORKER", without_worker)
-    monkeypatch.setattr(item_table, "MOST_BYTES", in_memory)
-    monkeypatch.setattr(item_table, "ITEMS_PER_BATCH", 300)
+    monkeypatch.setattr(format_items_module, "CHUNKS_WITHOUT_WORKER", without_worker)
+    monkeypatch.setattr(format_items_module, "MOST_BYTES", in_memory)
+    monkeypatch.setattr(format_items_module, "ITEMS_PER_BATCH", 300)
     monkeypatch.setattr(item_file, "ITEMS_PER_BATCH", 300)
-    monkeypatch.setattr(metadata_module, "LINES_A_BATCH", 700)
+    monkeypatch.setattr(metadata_module, "LINES_PER_BATCH", 700)
     monkeypatch.setattr(metadata_module, "MOST_BYTES", in_memory)
     path, folder = tmp_path / "meta.jsonl", tmp_path / "duck"
     folder.mkdir()
@@ -117,13 +117,13 @@ def test_items_are_written_in_the_order_asked_for(tmp_path, monkeypatch, without
     order = np.random.default_rng(1).permutation(3000)[:2500]
     order = np.append(order[order != 7], 7)
     file, counts = io.BytesIO(), ItemCounts()
-    with Duck(folder, "1GB", 2, False) as duck:
-        records, lines = load_metadata(duck, path), held_lines(duck)
+    with DuckDBSession(folder, "1GB", 2, False) as duck:
+        records, lines = load_metadata(duck, path), line_buffer(duck)
         assert records.records.in_table == (in_memory < 10**9)
         format_items_into(lines, records, duck.con, threading.Event(), False, 2)
         assert lines.in_table == (in_memory < 10**9)
-        taken = taken_lines(lines, duck.con, np.array_split(order, 7))
-        write_items(taken, records.item_ids, file, counts)
+        batches = take_lines(lines, duck.con, np.array_split(order, 7))
+        write_items(batches, records.item_ids, file, counts)
     expected = [format_item(f"B{i}", [metadata[i].get(field) for field in META_FIELDS], False) for i in order]
     assert file.getvalue().decode().split("\n")[1:] == [*(line for line, *_ in expected), ""]
     assert counts.hashes() == (ids_hash([f"B{i}" for i in order]), text_hash([text for _, text, *_ in expected]))

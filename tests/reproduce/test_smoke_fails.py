@@ -24,12 +24,12 @@ def verdicts(tmp_path, *ids):
 
 def leak(monkeypatch):
     """Move the instant of validation by a year: later rows leak into training."""
-    from dataset_tools.conversion import convert, events
+    from dataset_tools.conversion import convert, time_split
 
     def late(valid_start_ms, test_start_ms):
-        return events.cut_by_time(valid_start_ms + 300 * 86_400_000, test_start_ms)
+        return time_split.split_by_time(valid_start_ms + 300 * 86_400_000, test_start_ms)
 
-    monkeypatch.setattr(convert, "cut_by_time", late)
+    monkeypatch.setattr(convert, "split_by_time", late)
 
 
 def test_a_broken_split_fails_the_rows_of_that_protocol(monkeypatch, tmp_path):
@@ -49,7 +49,7 @@ def test_shuffled_times_fail_the_split(monkeypatch, tmp_path):
             (time_ms >= valid_start_ms).astype(np.int8) + (time_ms >= test_start_ms)
         )
 
-    monkeypatch.setattr(convert, "cut_by_time", shuffled)
+    monkeypatch.setattr(convert, "split_by_time", shuffled)
     found, failed = verdicts(tmp_path, STATISTICS)
     assert found == {STATISTICS: FAIL} and "split" in failed[STATISTICS]
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_tools.conversion.rows import Events, flatten_ranges, history_bounds, write_rows
+from dataset_tools.conversion.array_ranges import flatten_ranges
+from dataset_tools.conversion.inter_rows import SplitEvents, find_histories, write_rows
 from dataset_tools.storage.arrow import string_bytes
 from recbole_blair.schema import INTER_COLUMNS, SPLITS
 
@@ -19,7 +20,7 @@ ITEM_IDS = pa.array([f"i{n}" for n in range(10)])
 def events(lengths, items):
     user = np.repeat(np.arange(len(lengths)), lengths)
     n = len(user)
-    return Events(
+    return SplitEvents(
         pa.array([f"u{u}" for u in range(len(lengths))], pa.string()),
         user,
         np.array(items[:n], np.int64),
@@ -28,25 +29,27 @@ def events(lengths, items):
     )
 
 
-def cut(run, size):
+def batches_of(run, size):
     """Yield `size` users at a time."""
     for first in range(0, len(run.names), size):
         mine = (run.user >= first) & (run.user < first + size)
         _, user, *rest = (column[mine] if isinstance(column, np.ndarray) else column for column in run)
-        yield Events(run.names[first : first + size], user - first, *rest)
+        yield SplitEvents(run.names[first : first + size], user - first, *rest)
 
 
 def write(run, size, max_history, threads=2):
     files = {split: io.BytesIO() for split in SPLITS}
     items = []
-    counts = write_rows(cut(run, size), files, ITEM_IDS, max_history, threads, lambda new: items.extend(new.tolist()))
+    counts = write_rows(
+        batches_of(run, size), files, ITEM_IDS, max_history, threads, lambda new: items.extend(new.tolist())
+    )
     assert counts.n_items == len(items)
     return {split: file.getvalue() for split, file in files.items()}, counts, items
 
 
-def test_history_bounds_by_hand():
+def test_histories_by_hand():
     user = np.array([4, 4, 4, 4, 9, 2, 2])
-    target, start, length = history_bounds(user, 2)
+    target, start, length = find_histories(user, 2)
     assert target.tolist() == [1, 2, 3, 6]
     assert start.tolist() == [0, 0, 1, 5]
     assert length.tolist() == [1, 2, 2, 1]
@@ -110,10 +113,10 @@ def test_a_failed_write_is_raised(batches):
 
     run, files = events([2] * batches, [1, 2] * batches), {split: Full() for split in SPLITS}
     with pytest.raises(OSError, match="No space left"):
-        write_rows(cut(run, 2), files, ITEM_IDS, 5)
+        write_rows(batches_of(run, 2), files, ITEM_IDS, 5)
 
 
 def test_an_error_of_the_one_that_gets_the_items_is_raised():
     files = {split: io.BytesIO() for split in SPLITS}
     with pytest.raises(KeyError, match="missing"):
-        write_rows(cut(events([9], range(9)), 2), files, ITEM_IDS, 5, found=lambda _: {}["missing"])
+        write_rows(batches_of(events([9], range(9)), 2), files, ITEM_IDS, 5, add_items=lambda _: {}["missing"])

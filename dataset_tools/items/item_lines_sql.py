@@ -1,25 +1,29 @@
-"""Items whose metadata needs no cleaning, formatted by DuckDB; most items are such, and this takes a fifth of the time.
+"""Lines of the items whose metadata needs no cleaning, in SQL: most items are such, and this takes a fifth of the time.
 
-Held equal to `dataset_tools.items.items.format_item` by a test. What is not sure to need none stays for that function;
-`clean_records` finds most of it.
+A test holds the lines equal to those of `item_lines.format_item`, which formats every record of which this is not sure;
+`needs_cleaning` finds most of them.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dataset_tools.items.item_lines import RECIPE
 from recbole_blair.text.item_text import RECIPES
 
-RECIPE = "recommendation"
 _LISTS = ("features", "categories", "description")
 _STRINGS = ("title", "store")
 _GAP = "chr(1)"  # stands between the strings of a list; JSON holds every control character as an escape
 _MAX_PRICE_WIDTH = 11  # longer ones might be written with an exponent
 
 
-def plain_item_sql(source, fields):
+def item_lines_sql(source: str, fields: Sequence[str]) -> str:
     """Return SQL that gives item, line, text_begin, text_end, characters and bad_price, or item and record alone.
 
     Args:
-        source (str): FROM clause with the columns item, item_id, clean and spaced (from `clean_records`) and, as JSON
+        source: FROM clause with the columns item, item_id, clean and spaced (from `find_clean_records`) and, as JSON
             text, the fields.
-        fields (tuple of str): names of the metadata fields, in the order of a record.
+        fields: names of the metadata fields, in the order of a record.
     """
     raw = ", ".join(f"nullif({name}, 'null') AS {name}_raw" for name in fields)
     texts = [f"{_string_sql(name + '_raw')} AS {name}_text" for name in _STRINGS]
@@ -45,36 +49,36 @@ def plain_item_sql(source, fields):
         SELECT *, {raw} FROM {source}))))"""
 
 
-def _string_shape(field):
+def _string_shape(field: str) -> str:
     return f"({field} IS NULL OR starts_with({field}, '\"'))"
 
 
-def _string_sql(field):
+def _string_sql(field: str) -> str:
     return f"substr({field}, 2, strlen({field}) - 2)"
 
 
-def _list_shape(field):
+def _list_shape(field: str) -> str:
     return f"({field} IS NULL OR {field} = '[]' OR (starts_with({field}, '[\"') AND ends_with({field}, '\"]')))"
 
 
-def _list_sql(field):
-    """The list's strings with `_GAP` between them; a quote is left if it holds anything but strings."""
+def _list_sql(field: str) -> str:
+    """Return SQL of a list's strings with `_GAP` between them; a quote is left if it holds anything but strings."""
     return f"CASE WHEN {field} <> '[]' THEN replace(substr({field}, 3, strlen({field}) - 4), '\",\"', {_GAP}) END"
 
 
-def _trim_sql(field):
-    """The strings without the one space that either end may have; sooner than `trim`, which walks over characters."""
+def _trim_sql(field: str) -> str:
+    """Return SQL of strings without the one space at either end; faster than `trim`, which reads characters."""
     return f"CASE WHEN spaced THEN replace(replace({field}, '\" ', '\"'), ' \"', '\"') ELSE {field} END AS {field}"
 
 
-def _price_shape(field):
-    """A number that Python would write as it stands."""
+def _price_shape(field: str) -> str:
+    """Return SQL that is true for a number that Python would write with the same characters."""
     return (
         f"({field} IS NULL OR (strlen({field}) <= {_MAX_PRICE_WIDTH} AND {field}[1] BETWEEN '0' AND '9' AND "
         f"NOT contains({field}, 'e') AND TRY_CAST({field} AS DOUBLE)::VARCHAR = {field}))"
     )
 
 
-def _sentence_sql(name):
+def _sentence_sql(name: str) -> str:
     text = f"replace({name}_text, {_GAP}, ', ')" if name in _LISTS else f"{name}_text"
     return f"CASE WHEN {name}_text[-1] IN ('.', '!', '?') THEN {text} ELSE {text} || '.' END"

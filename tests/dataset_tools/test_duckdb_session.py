@@ -5,18 +5,18 @@ import time
 import pyarrow as pa
 import pytest
 
-from dataset_tools.storage.duckdb_session import Duck, keep_buffers
+from dataset_tools.storage.duckdb_session import DuckDBSession, keep_buffers
 from recbole_blair.errors import InputError
 
 
 @pytest.fixture
 def duck(tmp_path):
-    with Duck(tmp_path, "200MB", 2, False) as session:
+    with DuckDBSession(tmp_path, "200MB", 2, False) as session:
         yield session
 
 
 def test_work_beside_is_waited_for(duck):
-    with duck.beside(lambda con, _: con.execute("CREATE TABLE made AS SELECT 7 AS x")) as made:
+    with duck.run_beside(lambda con, _: con.execute("CREATE TABLE made AS SELECT 7 AS x")) as made:
         made()
         assert duck.value("SELECT x FROM made") == 7
 
@@ -33,7 +33,7 @@ def test_work_beside_is_stopped_when_left(duck):
             seen.append(stopped.is_set())
 
     begin = time.monotonic()
-    with pytest.raises(ZeroDivisionError), duck.beside(work):
+    with pytest.raises(ZeroDivisionError), duck.run_beside(work):
         time.sleep(0.2)
         raise ZeroDivisionError
     assert seen == [True] and time.monotonic() - begin < 30
@@ -43,7 +43,7 @@ def test_a_failure_beside_is_explained(duck):
     query = "CREATE TABLE big AS SELECT list(range) AS x FROM range(100000000)"
     with (
         pytest.raises(InputError, match="more than --memory_limit=200MB"),
-        duck.beside(lambda con, _: con.execute(query)) as made,
+        duck.run_beside(lambda con, _: con.execute(query)) as made,
     ):
         made()
 

@@ -1,4 +1,4 @@
-"""Which records need no cleaning: NumPy's answer against one regular expression a record."""
+"""Which records need no cleaning: NumPy's answer against one regular expression per record."""
 
 import json
 import re
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_tools.items import clean_records as module
-from dataset_tools.items.clean_records import clean_records
+from dataset_tools.items import needs_cleaning as module
+from dataset_tools.items.needs_cleaning import find_clean_records
 
 DIRTY = re.compile(r'[^\x00-\x7e]|[\\<]|  |""|&[^ ]|&$|" "')
 SPACED = re.compile(r' "|" ')
@@ -24,10 +24,10 @@ FIELD = st.one_of(st.none(), TEXT, st.lists(TEXT, max_size=3), st.integers()).ma
     st.lists(st.tuples(FIELD, FIELD), min_size=1, max_size=8), st.integers(0, 3), st.sampled_from([1, 2, 7, 1 << 18])
 )
 @settings(max_examples=300, deadline=None)
-def test_as_a_regular_expression_says(records, offset, bytes_a_time):
+def test_as_a_regular_expression_says(records, offset, block_bytes):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_BYTES_A_TIME", bytes_a_time)
-        clean, spaced = clean_records([pa.array(column, pa.string())[offset:] for column in zip(*records)])
+        patch.setattr(module, "_BLOCK_BYTES", block_bytes)
+        clean, spaced = find_clean_records([pa.array(column, pa.string())[offset:] for column in zip(*records)])
     rows = records[offset:]
     assert clean.tolist() == [not any(DIRTY.search(field or "") for field in row) for row in rows]
     assert spaced.tolist() == [any(SPACED.search(field or "") for field in row) for row in rows]
