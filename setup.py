@@ -34,6 +34,7 @@ INSTALL_REQUIRES = [
     "huggingface_hub>=1.0",
     "packaging>=23",
     "pyarrow>=17",
+    "pydantic>=2.7",
     "rich>=13",
     "safetensors>=0.5",
     "transformers>=5.0,<6",

@@ -29,6 +29,9 @@ from builds import random_sequences, write_build  # isort: skip
         (["--topk=[5, 10]"], {"topk": [5, 10]}),
         (["--baselines="], {"baselines": None}),
         (["--epochs=3", "--epochs=3"], {"epochs": 3}),
+        (["--plm_revision=7e12345"], {"plm_revision": "7e12345"}),
+        (["--plm_revision=0123"], {"plm_revision": "0123"}),
+        (["--output_dir=2024-01-01"], {"output_dir": "2024-01-01"}),
     ],
 )
 def test_arguments_become_overrides(argv, overrides):
@@ -53,7 +56,8 @@ def test_options_are_kept_apart_from_keys():
         (["--epochs=3", "--epochs=4"], "--epochs is given twice, as 3 and 4"),
         (["--model"], "--model needs a name"),
         (["--dry_run", "now"], "unexpected argument 'now'"),
-        (["--dataset=[a, b]"], "--dataset needs a name"),
+        (["--dry_run=3"], "--dry_run=3: it takes no value, or True or False"),
+        (["--config_files=3"], "--config_files=3: expected YAML files"),
     ],
 )
 def test_other_arguments_are_refused(argv, words):

@@ -1,16 +1,34 @@
 """`recbole-blair pretrain`: a text encoder trained on pairs, ready-made or made from raw reviews."""
 
-from recbole_blair.cli.options import RAY_ONLY, ray_options
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from recbole_blair.cli.options import keys_text, parse_flags, ray_options, take_options
+from recbole_blair.config.keys import props_keys
+from recbole_blair.config.kinds import Kind
 from recbole_blair.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from recbole_blair.parallel.ray_cluster import RayOptions
+    from recbole_blair.pretrain.settings import Settings
+
+# Inside the functions: what loads torch, transformers or DuckDB (pretrain, cluster, dataset_tools).
 
 SUMMARY = "train a text encoder on (review, item metadata) pairs; goes on where it was interrupted"
 EXAMPLE = "recbole-blair pretrain --pairs=pairs.jsonl.gz --plm=FacebookAI/roberta-base --output_dir=my-blair"
 PASS_THROUGH = True  # every key of props/pretrain/pretrain.yaml is a flag
-OPTIONS = (
-    *("help", "prepare_only", "print_config", "contamination", "config_files"),
-    *("engine", "num_workers", *RAY_ONLY),
-)
-ENGINES = ("local", "ray")
+DEFAULTS = "pretrain/pretrain.yaml"
+FLAGS = ("help", "prepare_only", "print_config", "contamination", "report_usage")
+OPTIONS = ("config_files", "engine", "num_workers", "ray_address", "ray_cpus")
+KINDS = {"engine": Kind("str"), "ray_address": Kind("str"), "num_workers": Kind.parse("int, >=1, <=4096")}
 
 HELP = """usage: recbole-blair pretrain (--pairs=FILE | --dataset=A,B) [--key=value ...]
 
@@ -36,7 +54,7 @@ keys with their defaults:
 {keys}"""
 
 
-def run(argv):
+def run(argv: list[str]) -> int:
     """Parse, make pairs where asked for, train, print the table."""
     options, overrides = parse(argv)
     if options.get("help"):
@@ -71,78 +89,53 @@ def run(argv):
     return 0
 
 
-def cluster_options(options):
-    """Return (RayOptions or None, workers).
+def cluster_options(options: dict[str, Any]) -> tuple[RayOptions | None, int | None]:
+    """Return how to reach Ray, or None, and the number of workers.
 
     Raises:
         InputError: an unknown engine, no number of workers, or one without engine=ray.
     """
-    engine = options.get("engine", "local")
-    if engine not in ENGINES:
-        raise InputError(f"--engine={engine} is not one of {', '.join(ENGINES)}")
-    for key in ("num_workers", "ray_cpus"):
-        if key in options and (isinstance(options[key], bool) or not isinstance(options[key], int)):
-            raise InputError(f"--{key}={options[key]} is not a number")
-    ray = ray_options(engine, options, ("num_workers",))
+    keys = replace(props_keys("tune/tune.yaml"), kinds={**props_keys("tune/tune.yaml").kinds, **KINDS})
+    for key in ("num_workers", "ray_cpus", "ray_address"):
+        if key in options:
+            options[key] = replace(keys, defaults={key: 1}).check(key, options[key], "the command line")
+    ray = ray_options(options.get("engine", "local"), options, ("num_workers",))
     if ray and "num_workers" not in options:
         raise InputError("--engine=ray needs --num_workers=N: processes, one a GPU where there are GPUs")
     return ray, options.get("num_workers")
 
 
-def parse(argv):
-    """Split `--key=value`, `--key value` and bare `--flag` into options of this command and keys.
+def parse(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split a command line into options of this command and keys.
 
     Raises:
         InputError: an argument that is none of these, an unknown flag, a key given twice.
     """
-    from recbole_blair.config import parse_value
-    from recbole_blair.pretrain.settings import default_settings
-
-    known, pairs, i = default_settings(), {}, 0
-    while i < len(argv):
-        word = "--help" if argv[i] == "-h" else argv[i]
-        if not word.startswith("--") or len(word) == 2:
-            raise InputError(f"unexpected argument {word!r}; keys are written --key=value, as in {EXAMPLE}")
-        key, has_value, text = word[2:].partition("=")
-        if key not in known and key not in OPTIONS:
-            raise InputError(
-                f"unknown flag --{key}.{nearest(key, [*known, *OPTIONS])} `recbole-blair pretrain --help` lists all"
-            )
-        if not has_value and i + 1 < len(argv) and not argv[i + 1].startswith("--"):
-            i, text, has_value = i + 1, argv[i + 1], True
-        value = parse_value(text) if has_value else True
-        if pairs.get(key, value) != value:
-            raise InputError(f"--{key} is given twice, as {pairs[key]!r} and {value!r}")
-        pairs[key] = value
-        i += 1
-    options = {name: pairs.pop(name) for name in OPTIONS if name in pairs}
-    if isinstance(options.get("config_files"), str):
-        options["config_files"] = [f for f in options["config_files"].replace(",", " ").split() if f]
+    known = props_keys(DEFAULTS)
+    pairs = parse_flags(argv, replace(known, kinds={**known.kinds, **KINDS}), FLAGS, EXAMPLE)
+    for key in pairs:
+        if key not in known.defaults and key not in (*OPTIONS, *FLAGS):
+            hint = nearest(key, [*known.defaults, *OPTIONS, *FLAGS])
+            raise InputError(f"unknown flag --{key}.{hint} `recbole-blair pretrain --help` lists all")
+    options = take_options(pairs, OPTIONS, FLAGS)
     for name in ("pairs", "plm", "scratch", "output_dir"):
         if pairs.get(name) is True:
             raise InputError(f"--{name} needs a value, as in {EXAMPLE}")
     return options, pairs
 
 
-def help_text():
+def help_text() -> str:
     """The usage with the defaults, as the YAML file explains them."""
-    from recbole_blair.files.paths import props_dir
-    from recbole_blair.pretrain.settings import DEFAULTS
-
-    text = (props_dir() / DEFAULTS).read_text(encoding="utf-8")
-    keys = "\n".join(f"  {line}".rstrip() for line in text.splitlines())
-    return HELP.format(summary=SUMMARY, example=EXAMPLE, keys=keys)
+    return HELP.format(summary=SUMMARY, example=EXAMPLE, keys=keys_text(DEFAULTS))
 
 
-def print_config(settings):
+def print_config(settings: Settings) -> int:
     """Print the resolved keys as YAML that --config_files reads back."""
-    import yaml
-
     print(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True), end="")
     return 0
 
 
-def make_pairs(settings):
+def make_pairs(settings: Settings) -> Path:
     """Make the pairs of --dataset and return their folder."""
     from dataset_tools.pretraining.review_pairs import PairSettings, make_pair_files
     from dataset_tools.storage.resources import Resources
@@ -158,10 +151,8 @@ def make_pairs(settings):
     return make_pair_files(settings.dataset, settings.raw_dir, settings.pairs_path, wanted, resources)
 
 
-def report_contamination(settings):
+def report_contamination(settings: Settings) -> int:
     """Print what of validation and test occurs in the pairs."""
-    import json
-
     from dataset_tools.pretraining.contamination import report_contamination as report
     from dataset_tools.storage.resources import Resources
 
@@ -171,19 +162,15 @@ def report_contamination(settings):
     return 0
 
 
-def default_folder(settings):
+def default_folder(settings: Settings) -> str:
     """Return runs/<time>-pretrain-<encoder>-<seed>."""
-    import os
-    import time
-    from pathlib import Path
-
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError("under torchrun --output_dir=FOLDER must be given, the same for every process")
     name = "scratch" if settings.scratch is not None else Path(str(settings.plm)).name
     return f"runs/{time.strftime('%Y%m%d-%H%M%S')}-pretrain-{name}-{settings.seed}"
 
 
-def print_results(folder, metrics):
+def print_results(folder: str, metrics: dict[str, Any]) -> None:
     """Print before, after, and where the encoder is; only the first process does."""
     from recbole_blair.parallel.distributed import rank
 

@@ -1,6 +1,24 @@
 """`recbole-blair train`, the same as `python run_recbole.py`: RecBole's `--key=value` for every key."""
 
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from recbole_blair.cli import tune
+from recbole_blair.cli.options import keys_text, parse_flags, take_options
+from recbole_blair.config import Kind, load_yaml, resolve_config
+from recbole_blair.config.keys import props_keys
 from recbole_blair.errors import InputError
+from recbole_blair.parallel.launch import check_processes, is_first_process, launch, started_by_launcher
+from recbole_blair.registry import ModelInfo, find_model, use_plugins
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# Inside the functions: what loads torch and RecBole (quick_start, runs), which --help does without.
 
 SUMMARY = "train and evaluate a recommender; makes atomic files and features first"
 EXAMPLE = "recbole-blair train --model=UniSRecBlair --dataset=Games --learning_rate=1e-3"
@@ -28,14 +46,10 @@ keys with their defaults:
 {keys}"""
 
 
-def run(argv):
+def run(argv: list[str]) -> int:
     """Parse, then print the configuration, the plan, or train and print the table."""
     if "--tune" in argv:
-        from recbole_blair.cli import tune
-
         return tune.run(argv)
-    from recbole_blair.registry import use_plugins
-
     options, overrides = parse(argv)
     files = options.get("config_files") or []
     use_plugins(plugin_paths(overrides), files)
@@ -58,8 +72,6 @@ def run(argv):
         from recbole_blair.runs.dry_run import print_plan
 
         return print_plan(options["model"], options["dataset"], files, overrides)
-    from recbole_blair.parallel.launch import is_first_process, launch, started_by_launcher
-
     if not started_by_launcher():
         nproc = wanted_processes(options["model"], options["dataset"], files, overrides)
         if nproc > 1:
@@ -73,58 +85,37 @@ def run(argv):
     return 0
 
 
-def wanted_processes(model, dataset, files, overrides):
+def wanted_processes(model: str, dataset: str, files: Sequence[str], overrides: Mapping[str, Any]) -> int:
     """Resolve the configuration, so that what is wrong with it is said once, and return its number of processes."""
-    from recbole_blair.config import resolve_config
-    from recbole_blair.parallel.launch import check_processes
-    from recbole_blair.registry import find_model
-
     config = resolve_config(find_model(model), dataset, files, overrides)
     if config["nproc"] != 1:
         check_processes(config["nproc"], config["device"])
     return config["nproc"]
 
 
-def parse(argv):
-    """Split `--key=value`, `--key value` and bare `--flag` into options of this command and overrides.
+def parse(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split a command line into options of this command and overrides of keys.
 
     Raises:
         InputError: an argument that is none of these, or a key given twice with different values.
     """
-    from recbole_blair.config import parse_value
-
-    argv = ["--help" if word == "-h" else word for word in argv]
-    pairs, i = {}, 0
-    while i < len(argv):
-        word = argv[i]
-        if not word.startswith("--") or len(word) == 2:
-            raise InputError(f"unexpected argument {word!r}; keys are written --key=value, as in {EXAMPLE}")
-        key, has_value, text = word[2:].partition("=")
-        if not has_value and key not in FLAGS and i + 1 < len(argv) and not argv[i + 1].startswith("--"):
-            i, text, has_value = i + 1, argv[i + 1], True
-        value = parse_value(text) if has_value else True
-        if pairs.get(key, value) != value:
-            raise InputError(f"--{key} is given twice, as {pairs[key]!r} and {value!r}")
-        pairs[key] = value
-        i += 1
-    options = {k: pairs.pop(k) for k in ("model", "dataset", "config_files", *FLAGS) if k in pairs}
-    for name in ("model", "dataset"):
+    keys = props_keys("overall.yaml")
+    names = {"model": Kind("name"), "dataset": Kind("name")}
+    pairs = parse_flags(argv, replace(keys, kinds={**keys.kinds, **names}), FLAGS, EXAMPLE)
+    options = take_options(pairs, ("model", "dataset", "config_files"), FLAGS)
+    for name in names:
         if name in options and not isinstance(options[name], str):
             raise InputError(f"--{name} needs a name, as in {EXAMPLE}")
-    if isinstance(options.get("config_files"), str):
-        options["config_files"] = [f for f in options["config_files"].replace(",", " ").split() if f]
     return options, pairs
 
 
-def named_in(files, name):
+def named_in(files: Sequence[str], name: str) -> str | None:
     """The model or the dataset that the last of the YAML files names, such as a sweep's best.yaml; or None."""
-    from recbole_blair.config import load_yaml
-
     found = [load_yaml(file).get(name) for file in files]
     return next((value for value in reversed(found) if value), None)
 
 
-def plugin_paths(overrides):
+def plugin_paths(overrides: Mapping[str, Any]) -> str | list[str] | None:
     """The files of --plugin.
 
     Raises:
@@ -136,31 +127,24 @@ def plugin_paths(overrides):
     return given
 
 
-def help_text(model):
+def help_text(model: str | None) -> str:
     """The usage with the defaults, as the YAML files explain them."""
-    from recbole_blair.files.paths import props_dir
-    from recbole_blair.registry import find_model
-
-    text = (props_dir() / "overall.yaml").read_text(encoding="utf-8")
+    keys = keys_text("overall.yaml")
     if model:
-        text += f"\n# {model}\n" + own_keys(find_model(model))
-    keys = "\n".join(f"  {line}".rstrip() for line in text.splitlines())
+        own = own_keys(find_model(model))
+        keys += "\n" + "\n".join(f"  {line}".rstrip() for line in ("", f"# {model}", *own.splitlines()))
     return HELP.format(summary=SUMMARY, example=EXAMPLE, keys=keys)
 
 
-def own_keys(info):
+def own_keys(info: ModelInfo) -> str:
     """The text of a model's YAML; a broken model's own error where it has none."""
-    info.load_defaults()
+    info.load_keys()
+    assert info.yaml_path is not None  # load_keys refuses a model without
     return info.yaml_path.read_text(encoding="utf-8")
 
 
-def print_config(model, dataset, files, overrides):
+def print_config(model: str, dataset: str, files: Sequence[str], overrides: Mapping[str, Any]) -> int:
     """Print the resolved keys as YAML that --config_files reads back."""
-    import yaml
-
-    from recbole_blair.config import resolve_config
-    from recbole_blair.registry import find_model
-
     config = resolve_config(find_model(model), dataset, files, overrides)
     print(yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True), end="")
     return 0

@@ -1,11 +1,22 @@
 """`recbole-blair tune`, the same as `python run_recbole.py --tune`: a sweep over a model's keys with Ray Tune."""
 
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from recbole_blair.cli.options import keys_text, parse_flags, take_options
+from recbole_blair.config import Kind
+from recbole_blair.config.keys import props_keys
 from recbole_blair.errors import InputError, nearest
+from recbole_blair.tune.settings import DEFAULTS
+
+# Inside the functions: what loads torch and RecBole (recbole_blair.tune.run), which --help does without.
 
 SUMMARY = "try many configurations of a recommender, stop the bad ones, evaluate the best"
 EXAMPLE = "recbole-blair tune --model=UniSRecBlair --dataset=Games --num_samples=32 --gpus_per_trial=0.5"
 PASS_THROUGH = True  # every option of props/tune/tune.yaml and every key of the model is a flag
-FLAGS = ("dry_run", "help", "tune")
+FLAGS = ("dry_run", "help", "tune", "print_config")
 
 HELP = """usage: recbole-blair tune --model=MODEL --dataset=DATASET [--option=value ...] [--key=value ...]
 
@@ -26,7 +37,7 @@ options with their defaults:
 {options}"""
 
 
-def run(argv):
+def run(argv: list[str]) -> int:
     """Parse, check, then list the trials or try them and print the table."""
     given, options, keys = parse(argv)
     if given.get("help"):
@@ -48,37 +59,29 @@ def run(argv):
     return 0 if result["best"] else 1
 
 
-def parse(argv):
+def parse(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Split the command line into what names the sweep, its options, and keys of the model.
-
-    Returns:
-        tuple: (dict, dict, dict)
 
     Raises:
         InputError: an argument that is no flag, a flag given twice.
     """
-    from recbole_blair.cli.train import parse as parse_keys
-    from recbole_blair.tune.settings import default_settings
-
-    argv = [word for word in argv if word not in ("--tune", "--tune=True", "--tune=true")]
-    given, pairs = parse_keys(argv)
+    overall, known = props_keys("overall.yaml"), props_keys(DEFAULTS)
+    names = {"model": Kind("name"), "dataset": Kind("name")}
+    keys = replace(overall, kinds={**overall.kinds, **known.kinds, **names})
+    pairs = parse_flags(argv, keys, FLAGS, EXAMPLE)
+    given = take_options(pairs, ("model", "dataset", "config_files", "resume"), FLAGS)
     if given.get("print_config"):
         raise InputError("tune has no --print_config; --dry_run lists what would be tried")
-    known = default_settings()
-    options = {key: pairs.pop(key) for key in list(pairs) if key in known}
-    if "resume" in pairs:
-        given["resume"] = pairs.pop("resume")
+    for name in names:
+        if name in given and not isinstance(given[name], str):
+            raise InputError(f"--{name} needs a name, as in {EXAMPLE}")
+    options = {key: pairs.pop(key) for key in list(pairs) if key in known.defaults}
     for key in pairs:
         if key.endswith("_per_trial"):
-            raise InputError(f"unknown option --{key}.{nearest(key, known)}")
+            raise InputError(f"unknown option --{key}.{nearest(key, known.defaults)}")
     return given, options, pairs
 
 
-def help_text():
+def help_text() -> str:
     """The usage with the options, as props/tune/tune.yaml explains them."""
-    from recbole_blair.files.paths import props_dir
-    from recbole_blair.tune.settings import DEFAULTS
-
-    text = (props_dir() / DEFAULTS).read_text(encoding="utf-8")
-    lines = "\n".join(f"  {line}".rstrip() for line in text.splitlines())
-    return HELP.format(summary=SUMMARY, example=EXAMPLE, options=lines)
+    return HELP.format(summary=SUMMARY, example=EXAMPLE, options=keys_text(DEFAULTS))

@@ -24,13 +24,13 @@ class YamlLoader(yaml.SafeLoader):
         self.depth, self.n_nodes = 0, 0
         self.anchor_sizes: dict[str, int] = {}  # nodes below each anchor that is complete
 
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Compose one value, with limits on depth and on the number of values."""
         event, before = self.peek_event(), self.n_nodes
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in self.anchors and event.anchor not in self.anchor_sizes:
                 raise yaml.YAMLError(f"the alias *{event.anchor} stands inside its own value, {event.start_mark}")
-            self.n_nodes += self.anchor_sizes.get(event.anchor, 1)
+            self.n_nodes += self.anchor_sizes.get(str(event.anchor), 1)
         self.depth, self.n_nodes = self.depth + 1, self.n_nodes + 1
         if self.depth > MAX_DEPTH:
             raise yaml.YAMLError(f"more than {MAX_DEPTH} lists or mappings inside each other, {event.start_mark}")
@@ -63,4 +63,4 @@ YamlLoader.add_implicit_resolver(
                r"|\.(inf|Inf|INF))$|^\.(nan|NaN|NAN)$"),
     list("-+0123456789."),
 )  # fmt: skip
-YamlLoader.add_constructor(TIMESTAMP, yaml.SafeLoader.construct_yaml_str)
+YamlLoader.add_constructor(TIMESTAMP, yaml.SafeLoader.construct_yaml_str)  # type: ignore[type-var]

@@ -7,7 +7,7 @@ from torch import nn
 from recbole_blair.errors import InputError
 from recbole_blair.losses import full_softmax_loss
 from recbole_blair.model.dot_product import DotProductRecommender
-from recbole_blair.model.hstu_layers import TIME_BIASES, HSTUEncoder
+from recbole_blair.model.hstu_layers import HSTUEncoder
 from recbole_blair.model.hstu_loss import SampledSoftmaxLoss, step_items
 from recbole_blair.schema import TARGET_SEQ, TIMESTAMP, TIMESTAMP_SEQ
 
@@ -30,7 +30,6 @@ class HSTU(DotProductRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        check_settings(config)
         self.max_length = config["MAX_ITEM_LIST_LENGTH"]
         self.temperature, self.softmax, self.n_negatives = (
             config["temperature"], config["softmax"], config["n_negatives"],
@@ -140,27 +139,6 @@ class HSTU(DotProductRecommender):
         else:
             states = self.encoder(projected[flat - 1], layout)
         return F.normalize(layout.last_of(states).to(self.id_embedding.weight.dtype), dim=1)
-
-
-CHOICES = {"time_bias": TIME_BIASES, "train_style": ("sequence", "prefix")}
-
-
-def check_settings(config):
-    """Refuse settings no HSTU can have, each with the legal ones.
-
-    Raises:
-        InputError
-    """
-    for key, legal in CHOICES.items():
-        if config[key] not in legal:
-            raise InputError(f"{key}={config[key]!r} is not one of {', '.join(legal)}")
-    if config["padded_length"] < 1:
-        raise InputError(f"padded_length={config['padded_length']} must be above 0; 61 is the released run's")
-    for key in ("d_qk", "d_v"):
-        if config[key] < 0:
-            raise InputError(f"{key}={config[key]} must be above 0, or 0 for hidden_size / n_heads")
-    if not 0 <= config["dropout_prob"] < 1:
-        raise InputError(f"dropout_prob={config['dropout_prob']} must be at least 0 and below 1")
 
 
 def head_width(config, key):

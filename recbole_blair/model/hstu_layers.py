@@ -12,7 +12,6 @@ from recbole_blair.ops import apply_dropout, per_device
 LOG_BUCKET_WIDTH = 0.301  # of the released code: about log10(2), applied to natural logarithms
 N_TIME_BUCKETS = 129
 NORM_EPS = 1e-6  # of the released layers' LayerNorm
-TIME_BIASES = ("request", "history", "none")
 # Scores worked on at a time: on the CPU a tile stays in the cache, on a GPU it fills the device.
 TILE_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
 # Scores below which a tile takes rows of any length: on a GPU they cost less than the launches of one more tile.

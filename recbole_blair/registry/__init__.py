@@ -1,5 +1,7 @@
 """Finds a recommender by name: ours, plugins, files of one's own, installed packages, RecBole's. No list to edit."""
 
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import pkgutil
@@ -7,14 +9,21 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from recbole_blair import compat
+from recbole_blair.config import yaml_place
+from recbole_blair.config.keys import Keys, load_yaml, read_keys
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.files.paths import props_dir
-from recbole_blair.registry.plugin_files import describe_error, load_file, read_plugin_file
+from recbole_blair.registry.plugin_files import class_names, describe_error, load_file, read_plugin_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pkgutil import ModuleInfo
 
 ENTRY_POINT_GROUP = "recbole_blair.models"
 ROOMS = {"recbole_blair": "recbole_blair.model", "plugin": "recbole_blair.plugins"}
-HELPERS = {"layers", "dot_product"}  # files of recbole_blair/model that hold no recommender
 RECBOLE_ROOM = "recbole.model.sequential_recommender"
 
 # RecBole's sequential models that need inputs our rows do not carry, with what they need.
@@ -25,9 +34,9 @@ RECBOLE_UNSUPPORTED = {
     "SHAN": "its inverse_itemseq transform",
 }  # fmt: skip
 
-PLUGIN_FILES: dict = {}  # of this process, by model name: ModelInfo of the files that were named
-ASKED_FOR: set = set()  # the names among them that --plugin gave; they outrank what a run remembers
-LOST_FILES: dict = {}  # by lower-case name: why a file that a run remembers cannot be used
+PLUGIN_FILES: dict[str, ModelInfo] = {}  # of this process, by model name: ModelInfo of the files that were named
+ASKED_FOR: set[str] = set()  # the names among them that --plugin gave; they outrank what a run remembers
+LOST_FILES: dict[str, str] = {}  # by lower-case name: why a file that a run remembers cannot be used
 
 
 @dataclass(frozen=True)
@@ -46,18 +55,16 @@ class ModelInfo:
     problem: str | None = None
 
     @property
-    def from_recbole(self):
+    def from_recbole(self) -> bool:
         """True for a model of RecBole's own."""
         return self.source == "RecBole"
 
-    def load_class(self):
+    def load_class(self) -> type:
         """Import and return the class.
 
         Raises:
             InputError: the file cannot be imported or lacks the class; the true error and its line are in the message.
         """
-        from recbole_blair import compat
-
         if self.problem:
             raise InputError(self.problem)
         compat.apply()
@@ -77,38 +84,39 @@ class ModelInfo:
             )
         return getattr(module, self.name)
 
-    def load_defaults(self):
-        """Return the model's default keys.
+    def load_keys(self) -> Keys:
+        """Return the model's own keys with their defaults; those of RecBole's files have no kinds.
 
         Raises:
             InputError: they are missing, or the model cannot be used.
         """
-        from recbole_blair.config import load_yaml
-
         if self.yaml_path is None or self.problem:
             self.load_class()  # where a package cannot be imported, its own error says more
         if self.yaml_path is None or not self.yaml_path.is_file():
             expected = self.yaml_path or f"props/model/{self.name}.yaml"
             raise InputError(f"model {self.name} has no defaults: {expected} is missing")
-        return load_yaml(self.yaml_path)
+        if self.from_recbole and self.yaml_path.parent != props_dir() / "model":
+            return Keys(str(self.yaml_path), load_yaml(self.yaml_path))
+        return read_keys(self.yaml_path, yaml_place(self))
+
+    def load_defaults(self) -> dict[str, Any]:
+        """Return the model's default keys; see `load_keys`."""
+        return self.load_keys().defaults
 
 
-def use_plugins(paths=None, config_files=()):
+def use_plugins(
+    paths: str | Path | Sequence[Path | str] | None = None, config_files: Sequence[Path | str] = ()
+) -> list[ModelInfo]:
     """Make the models of files of one's own known to this process, as `--plugin` does.
 
     Args:
-        paths (str | Path | sequence | None): Python files; None: those that the key `plugin` of `config_files` names.
-        config_files (sequence of str): YAML files of a run.
-
-    Returns:
-        list of ModelInfo
+        paths: Python files; None: those that the key `plugin` of `config_files` names.
+        config_files: YAML files of a run.
 
     Raises:
         InputError: a file is missing, has no YAML, or its model has the name of another one.
     """
     if paths is None and config_files:
-        from recbole_blair.config import load_yaml
-
         paths = [load_yaml(file).get("plugin") for file in config_files][-1]
     if isinstance(paths, str | Path):
         paths = [part.strip() for part in str(paths).split(",")]
@@ -119,7 +127,7 @@ def use_plugins(paths=None, config_files=()):
     return found
 
 
-def remember_plugins(paths):
+def remember_plugins(paths: Sequence[Path | str] | None) -> None:
     """Make known the files that a run's configuration names; one that is lost is told when its model is asked for."""
     for path in paths or ():
         try:
@@ -131,7 +139,7 @@ def remember_plugins(paths):
             PLUGIN_FILES[info.name] = info
 
 
-def plugin_model(path):
+def plugin_model(path: Path | str) -> ModelInfo:
     """The ModelInfo of one file of one's own.
 
     Raises:
@@ -146,7 +154,7 @@ def plugin_model(path):
     return ModelInfo(name, path.stem, "plugin file", yaml_path, path)
 
 
-def file_of(info):
+def file_of(info: ModelInfo) -> Path | None:
     """The Python file of a model, or None where only importing its package would tell."""
     try:
         spec = importlib.util.find_spec(info.module)
@@ -155,7 +163,7 @@ def file_of(info):
     return Path(spec.origin).resolve() if spec and spec.origin else None
 
 
-def list_models():
+def list_models() -> dict[str, ModelInfo]:
     """Return every model that can be named, as `{name: ModelInfo}`; imports none of them.
 
     Entries that cannot be used (a plugin without YAML, a package that takes another model's name) are among them, with
@@ -164,7 +172,7 @@ def list_models():
     return dict(sorted({**installed_models(), **PLUGIN_FILES}.items()))
 
 
-def installed_models():
+def installed_models() -> dict[str, ModelInfo]:
     """Every model but the files of `--plugin`."""
     found = {info.name: info for info in recbole_models()}
     for source, room in ROOMS.items():
@@ -183,14 +191,14 @@ def installed_models():
     return found
 
 
-def package_models():
+def package_models() -> Iterator[ModelInfo]:
     """The models that installed packages register by the entry point `recbole_blair.models`."""
     for point in entry_points(group=ENTRY_POINT_GROUP):
         source = f"package {point.dist.name} {point.dist.version}" if point.dist else "package"
         yield ModelInfo(point.name, point.module, source, entry_point_yaml(point.module, point.name))
 
 
-def find_model(name):
+def find_model(name: str) -> ModelInfo:
     """Return the ModelInfo of `name`.
 
     Raises:
@@ -211,7 +219,7 @@ def find_model(name):
     folded = {m.lower(): m for m, info in models.items() if not info.problem}
     hint = f" Did you mean {folded[lower]!r}?" if lower in folded else nearest(name, folded.values())
     for room in ROOMS.values():
-        if lower not in folded and lower in {m.name for m in room_files(room)}:
+        if lower not in folded and any(m.name == lower and holds_recommender(m) for m in room_files(room)):
             hint = f" {room}.{lower} is there, but not its keys: props/model/{name}.yaml is missing."
     if importlib.util.find_spec("recbole") is None:
         hint = f" RecBole is not installed for {sys.executable}, so its models are missing (docs/install.md)."
@@ -219,24 +227,30 @@ def find_model(name):
     raise InputError(f"unknown model {name!r}.{hint} `recbole-blair models` lists them all")
 
 
-def room_files(room):
-    """The modules of a room that may hold a recommender; none is imported."""
-    return [m for m in pkgutil.iter_modules(importlib.import_module(room).__path__) if m.name not in HELPERS]
+def room_files(room: str) -> list[ModuleInfo]:
+    """The modules of a room, none of which is imported."""
+    return list(pkgutil.iter_modules(importlib.import_module(room).__path__))
 
 
-def room_models(source, room):
+def holds_recommender(module: ModuleInfo) -> bool:
+    """True where a module defines a class of its own name, in any case; helpers do not. Nothing is imported."""
+    file = Path(getattr(module.module_finder, "path", ".")) / f"{module.name}.py"
+    return file.is_file() and module.name in class_names(file, lower=True)
+
+
+def room_models(source: str, room: str) -> Iterator[ModelInfo]:
     """Our models of one room: a file whose lower-case name matches a YAML in props/model."""
     yaml_names = {path.stem.lower(): path for path in (props_dir() / "model").glob("*.yaml")}
     for module in room_files(room):
         path = yaml_names.get(module.name)
         if path is not None:
             yield ModelInfo(path.stem, f"{room}.{module.name}", source, path)
-        elif source == "plugin" and not module.name.startswith("_"):
+        elif source == "plugin" and holds_recommender(module):
             problem = f"{room}.{module.name} is there, but not its keys: props/model/<Name>.yaml is missing"
             yield ModelInfo(module.name, f"{room}.{module.name}", source, None, problem=problem)
 
 
-def recbole_models():
+def recbole_models() -> Iterator[ModelInfo]:
     """RecBole's sequential models that train from histories and ids alone."""
     spec = importlib.util.find_spec("recbole")
     if spec is None or not spec.submodule_search_locations:
@@ -252,14 +266,11 @@ def recbole_models():
         yield ModelInfo(name, f"{RECBOLE_ROOM}.{path.stem}", "RecBole", ours.get(name, defaults))
 
 
-def entry_point_yaml(module, name):
+def entry_point_yaml(module: str, name: str) -> Path | None:
     """The YAML beside an installed plugin's module."""
     try:
         spec = importlib.util.find_spec(module)
-    except (
-        Exception,
-        SystemExit,
-    ):  # its parent package is broken or gone; load_class shows how when the model is asked for
+    except (Exception, SystemExit):  # its parent package is broken or gone; load_class shows how
         return None
     if spec is None or spec.origin is None:
         return None

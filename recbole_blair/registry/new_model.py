@@ -1,5 +1,7 @@
 """Writes the files of a new recommender from a template that trains, evaluates and keeps the contract as it is."""
 
+from __future__ import annotations
+
 import keyword
 import re
 from pathlib import Path
@@ -58,11 +60,11 @@ class {name}(DotProductRecommender):
         return full_softmax_loss(users, self.item_vectors(projected)[1:], interaction[self.POS_ITEM_ID] - 1)
 '''
 
-KEYS = """# {name}: every key that it reads, with its default and unit or range.
-hidden_size: 64               # (int) width of items and users
-adaptor_hidden_sizes: [128]   # (list of int) widths between the text features and hidden_size
-adaptor_dropout_prob: 0.2     # (float) before each layer of the adaptor
-temperature: 0.07             # (float) of the softmax over cosines
+KEYS = """# {name}: every key that it reads, with its default, its type and range (docs/plugins.md), and its meaning.
+hidden_size: 64               # (int, >=1, <=65536) width of items and users
+adaptor_hidden_sizes: [128]   # (list of int, >=1, may be empty) widths between the text features and hidden_size
+adaptor_dropout_prob: 0.2     # (float, >=0, <1) before each layer of the adaptor
+temperature: 0.07             # (float, >0) of the softmax over cosines
 """
 
 TEST = '''"""{name} keeps the contract of every recommender: `pytest test_{lower}.py`."""
@@ -75,15 +77,15 @@ class Test{name}(Contract):
 '''
 
 
-def write_model(name, folder=None):
+def write_model(name: str, folder: Path | str | None = None) -> list[str]:
     """Write `<name>.py` (lower case), `<Name>.yaml` and, outside a checkout, `test_<name>.py`.
 
     Args:
-        name (str): of the model and its class.
-        folder (path | None): where; None: the rooms of a checkout that is the current folder, else the current folder.
+        name: of the model and its class.
+        folder: where; None: the rooms of a checkout that is the current folder, else the current folder.
 
     Returns:
-        list of str: what was written and what to do next, a line each.
+        what was written and what to do next, one line each.
 
     Raises:
         InputError: no class name, the name of another model, or a file that is there.
@@ -116,7 +118,7 @@ def write_model(name, folder=None):
     ]
 
 
-def check_new_name(name):
+def check_new_name(name: str) -> None:
     """Refuse what is no class name, or one that a model has.
 
     Raises:
@@ -131,7 +133,7 @@ def check_new_name(name):
         raise InputError(f"there is a model {taken[name.lower()]} already; choose another name")
 
 
-def is_checkout(folder):
+def is_checkout(folder: Path) -> bool:
     """Tell whether the folder is the checkout that this package runs from."""
     return (
         PACKAGE_DIR.parent == folder.resolve() and (folder / "props/model").is_dir() and (folder / "setup.py").is_file()

@@ -1,5 +1,7 @@
 """Recommenders in files of one's own: the file, its YAML, importing it, and saying where its error is."""
 
+from __future__ import annotations
+
 import hashlib
 import importlib.util
 import os
@@ -7,17 +9,21 @@ import re
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.paths import props_dir
 from recbole_blair.files.read import shown, why_no_file
 
+if TYPE_CHECKING:
+    from types import ModuleType
 
-def read_plugin_file(path):
+
+def read_plugin_file(path: Path | str) -> tuple[str, Path, Path]:
     """Find the model that a plugin file holds, without importing it.
 
     Args:
-        path (str | Path): `myrec.py`, with `MyRec.yaml` beside it or in props/model/.
+        path: `myrec.py`, with `MyRec.yaml` beside it or in props/model/.
 
     Returns:
         tuple: (model name, absolute path, path of the YAML)
@@ -37,7 +43,7 @@ def read_plugin_file(path):
         found = sorted(file for file in folder.glob("*.yaml") if file.stem.lower() == wanted)
         if found:
             return found[0].stem, path, found[0]
-    classes = re.findall(r"^class\s+(\w+)", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    classes = class_names(path)
     name = next((c for c in classes if c.lower() == wanted), None)
     if name is None:
         held = f"it holds {', '.join(classes)}" if classes else "it holds no class"
@@ -51,7 +57,13 @@ def read_plugin_file(path):
     )
 
 
-def load_file(path):
+def class_names(path: Path, lower: bool = False) -> list[str]:
+    """Return the names of the classes at the top of a Python file, which is not imported."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return re.findall(r"^class\s+(\w+)", text.lower() if lower else text, re.MULTILINE)
+
+
+def load_file(path: Path) -> ModuleType:
     """Import a plugin file under a name that its place and content decide, so that an edited file is a new module.
 
     Modules beside the file can be imported by it.
@@ -71,6 +83,7 @@ def load_file(path):
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # it is for any name that ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     if str(path.parent) not in sys.path:
@@ -83,13 +96,13 @@ def load_file(path):
     return module
 
 
-def file_sha256(path):
+def file_sha256(path: Path | str) -> str | None:
     """SHA-256 (hex) of a plugin file, recorded in a run's metrics.json; None where the file is gone."""
     path = Path(path)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
-def describe_error(error):
+def describe_error(error: BaseException) -> str:
     """Return an import's error as one line: its kind, its text, file and line of the deepest frame that is not ours."""
     if isinstance(error, SyntaxError):
         place = f"{error.filename}, line {error.lineno}"

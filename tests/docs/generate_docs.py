@@ -31,8 +31,11 @@ Every key, its default and its meaning. Keys are given on the command line (`--k
 (`--config_files=mine.yaml,more.yaml`). Order of precedence, the last wins: `props/overall.yaml`,
 `props/model/<Model>.yaml`, what the protocol sets, `props/dataset/<Dataset>.yaml` and
 `props/dataset/<Dataset>.<Model>.yaml`, `--config_files`, the command line. A key that nothing defines is refused with
-the nearest known one; so is a value of another kind. `~` is an empty value, written `--key=` on the command line.
-`--print_config` prints what a command line resolves to, and every run saves it as `config.yaml`.
+the nearest known one; so is a value of another kind or outside its range. A kind is a type and its limits: `<=cores`
+is the number of this machine's CPU cores, `a / b / c` are the legal values (an `N` there is a whole number from 0, a
+`K` one from 1), `size` is memory such as `4GB`; the limits of a list hold for each of its items. `~` is an empty value,
+written `--key=` on the command line. `--print_config` prints what a command line resolves to, and every run saves it
+as `config.yaml`.
 
 RecBole's own models (`recbole-blair models --source=RecBole`) read the keys of the first table and those of RecBole's
 own YAML file: `recbole-blair train --help --model=GRU4Rec` lists them.
@@ -100,6 +103,9 @@ def option_row(action):
         return f"| `{flag}` | | {cell(action.help or '')} |"
     default = "needed" if action.required else "" if action.default is None else f"`{action.default}`"
     meaning = (action.help or "").replace("%%", "%")
+    kind = getattr(action.type, "kind", None)
+    if kind is not None and kind.text != "str":
+        meaning = f"({kind.text.replace('|', ' / ')}) {meaning}"
     if action.choices:
         meaning = f"{' / '.join(map(str, action.choices))}; {meaning}".rstrip("; ")
     default = f" {default} " if default else " "
@@ -128,6 +134,7 @@ def config_page():
 def key_tables(path):
     """Return the lines of a YAML file: its remarks as text, its keys as tables."""
     lines, in_table = [], False
+    overall = {entry["key"]: entry["kind"] for entry in entries(PROPS / "overall.yaml") if "key" in entry}
     for entry in entries(path):
         if "key" not in entry:
             lines += ["", cell(entry["remark"])]
@@ -136,7 +143,9 @@ def key_tables(path):
         if not in_table:
             lines += ["", "| key | kind | default | meaning |", "|---|---|---|---|"]
             in_table = True
-        lines.append(f"| `{entry['key']}` | {entry['kind']} | `{entry['value']}` | {cell(entry['meaning'])} |")
+        kind = entry["kind"] or overall.get(entry["key"], "")
+        kind, meaning = cell(kind.replace("|", " / ")), cell(entry["meaning"])
+        lines.append(f"| `{entry['key']}` | {kind} | `{entry['value']}` | {meaning} |")
     return lines
 
 

@@ -323,12 +323,12 @@ def test_a_history_longer_than_the_model_is_refused(dataset):
     [
         ({"hidden_size": 10, "n_heads": 4, "d_qk": 0}, "hidden_size=10 is not a multiple of n_heads=4, so d_qk has no"),
         ({"hidden_size": 10, "n_heads": 4, "d_v": 0}, "so d_v has no default; set d_v, or an n_heads that divides"),
-        ({"d_v": -1}, "d_v=-1 must be above 0, or 0 for hidden_size / n_heads"),
-        ({"time_bias": "future"}, "time_bias='future' is not one of request, history, none"),
-        ({"train_style": "rows"}, "train_style='rows' is not one of sequence, prefix"),
-        ({"padded_length": 0}, "padded_length=0 must be above 0"),
-        ({"dropout_prob": 1.0}, "dropout_prob=1.0 must be at least 0 and below 1"),
-        ({"n_negatives": 0}, "n_negatives=0 must be above 0"),
+        ({"d_v": -1}, "d_v=-1 in .* is out of range; expected int, 0 to 65,536"),
+        ({"time_bias": "future"}, "time_bias='future' in .* is not one of request, history, none"),
+        ({"train_style": "rows"}, "train_style='rows' in .* is not one of sequence, prefix"),
+        ({"padded_length": 0}, "padded_length=0 in .* is out of range"),
+        ({"dropout_prob": 1.0}, "dropout_prob=1.0 in .* is out of range; expected float, at least 0, below 1"),
+        ({"n_negatives": 0}, "n_negatives=0 in .* is out of range"),
     ],
 )
 def test_settings_no_model_can_have_are_refused(dataset, settings, message):

@@ -63,7 +63,7 @@ def test_an_illegible_cell_is_there_with_its_reason(rows):
 
 def test_every_row_can_be_planned_with_keys_its_command_knows(rows):
     from recbole_blair.config import resolve_config
-    from recbole_blair.pretrain.settings import default_settings
+    from recbole_blair.pretrain.settings import pretrain_keys
     from recbole_blair.registry import find_model
 
     planner = Planner(Places(plm="."))
@@ -75,7 +75,7 @@ def test_every_row_can_be_planned_with_keys_its_command_knows(rows):
         if step.command == "train":
             resolve_config(find_model(keys.pop("model")), keys.pop("dataset"), (), keys)
         if step.command == "pretrain":
-            assert keys.keys() <= default_settings().keys(), step
+            assert keys.keys() <= pretrain_keys().defaults.keys(), step
 
 
 def line_of(anchors, begins):

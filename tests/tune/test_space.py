@@ -118,7 +118,7 @@ def test_optuna_draws_the_same_space():
         ({"n_layers": {"choice": [1, "two"]}}, "n_layers='two' in the space is a str; expected int"),
         ({"n_layers": {"uniform": [0.5, 2]}}, "n_layers=0.5 in the space is a float; expected int"),
         ({"softmax": {"uniform": ["full", "sampled"]}}, "expected two numbers, the smaller first"),
-        ({"learning_rate": {"choice": [0.1], "points": 2}}, "points=2; expected a whole number above 0, of a range"),
+        ({"learning_rate": {"choice": [0.1], "points": 2}}, "points=2; expected a whole number of a range, 1 to 1,000"),
         ({"n_negatives": {"choice": [1], "when": {"softmaxx": "full"}}}, "when names 'softmaxx', which UniSRecBlair"),
         ({"n_negatives": {"choice": [1], "when": {"softmax": "none"}}}, "but it is only ever ['full']"),
         ({"n_layers": {"uniform": [1, 2]}, "n_exps": {"choice": [1], "when": {"n_layers": 1}}}, "which is a range"),
