@@ -1,0 +1,76 @@
+"""Outputs that cannot be written are refused before any work is done, and the check leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recbole_blair.files.write import check_is_file, explained, sync_to_disk, work_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROBE_BYTES = 4096  # a full disk still takes names; it refuses a block
+
+
+def check_output_folder(path: Path | str) -> Path:
+    """Return a folder's path, `~` written out, after a file was written there and removed again.
+
+    Folders that are missing are made for the test alone.
+
+    Raises:
+        WriteError: a file is where a folder should be, or the folder cannot be made or written.
+    """
+    path = Path(os.path.expanduser(path))
+    with explained(path), _made_for_now(path):
+        _probe(path)
+    return path
+
+
+def open_output_folder(path: Path | str) -> Path:
+    """Make a folder, as `check_output_folder` checks it; returns its path.
+
+    Raises:
+        WriteError: see there.
+    """
+    path = check_output_folder(path)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def check_output_file(path: Path | str) -> Path:
+    """Return a file's path, `~` written out, after it was found that it can be written; an old one stays as it is.
+
+    Raises:
+        WriteError: it is a folder or a device, or cannot be written.
+    """
+    path = Path(os.path.expanduser(path))
+    with explained(path):
+        check_is_file(path)
+        with _made_for_now(path.parent):
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(path)  # the file system knows how long a name may be
+            _probe(path.parent)
+    return path
+
+
+def _probe(folder: Path) -> None:
+    """Write a file and remove it."""
+    with work_folder(folder / "probe") as place:
+        (place / "block").write_bytes(b"\0" * PROBE_BYTES)
+        sync_to_disk(place / "block")
+
+
+@contextlib.contextmanager
+def _made_for_now(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it; remove at the end those that were not there and are empty."""
+    missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for place in missing:
+            with contextlib.suppress(OSError):
+                place.rmdir()
