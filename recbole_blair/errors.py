@@ -56,6 +56,10 @@ def run_guarded(run: Callable[[], int | None], is_speaker: Callable[[], bool] = 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP):
+            path = str(error.filename)[:300]
+            print(f"error: {path}: {os.strerror(error.errno)}; give another path", file=sys.stderr)
+            return 2
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         where = f" ({error.filename})" if error.filename else ""

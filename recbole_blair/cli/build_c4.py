@@ -1,6 +1,7 @@
 """`recbole-blair build-c4`: a product-search test set from your own five-star reviews."""
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.output import check_output_folder
 from recbole_blair.schema import TEST_START_MS
 
 SUMMARY = "build a product-search test set: an LLM rewrites five-star reviews as requests"
@@ -51,6 +52,8 @@ def run(args):
     if args.n < 1:
         raise InputError(f"--n={args.n}: at least 1 request must be asked for")
     prompt = build.load_prompt(args.prompt)
+    if not args.dry_run:
+        check_output_folder(args.output_dir)
     domains = resolve_datasets(args.dataset, args.raw_dir)
     resources = Resources(args.memory_limit, progress=not args.quiet)
     draw = Draw(2 * args.n + 50, args.seed, args.min_chars, args.start_ms)

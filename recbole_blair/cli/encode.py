@@ -8,6 +8,7 @@ from typing import Any
 
 from recbole_blair.cli.options import add_ray_options, ray_options
 from recbole_blair.errors import InputError
+from recbole_blair.files.read import shown, why_no_folder
 from recbole_blair.schema import DEFAULT_PLM, PROTOCOLS, TFIDF_SVD
 
 SUMMARY = "encode a build's item texts into its feature file; goes on where it was interrupted"
@@ -104,9 +105,12 @@ def _build_folder(args: Namespace) -> Path:
     if (args.build is None) == (args.dataset is None):
         raise InputError("give either --dataset=NAME or --build=FOLDER; example: " + EXAMPLE)
     folder = Path(args.build or Path(args.data_path) / args.dataset)
-    if args.dataset and not (folder.is_dir() and args.protocol == PROTOCOLS[0]):
+    if args.dataset and not (why_no_folder(folder) is None and args.protocol == PROTOCOLS[0]):
         folder = Path(args.data_path) / build_name(args.dataset, protocol=args.protocol)
-    if not folder.is_dir():
-        name = args.dataset or folder.name
-        raise InputError(f"{folder} is missing; make it first: recbole-blair prepare --dataset={name}")
+    reason = why_no_folder(folder)
+    if reason:
+        name = shown(args.dataset or folder.name)
+        raise InputError(
+            f"{shown(folder)} is missing ({reason}); make it first: recbole-blair prepare --dataset={name}"
+        )
     return folder

@@ -1,6 +1,7 @@
 """`recbole-blair export-vectors`: item and user vectors of a trained run as Parquet, .npy and faiss index."""
 
 from recbole_blair.cli.recommend import add_run_options, open_recommender
+from recbole_blair.files.output import check_output_folder
 
 SUMMARY = "write a trained run's item and user vectors; their inner products are its scores"
 EXAMPLE = "recbole-blair export-vectors --checkpoint=runs/games --output_dir=vectors --faiss"
@@ -20,6 +21,7 @@ def run(args):
     """Write the vectors and print what they are."""
     from recbole_blair.recommend.export import export_vectors
 
+    check_output_folder(args.output_dir)
     about = export_vectors(open_recommender(args), args.output_dir, args.users, args.faiss, args.request_time)
     print(f"{args.output_dir}: {about['items']} items, {about['users']} users, width {about['width']}, inner product")
     return 0

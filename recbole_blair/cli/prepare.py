@@ -1,6 +1,8 @@
 """`recbole-blair prepare`: raw reviews and metadata -> atomic files."""
 
 from recbole_blair.cli.options import RAY_ONLY, add_ray_options, ray_options
+from recbole_blair.files.output import check_output_folder
+from recbole_blair.files.read import why_no_folder
 from recbole_blair.schema import MAX_HISTORY, PROTOCOLS, TEST_START_MS, VALID_START_MS
 
 SUMMARY = "make the atomic files of datasets: download or generate what is missing, clean, split, write"
@@ -72,6 +74,8 @@ def run(args):
     from recbole_blair.errors import InputError
 
     ray = ray_options(args.engine, vars(args))
+    if not args.dry_run and why_no_folder(args.data_path):  # a folder that is there may hold the build already
+        check_output_folder(args.data_path)
     given = next((key for key in OWN_ONLY if getattr(args, key) is not None), None)
     args.source = args.source or ("csv" if given else "amazon")
     if args.source != "amazon":

@@ -15,6 +15,7 @@ from recbole_blair.cli.options import keys_text, parse_flags, ray_options, take_
 from recbole_blair.config.keys import props_keys
 from recbole_blair.config.kinds import Kind
 from recbole_blair.errors import InputError, nearest
+from recbole_blair.files.output import check_output_folder
 
 if TYPE_CHECKING:
     from recbole_blair.parallel.ray_cluster import RayOptions
@@ -68,6 +69,8 @@ def run(argv: list[str]) -> int:
         return print_config(settings)
     if (settings.pairs is None) == (settings.dataset is None):
         raise InputError(f"give either --pairs=FILE or --dataset=NAME; example: {EXAMPLE}")
+    if settings.output_dir is not None and not options.get("prepare_only"):
+        check_output_folder(settings.output_dir)
     if settings.dataset is not None:
         settings["pairs"] = str(make_pairs(settings))
         if options.get("contamination"):

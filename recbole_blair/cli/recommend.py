@@ -1,5 +1,7 @@
 """`recbole-blair recommend`: the best items for known users, or for any history."""
 
+from recbole_blair.files.output import check_output_file
+
 SUMMARY = "recommend items of a trained run to known users or to histories of anybody"
 EXAMPLE = "recbole-blair recommend --checkpoint=runs/games --users=histories.jsonl --top=10 --output=top.jsonl"
 
@@ -60,6 +62,8 @@ def run(args):
     from recbole_blair.recommend.output import choose_format, write_recommendations
 
     name = choose_format(args.format, args.output)
+    if args.output:
+        check_output_file(args.output)
     recommender = open_recommender(args)
     frames = recommender.iter_recommendations(args.users, args.top, args.exclude_history, args.request_time)
     rows = write_recommendations(frames, name, args.output)

@@ -1,6 +1,7 @@
 """`recbole-blair report`: runs as one HTML page that needs nothing but a browser."""
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.output import check_output_file
 
 SUMMARY = "make one self-contained HTML page from runs: table, tests, curves, breakdowns, examples"
 EXAMPLE = "recbole-blair report runs/games --output=report.html"
@@ -37,6 +38,7 @@ def run(args):
     output = Path(args.output)
     if output.is_dir() or output.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--output={args.output}: expected the name of a page, as in report.html")
+    check_output_file(output)
     if args.examples < 0 or args.samples < 100 or args.seed < 0:
         raise InputError("--examples and --seed must be 0 or above, --samples 100 or above")
     options = Options(

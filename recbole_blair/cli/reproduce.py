@@ -1,5 +1,7 @@
 """`recbole-blair reproduce`: a paper's table, or one of our own, by one command."""
 
+from recbole_blair.files.output import check_output_folder
+
 SUMMARY = "reproduce a table: run it, compare with the published values; or all of them small, on generated data"
 EXAMPLE = (
     "recbole-blair reproduce blair-table4 --scale=smoke; recbole-blair reproduce blair-table4/unisrec-blair-base/games "
@@ -39,6 +41,8 @@ def run(args):
     if not args.id:
         raise InputError(f"no id given; `recbole-blair reproduce --list` shows them; example: {EXAMPLE}")
     from recbole_blair.reproduce.run import reproduce
+
+    check_output_folder(args.output_dir)
 
     results = reproduce(args.id, places(args), args.scale, lambda result: show(display.result_lines(result)))
     failed = [result["id"] for result in results if not display.holds(result)]

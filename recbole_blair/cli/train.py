@@ -12,6 +12,7 @@ from recbole_blair.cli.options import keys_text, parse_flags, take_options
 from recbole_blair.config import Kind, load_yaml, resolve_config
 from recbole_blair.config.keys import props_keys
 from recbole_blair.errors import InputError
+from recbole_blair.files.output import check_output_folder
 from recbole_blair.parallel.launch import check_processes, is_first_process, launch, started_by_launcher
 from recbole_blair.registry import ModelInfo, find_model, use_plugins
 
@@ -88,6 +89,8 @@ def run(argv: list[str]) -> int:
 def wanted_processes(model: str, dataset: str, files: Sequence[str], overrides: Mapping[str, Any]) -> int:
     """Resolve the configuration, so that what is wrong with it is said once, and return its number of processes."""
     config = resolve_config(find_model(model), dataset, files, overrides)
+    if config["output_dir"]:
+        check_output_folder(config["output_dir"])
     if config["nproc"] != 1:
         check_processes(config["nproc"], config["device"])
     return config["nproc"]

@@ -9,6 +9,7 @@ from recbole_blair.cli.options import keys_text, parse_flags, take_options
 from recbole_blair.config import Kind
 from recbole_blair.config.keys import props_keys
 from recbole_blair.errors import InputError, nearest
+from recbole_blair.files.output import check_output_folder
 from recbole_blair.tune.settings import DEFAULTS
 
 # Inside the functions: what loads torch and RecBole (recbole_blair.tune.run), which --help does without.
@@ -53,6 +54,8 @@ def run(argv: list[str]) -> int:
 
         return print_plan(sweep)
     from recbole_blair.tune.results import print_sweep
+
+    check_output_folder(sweep.folder)
 
     result = run_sweep(sweep)
     print_sweep(sweep, result)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.output import check_output_file
 from recbole_blair.files.write import write_bytes, write_text
 from recbole_blair.quick_start import TIES
 from recbole_blair.report.breakdown import breakdown, split_rows
@@ -20,8 +21,9 @@ def check_output(path):
     Raises:
         InputError: a folder, or neither JSON nor Parquet.
     """
-    if Path(path).is_dir() or Path(path).suffix.lower() not in SUFFIXES:
+    if Path(path).suffix.lower() not in SUFFIXES:
         raise InputError(f"--output={path}: expected a file that ends in {' or '.join(SUFFIXES)}")
+    check_output_file(path)
 
 
 def evaluate_by(run_dir, by=(), split="test", **changes):

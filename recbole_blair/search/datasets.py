@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.read import shown, why_no_folder
 from recbole_blair.files.write import whole_file
 from recbole_blair.schema import HF_DATASET
 from recbole_blair.search import esci, readers, tasks
@@ -44,9 +45,9 @@ def find_files(dataset, data_path="dataset", revision=None, download=True):
         folder = Path(data_path) / dataset
         if download:
             _download(dataset, folder, revision)
-    if not folder.is_dir():
+    if why_no_folder(folder):
         raise InputError(
-            f"dataset {dataset!r} is neither a folder nor one of {', '.join(PUBLISHED)}; a folder holds "
+            f"dataset {shown(dataset)!r} is neither a folder nor one of {', '.join(PUBLISHED)}; a folder holds "
             f"{readers.QUERY_FILE} and item_pool.jsonl[.gz]"
         )
     files = _look(folder)

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.output import check_output_folder
 from recbole_blair.search import datasets, metrics, runs, significance
 from recbole_blair.search.index_dir import IndexDir
 from recbole_blair.search.rankers import Ranker
@@ -44,10 +45,10 @@ def evaluate(
         raise InputError(f"topk={list(ks)}: cut-offs are whole numbers from 1")
     started = time.time()
     files = datasets.find_files(dataset, data_path, revision)
+    output_dir = check_output_folder(output_dir or default_output_dir(retriever, files.name))
     pool, categories = datasets.load_pool(files)
     task = datasets.load_task(files, pool, protocol, categories)
     base = runs.load_per_query(baseline) if baseline else None
-    output_dir = Path(output_dir or default_output_dir(retriever, files.name))
     index = IndexDir(pool, data_path, index_dir)
     ranker = Ranker(index, retriever, seed=seed, **ranking)
     loaded = time.time()

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.output import check_output_folder
+from recbole_blair.files.read import why_no_folder
 from recbole_blair.files.write import whole_folder, write_json, write_text
 from recbole_blair.schema import ITEM_ID, TFIDF_SVD
 from recbole_blair.search.readers import hash_strings
@@ -34,6 +36,8 @@ class IndexDir:
         self.pool = pool
         self.hash = hash_strings(pool.item_ids, pool.texts)
         self.path = Path(os.path.abspath(index_dir or Path(data_path) / f"search-{self.hash[:8]}"))
+        if why_no_folder(self.path):
+            check_output_folder(self.path)
         known = self.path / POOL_FILE
         if known.is_file():
             self._check(known)
