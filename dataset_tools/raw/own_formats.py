@@ -4,6 +4,8 @@ A column is read as text (`text_sql`) or as JSON (`json_sql`), whatever the form
 does not know it.
 """
 
+from __future__ import annotations
+
 import ast
 import csv
 import gzip
@@ -11,11 +13,18 @@ import io
 import itertools
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from dataset_tools.raw.raw_files import describe_line, is_gzip, line_number_of
 from dataset_tools.storage.duckdb_session import quote
 from recbole_blair.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    import pyarrow as pa
+
+    from dataset_tools.storage.duckdb_session import DuckDBSession
 
 KINDS = {
     ".csv": "csv", ".tsv": "csv", ".dat": "csv", ".txt": "csv",
@@ -32,25 +41,24 @@ class OwnFile(NamedTuple):
 
     path: Path
     kind: str  # csv, jsonl, python or parquet
-    columns: tuple
+    columns: tuple[str, ...]
     delimiter: str
     encoding: str
     header: bool
 
 
-def open_own(path, source, used, delimiter=None, encoding="utf-8"):
+def open_own(
+    path: Path | str, source: str, used: Sequence[str], delimiter: str | None = None, encoding: str = "utf-8"
+) -> OwnFile:
     """Find out how to read a file, and check that it has the columns that are used.
 
     Args:
-        path (path): the extension decides the format, `.gz` aside.
-        source (str): the format of a file whose extension does not tell; `python` reads JSON lines' files as Python
+        path: the extension decides the format, `.gz` aside.
+        source: the format of a file whose extension does not tell; `python` reads JSON lines' files as Python
             literals.
-        used (list of str): columns the conversion reads; if all are numbers, a CSV has no header.
-        delimiter (str | None): of a CSV; None: by extension.
-        encoding (str): of a CSV: utf-8, utf-16 or latin-1.
-
-    Returns:
-        OwnFile
+        used: columns the conversion reads; if all are numbers, a CSV has no header.
+        delimiter: of a CSV; None: by extension.
+        encoding: of a CSV: utf-8, utf-16 or latin-1.
 
     Raises:
         InputError: no such file, or a column it does not have, naming the nearest.
@@ -81,7 +89,7 @@ def open_own(path, source, used, delimiter=None, encoding="utf-8"):
     return file
 
 
-def other_delimiter(file):
+def other_delimiter(file: OwnFile) -> str:
     """A hint where a CSV's header looks like one column because another character separates it."""
     if file.kind != "csv" or len(file.columns) > 1:
         return ""
@@ -89,13 +97,13 @@ def other_delimiter(file):
     return f"; the columns seem to be separated otherwise: add --delimiter={mark!r}" if mark else ""
 
 
-def open_text(file):
+def open_text(file: OwnFile) -> TextIO:
     """Open a text file, unpacked and decoded."""
     raw = gzip.open(file.path, "rb") if is_gzip(file.path) else open(file.path, "rb")  # noqa: SIM115
     return io.TextIOWrapper(raw, encoding=ENCODINGS[file.encoding], errors="replace", newline="")
 
 
-def csv_columns(file):
+def csv_columns(file: OwnFile) -> list[str]:
     """The header of a CSV, or the numbers of its columns."""
     with open_text(file) as text:
         first = text.readline().rstrip("\r\n")
@@ -114,10 +122,10 @@ def csv_columns(file):
     return names
 
 
-def object_columns(file):
+def object_columns(file: OwnFile) -> Collection[str]:
     """The keys of the first objects of a file of JSON lines or Python literals."""
-    parse = json.loads if file.kind == "jsonl" else ast.literal_eval
-    keys: dict = {}
+    parse: Callable[[str], Any] = json.loads if file.kind == "jsonl" else ast.literal_eval
+    keys: dict[str, None] = {}
     with open_text(file) as text:
         for line in itertools.islice((line for line in text if line.strip()), PEEK_LINES):
             value, _ = parse_object(parse, line)
@@ -129,9 +137,9 @@ def object_columns(file):
     return keys
 
 
-def parquet_columns(file):
+def parquet_columns(file: OwnFile) -> list[str]:
     """The columns of a Parquet file."""
-    import pyarrow as pa
+    import pyarrow as pa  # heavy
     import pyarrow.parquet as pq
 
     try:
@@ -143,7 +151,7 @@ def parquet_columns(file):
 READ_COLUMNS = {"csv": csv_columns, "jsonl": object_columns, "python": object_columns, "parquet": parquet_columns}
 
 
-def parse_object(parse, line):
+def parse_object(parse: Callable[[str], Any], line: str) -> tuple[dict[str, Any] | None, str | None]:
     """Return (dict, None), or (None, what is wrong with the line). Literals are parsed, never run."""
     try:
         value = parse(line.strip())
@@ -153,21 +161,21 @@ def parse_object(parse, line):
 
 
 class PythonLines:
-    """Streams a file of Python literals into DuckDB as JSON text, a column a name; broken lines become empty rows."""
+    """Streams a file of Python literals into DuckDB as JSON text, one column per name; broken ones become empty rows."""
 
-    def __init__(self, file, names):
+    def __init__(self, file: OwnFile, names: list[str]) -> None:
         self.file, self.names = file, names
-        self.first_broken = None  # (line number, what is wrong)
+        self.first_broken: tuple[int, str] | None = None  # line number, what is wrong
 
-    def reader(self):
+    def reader(self) -> pa.RecordBatchReader:
         """Return an Arrow reader over the whole file."""
-        import pyarrow as pa
+        import pyarrow as pa  # heavy
 
         schema = pa.schema([(name, pa.string()) for name in self.names])
         return pa.RecordBatchReader.from_batches(schema, self._batches(schema))
 
-    def _batches(self, schema):
-        import pyarrow as pa
+    def _batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa  # heavy
 
         with open_text(self.file) as text:
             numbered = ((n, line) for n, line in enumerate(text, 1) if line.strip())
@@ -175,14 +183,14 @@ class PythonLines:
                 rows = [self._row(number, line) for number, line in chunk]
                 yield pa.record_batch([pa.array(column, pa.string()) for column in zip(*rows)], schema=schema)
 
-    def _row(self, number, line):
+    def _row(self, number: int, line: str) -> list[str | None]:
         value, fault = parse_object(ast.literal_eval, line)
         if fault is not None and self.first_broken is None:
             self.first_broken = number, fault
         return [to_json((value or {}).get(name)) for name in self.names]
 
 
-def to_json(value):
+def to_json(value: object) -> str | None:
     """A Python value as JSON text, None as None; what JSON cannot say is written as text."""
     if value is None:
         return None
@@ -197,22 +205,16 @@ def to_json(value):
 
 
 class Scan:
-    """One pass over a file: the SQL to select from, and what was broken afterwards.
+    """One pass over a file: the SQL to select from, and what was broken afterwards; `used` are the columns read."""
 
-    Args:
-        duck (DuckDBSession)
-        file (OwnFile)
-        used (list of str): columns that are read.
-    """
-
-    def __init__(self, duck, file, used):
+    def __init__(self, duck: DuckDBSession, file: OwnFile, used: Sequence[str]) -> None:
         self.duck, self.file, self.used = duck, file, list(dict.fromkeys(used))
         self.python = None
         if file.kind == "python":
             self.python = PythonLines(file, self.used)
             duck.con.register("python_lines", self.python.reader())
 
-    def sql(self):
+    def sql(self) -> str:
         """Return the table function to select from."""
         path, file = quote(self.file.path), self.file
         if file.kind == "python":
@@ -230,28 +232,28 @@ class Scan:
             f"encoding={quote(file.encoding)}, ignore_errors=true, store_rejects=true, rejects_limit=0)"
         )
 
-    def json_sql(self, name):
+    def json_sql(self, name: str) -> str:
         """Return SQL of a column as JSON."""
         column = identifier(name)
         return {"csv": f"to_json({column})", "parquet": f"to_json({column})", "jsonl": column}.get(
             self.file.kind, f"{column}::JSON"
         )
 
-    def text_sql(self, name):
+    def text_sql(self, name: str) -> str:
         """Return SQL of a column as text."""
         if self.file.kind == "csv":
             return identifier(name)
         return f"{identifier(name)}::VARCHAR" if self.file.kind == "parquet" else f"({self.json_sql(name)} ->> '$')"
 
-    def finish(self, empty_rows, first_empty):
+    def finish(self, empty_rows: int, first_empty: int | None) -> tuple[int, str | None]:
         """Count the broken lines once the pass is over.
 
         Args:
-            empty_rows (int): rows of which nothing could be read.
-            first_empty (int | None): the first of them, from 0.
+            empty_rows: rows of which nothing could be read.
+            first_empty: the first of them, from 0.
 
         Returns:
-            (int, str | None): lines that are broken and not among the rows; where the first broken line is, and why.
+            Lines that are broken and not among the rows; where the first broken line is, and why.
         """
         if self.python:
             self.duck.con.unregister("python_lines")
@@ -263,12 +265,12 @@ class Scan:
             )[0]
             self.duck.run("DROP TABLE reject_errors; DROP TABLE reject_scans")
             return found[0], f"line {found[1]}: {found[2]}" if found[0] else None
-        if self.file.kind == "jsonl" and empty_rows:
+        if self.file.kind == "jsonl" and first_empty is not None:
             number = line_number_of(self.file.path, first_empty)
             return 0, f"line {number}: {describe_line(self.file.path, number)}"
         return 0, None
 
 
-def identifier(name):
+def identifier(name: str) -> str:
     """Return a column's name as SQL."""
     return '"' + name.replace('"', '""') + '"'

@@ -1,26 +1,35 @@
 """Raw files: read as lines of JSON; is the gzip whole, are lines broken, and which is the first."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import gzip
 import json
 import threading
 import zlib
+from typing import TYPE_CHECKING
 
 from dataset_tools.storage.duckdb_session import quote
 from recbole_blair.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from dataset_tools.storage.duckdb_session import DuckDBSession
 
 MAX_BROKEN_SHARE = 0.001  # above 0.1 % broken lines a file is damaged, not dirty
 _READ_BYTES = 1 << 20
 _GZIP_WBITS = 31  # zlib: a gzip member, its check sum verified
 
 
-def is_gzip(path):
+def is_gzip(path: Path | str) -> bool:
     """Tell whether the name of `path` ends in .gz."""
     return str(path).endswith(".gz")
 
 
-def gzip_fault(path):
+def gzip_fault(path: Path | str) -> str | None:
     """Return what is wrong with a gzip file, or None. Reads it whole; the check sums are verified."""
     with open(path, "rb") as file:
         data = file.read(_READ_BYTES)
@@ -40,7 +49,7 @@ def gzip_fault(path):
     return None
 
 
-def gzip_error(path, fault):
+def gzip_error(path: Path | str, fault: str) -> InputError:
     """Build the error for a gzip file that cannot be read."""
     return InputError(
         f"{path} is not a whole gzip file: {fault}. Fetch it again (delete it and run the same command, "
@@ -51,21 +60,21 @@ def gzip_error(path, fault):
 class GzipCheck(threading.Thread):
     """Verify a gzip file beside the scan: DuckDB's reader notices a short file but not a damaged one."""
 
-    def __init__(self, path):
+    def __init__(self, path: Path | str) -> None:
         super().__init__(daemon=True)
         self.path = path
-        self._fault = None
-        self._failure = None
+        self._fault: str | None = None
+        self._failure: OSError | None = None
         if is_gzip(path):
             self.start()
 
-    def run(self):
+    def run(self) -> None:
         try:
             self._fault = gzip_fault(self.path)
         except OSError as error:
             self._failure = error
 
-    def finish(self):
+    def finish(self) -> None:
         """Wait for the verdict.
 
         Raises:
@@ -79,18 +88,18 @@ class GzipCheck(threading.Thread):
             raise gzip_error(self.path, self._fault)
 
 
-def json_lines(path, columns):
+def json_lines(path: Path | str, columns: str) -> str:
     """Return SQL of the lines of a file, the order kept; a line that does not parse is NULL throughout."""
     return f"read_json({quote(path)}, format='newline_delimited', ignore_errors=true, columns={columns})"
 
 
-def broken_lines(duck, table, condition):
+def broken_lines(duck: DuckDBSession, table: str, condition: str) -> tuple[int, int, int | None]:
     """Return the broken lines of a table, all its lines, and the first broken one, from 0 (None)."""
     return duck.run(f"SELECT count(*) FILTER ({condition}), count(*), min(rowid) FILTER ({condition}) FROM {table}")[0]
 
 
 @contextlib.contextmanager
-def reading(duck, path):
+def reading(duck: DuckDBSession, path: Path | str) -> Iterator[None]:
     """Name the raw file where the one scan of it, inside, fails; its gzip is verified beside it."""
     check = GzipCheck(path)
     try:
@@ -103,20 +112,20 @@ def reading(duck, path):
     check.finish()
 
 
-def check_broken(path, broken, lines, first):
+def check_broken(path: Path, broken: int, lines: int, first: int | None) -> None:
     """Stop when more than `MAX_BROKEN_SHARE` of the lines are broken.
 
     Args:
-        path (Path): of the raw file.
-        broken, lines (int): numbers of lines.
-        first (int | None): the first broken one, from 0.
+        path: of the raw file.
+        broken, lines: numbers of lines.
+        first: the first broken one, from 0.
 
     Raises:
         InputError: names the file and the first broken line; or the file has no line at all.
     """
     if not lines:
         raise InputError(f"{path} holds no line; fetch it again")
-    if broken > MAX_BROKEN_SHARE * lines:
+    if first is not None and broken > MAX_BROKEN_SHARE * lines:
         number = line_number_of(path, first)
         raise InputError(
             f"{path} line {number}: {describe_line(path, number)}; {broken:,} of {lines:,} lines are broken, more "
@@ -124,7 +133,7 @@ def check_broken(path, broken, lines, first):
         )
 
 
-def line_number_of(path, record):
+def line_number_of(path: Path | str, record: int) -> int:
     """Return the 1-based line that holds the 0-based `record`; blank lines are no records."""
     opener = gzip.open if is_gzip(path) else open
     with opener(path, "rb") as file:
@@ -136,7 +145,7 @@ def line_number_of(path, record):
     raise InputError(f"{path} changed while it was read; run the same command again")
 
 
-def describe_line(path, number):
+def describe_line(path: Path | str, number: int) -> str:
     """Return why line `number` is not a usable record, in a few words."""
     opener = gzip.open if is_gzip(path) else open
     with opener(path, "rb") as file:

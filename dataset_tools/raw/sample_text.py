@@ -1,16 +1,21 @@
 """Words and product texts of the sample dataset: made up, but built and punctuated like a shop's."""
 
+from __future__ import annotations
+
 import json
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
 THEME_WORDS, NICHE_WORDS = 14, 6  # words a theme and a niche may use
 WORD_THEMES = 3  # a topic word serves about so many themes
-REVIEWS_AN_ITEM = 4  # different review texts an item has
+REVIEWS_PER_ITEM = 4  # different texts
 
 
-def _words(text):
+def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
@@ -59,24 +64,24 @@ _REVIEWS = (
 class Words(NamedTuple):
     """The vocabularies: topic words by theme and niche, and brands."""
 
-    theme: list  # (themes) lists of words
-    niche: list  # (niches) lists of words
+    theme: list[list[str]]  # (themes,)
+    niche: list[list[str]]  # (niches,)
     theme_of: np.ndarray  # (niches,) theme of each niche
-    brands: list
+    brands: list[str]
 
 
 class Product(NamedTuple):
     """One item's metadata and the topic words its reviews use."""
 
     title: str
-    features: list
-    description: list
-    categories: list
+    features: list[str]
+    description: list[str]
+    categories: list[str]
     store: str
     price: float | None
-    topic: list
+    topic: list[str]
 
-    def metadata(self):
+    def metadata(self) -> dict[str, Any]:
         """Return the fields of the raw format."""
         return {
             "title": self.title,
@@ -97,26 +102,26 @@ class Product(NamedTuple):
 class Draw:
     """Draws from lists by `Generator.random` alone, in blocks."""
 
-    def __init__(self, rng):
+    def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
         self._block: list[float] = []
 
-    def number(self):
+    def number(self) -> float:
         """Return a float in [0, 1)."""
         if not self._block:
             self._block = self._rng.random(65_536).tolist()
         return self._block.pop()
 
-    def one(self, values):
+    def one(self, values: Sequence[str]) -> str:
         """Return one of `values`."""
         return values[int(self.number() * len(values))]
 
-    def some(self, values, n):
+    def some(self, values: Iterable[str], n: int) -> list[str]:
         """Return `n` different ones of `values` (all of them if there are no more)."""
         left = list(values)
         return [left.pop(int(self.number() * len(left))) for _ in range(min(n, len(left)))]
 
-    def few(self, values, n):
+    def few(self, values: Sequence[str], n: int) -> list[str]:
         """Return `n` different ones of a long list, without copying it."""
         chosen: dict[int, None] = {}
         while len(chosen) < n:
@@ -124,7 +129,7 @@ class Draw:
         return [values[index] for index in chosen]
 
 
-def make_vocabulary(draw, n):
+def make_vocabulary(draw: Draw, n: int) -> list[str]:
     """Return `n` different made-up words of two or three syllables."""
     words: dict[str, None] = {}
     while len(words) < n:
@@ -134,35 +139,35 @@ def make_vocabulary(draw, n):
     return list(words)
 
 
-def build_words(n_niches, niches_a_theme, seed):
+def build_words(n_niches: int, niches_per_theme: int, seed: int) -> Words:
     """Build the vocabularies: every topic word is shared by several themes."""
     draw = Draw(np.random.default_rng([seed, 1]))
-    n_themes = -(-n_niches // niches_a_theme)
+    n_themes = -(-n_niches // niches_per_theme)
     pool = make_vocabulary(draw, max(120, n_themes * THEME_WORDS // WORD_THEMES))
     return Words(
         [draw.few(pool, THEME_WORDS) for _ in range(n_themes)],
         [draw.few(pool, NICHE_WORDS) for _ in range(n_niches)],
-        np.arange(n_niches) // niches_a_theme,
+        np.arange(n_niches) // niches_per_theme,
         [word.capitalize() for word in make_vocabulary(draw, max(40, n_niches // 4))],
     )
 
 
-def build_products(words, niche, seed):
+def build_products(words: Words, niche: np.ndarray, seed: int) -> list[Product]:
     """Write the texts of all items.
 
     Args:
-        words (Words): vocabularies.
-        niche (ndarray): (items,) niche of each item.
-        seed (int): same seed, same texts.
+        words: vocabularies.
+        niche: (items,) niche of each item.
+        seed: same seed, same texts.
 
     Returns:
-        list of Product: (items).
+        One product per item.
     """
     draw = Draw(np.random.default_rng([seed, 2]))
     return [build_product(draw, words, number) for number in niche.tolist()]
 
 
-def build_product(draw, words, niche):
+def build_product(draw: Draw, words: Words, niche: int) -> Product:
     """Write one item's texts: words of its niche and theme among shared ones."""
     theme = int(words.theme_of[niche])
     topic = draw.some(words.niche[niche], 4) + draw.some(words.theme[theme], 4)
@@ -178,7 +183,7 @@ def build_product(draw, words, niche):
     return Product(title[0].upper() + title[1:], features, description, categories, brand, price, topic)
 
 
-def _filler(draw, topic):
+def _filler(draw: Draw, topic: list[str]) -> dict[str, Any]:
     """Return the words for the gaps of a template: six topic words in random order, and shared ones."""
     chosen = draw.some(topic, 6)
     return {
@@ -190,12 +195,12 @@ def _filler(draw, topic):
     }
 
 
-def review_fragments(products):
+def review_fragments(products: Sequence[Product]) -> list[list[str]]:
     """Return, for each item, the title and text of its few different reviews, as JSON fragments."""
     fragments = []
     for number, product in enumerate(products):
         mine = []
-        for turn in range(REVIEWS_AN_ITEM):
+        for turn in range(REVIEWS_PER_ITEM):
             topic = product.topic[turn:] + product.topic[:turn]
             fill = dict(zip("abcdef", topic))
             title = _REVIEW_TITLES[(number + turn) % len(_REVIEW_TITLES)].format(**fill)

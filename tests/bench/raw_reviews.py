@@ -120,7 +120,7 @@ def _line(rating, title, text, images, asin, user, time_ms, votes):
 def metadata_lines(world, ids, rng, pool):
     """Yield the metadata lines; the sample's, with features and descriptions of Games' length."""
     niche = world.niche
-    words = sample_text.build_words(int(niche[-1]) + 1, sample.NICHES_A_THEME, sample.SEED)
+    words = sample_text.build_words(int(niche[-1]) + 1, sample.NICHES_PER_THEME, sample.SEED)
     products = sample_text.build_products(words, niche, sample.SEED)
     lengths = text_lengths(rng, len(ids), ITEM_CHARACTERS)
     plain = rng.random(len(ids)) < PLAIN_SHARE

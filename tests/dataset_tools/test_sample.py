@@ -90,7 +90,7 @@ def test_text_finds_the_next_item_where_chance_does_not(built):
 def test_no_single_word_gives_a_theme_away(built):
     """Each topic word serves several themes: knowing one word leaves most themes' items outside."""
     world = sample.build_world(DEFAULT_USERS, DEFAULT_ITEMS)
-    words = sample.sample_text.build_words(int(world.niche[-1]) + 1, sample.NICHES_A_THEME, sample.SEED)
+    words = sample.sample_text.build_words(int(world.niche[-1]) + 1, sample.NICHES_PER_THEME, sample.SEED)
     uses = {}
     for theme in words.theme:
         for word in theme:
