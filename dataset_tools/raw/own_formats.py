@@ -161,7 +161,7 @@ def parse_object(parse: Callable[[str], Any], line: str) -> tuple[dict[str, Any]
 
 
 class PythonLines:
-    """Streams a file of Python literals into DuckDB as JSON text, one column per name; broken ones become empty rows."""
+    """Streams a file of Python literals into DuckDB as JSON text, one column per name; broken ones are empty rows."""
 
     def __init__(self, file: OwnFile, names: list[str]) -> None:
         self.file, self.names = file, names

@@ -1,26 +1,45 @@
-"""The dataset RecBole models are built from, over the flat arrays of one build."""
+"""The dataset RecBole models are built from, over the flat arrays of one build.
+
+Shapes: R rows of a split, S events of all users, N items and U users with padding 0, D width of text features.
+"""
+
+from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from recbole_blair.data.atomic import load_interactions, open_atomic
+from recbole_blair.data.atomic import open_atomic
+from recbole_blair.data.interactions import load_interactions
+from recbole_blair.data.sequences import ragged_range
 from recbole_blair.errors import InputError
 from recbole_blair.schema import ITEM_ID, ITEM_SUFFIX, SPLITS, STATS_SUFFIX, USER_ID
+from recbole_blair.text.features import load_features
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
 
 
 class Rows:
-    """The rows of one split: a table (R, 3) int32 of `target`, positions in the dataset's events, `length`, `user`."""
+    """The rows of one split: a table (R, 3) int32 of `target`, `length` and `user`.
 
-    def __init__(self, table):
+    Row r predicts the item of `events[target[r]]`; its history is `events[target[r] - length[r] : target[r]]`, a slice
+    of the sequence of user `user[r]`.
+    """
+
+    def __init__(self, table: np.ndarray) -> None:
         self.table = np.asarray(table)
         self.target, self.length, self.user = self.table.T
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.table)
 
 
@@ -31,41 +50,41 @@ class BlairDataset:
     from 1 in order of first occurrence.
 
     Args:
-        build_dir (Path): folder of the atomic files.
-        use_cache (bool): keep and use a binary copy in `.cache/`.
+        build_dir: folder of the atomic files.
+        use_cache: keep and use a binary copy in `.cache/`.
 
     Raises:
         InputError: see `load_interactions`.
     """
 
-    def __init__(self, build_dir, use_cache=True):
+    def __init__(self, build_dir: Path | str, use_cache: bool = True) -> None:
         self.build_dir = Path(build_dir)
         self.name = self.build_dir.name
         tables = load_interactions(self.build_dir, use_cache)
         self.item_tokens, self.user_tokens = tables["item_tokens"], tables["user_tokens"]
-        self.events = np.asarray(tables["events"])
-        self.seq_items, self.seq_times = self.events.T
-        self.user_start = tables["user_start"]
+        self.events = np.asarray(tables["events"])  # (S, 2) int64: item id, time in ms
+        self.seq_items, self.seq_times = self.events.T  # (S,) each
+        self.user_start = tables["user_start"]  # (U,) int64: first event of a user, -1 where rows do not chain
         self.rows = {split: Rows(tables[f"{split}_rows"]) for split in SPLITS}
         self.n_items = len(self.item_tokens) + 1
         self.n_users = len(self.user_tokens) + 1
         self.chained = bool((self.user_start[1:] >= 0).all())
-        self.text_header = None
-        self._text_features = None
+        self.text_header: dict[str, Any] | None = None
+        self._text_features: np.ndarray | Tensor | None = None  # (N - 1, D)
 
     # What RecBole's models ask a dataset for.
 
     @property
-    def item_num(self):
+    def item_num(self) -> int:
         """Items with the padding item."""
         return self.n_items
 
     @property
-    def user_num(self):
+    def user_num(self) -> int:
         """Users with the padding user."""
         return self.n_users
 
-    def num(self, field):
+    def num(self, field: str) -> int:
         """Count the ids of a field, padding included.
 
         Raises:
@@ -76,12 +95,12 @@ class BlairDataset:
             raise InputError(f"the rows carry no ids of {field!r}; known: {', '.join(counts)}")
         return counts[field]
 
-    def id2token(self, field, ids):
+    def id2token(self, field: str, ids: int | Sequence[int] | np.ndarray) -> list[str]:
         """Return the raw ids of internal ones; padding reads `[PAD]`."""
         tokens = self.item_tokens if field == ITEM_ID else self.user_tokens
         return [tokens[int(i) - 1].as_py() if i else "[PAD]" for i in np.atleast_1d(ids)]
 
-    def token2id(self, field, tokens):
+    def token2id(self, field: str, tokens: str | Sequence[str]) -> np.ndarray:
         """Return the internal ids of raw ones.
 
         Raises:
@@ -96,30 +115,28 @@ class BlairDataset:
 
     # Item text.
 
-    def load_text_features(self, encoder_name, plm_size=None, scale="raw"):
+    def load_text_features(self, encoder_name: str, plm_size: int | None = None, scale: str = "raw") -> None:
         """Map the features of one encoder, rows in `.item` order, checked against this build's ids and texts.
 
         Args:
-            encoder_name (str): as in the feature file's name.
-            plm_size (int): width the features must have; None: any.
-            scale (str): raw, or rms: divided by their root mean square, in memory instead of mapped.
+            encoder_name: as in the feature file's name.
+            plm_size: width the features must have; None: any.
+            scale: raw, or rms: divided by their root mean square, in memory instead of mapped.
 
         Raises:
             InputError: no such file, or one of other items, texts or width.
         """
-        from recbole_blair.text.features import load_features
-
         features, header = load_features(self.build_dir, encoder_name)
         if plm_size is not None and header["width"] != plm_size:
             raise InputError(
                 f"{self.name}.{encoder_name}.feature has width {header['width']} but plm_size is {plm_size}; "
                 f"set plm_size: {header['width']} (or leave it empty) or encode again"
             )
-        if scale == "rms":
+        if scale == "rms":  # x / sqrt(mean(x²)), one number for all items: directions and lengths stay comparable
             features = features / np.sqrt(np.mean(np.square(features), dtype=np.float64)).astype(np.float32)
         self.set_text_features(features, header)
 
-    def set_text_features(self, features, header=None):
+    def set_text_features(self, features: np.ndarray | Tensor, header: dict[str, Any] | None = None) -> None:
         """Attach features (N - 1, D) float32; row i - 1 is item i."""
         if len(features) != self.n_items - 1:
             raise InputError(f"{len(features)} feature rows for {self.n_items - 1} items of {self.name}")
@@ -127,7 +144,7 @@ class BlairDataset:
         self.text_header = header
 
     @property
-    def text_features(self):
+    def text_features(self) -> Tensor:
         """Item text features, (N - 1, D) float32 tensor; row i - 1 is item i.
 
         Raises:
@@ -139,49 +156,49 @@ class BlairDataset:
             return self._text_features
         return readonly_tensor(self._text_features)
 
-    def titles(self):
+    def titles(self) -> pa.StringArray:
         """Return the item titles as a pyarrow array in id order."""
         path = self.build_dir / f"{self.name}{ITEM_SUFFIX}"
         return pa.concat_arrays([batch.column(0) for batch in open_atomic(path, ["title"])])
 
-    def stats(self):
+    def stats(self) -> dict[str, Any]:
         """Return the build's stats.json; empty for a build of other tools."""
         path = self.build_dir / f"{self.name}{STATS_SUFFIX}"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     # Counts.
 
-    def item_counts(self, split="train"):
+    def item_counts(self, split: str = "train") -> np.ndarray:
         """Return how often each item is a target of a split, (N,) int64, padding 0."""
         return np.bincount(self.seq_items[self.rows[split].target], minlength=self.n_items)
 
     @property
-    def has_times(self):
+    def has_times(self) -> bool:
         """True when every split's rows carry times; other tools' builds may hold none, which reads as zeros."""
         return all(bool(self.seq_times[rows.target].any()) for rows in self.rows.values())
 
-    def seen_items(self, split="train"):
+    def seen_items(self, split: str = "train") -> np.ndarray:
         """Return which items occur in a split's rows, as target or in a history, (N,) bool; padding is False."""
         rows = self.rows[split]
         target = np.asarray(rows.target)
-        edge = np.bincount(target - rows.length, minlength=len(self.seq_items) + 1)
+        # +1 where a row's slice begins, -1 behind its end: the running sum counts the rows that cover an event.
+        edge = np.bincount(target - rows.length, minlength=len(self.seq_items) + 1)  # (S + 1,)
         edge -= np.bincount(target + 1, minlength=len(self.seq_items) + 1)
-        seen = np.zeros(self.n_items, bool)
+        seen = np.zeros(self.n_items, bool)  # (N,)
         seen[self.seq_items[np.cumsum(edge[:-1]) > 0]] = True
         return seen
 
-    def history_of(self, split, rows, full=False):
+    def history_of(self, split: str, rows: np.ndarray, full: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Return the history items of chosen rows, flat, and their lengths.
 
         Args:
-            rows (B,): row numbers of the split.
-            full (bool): everything before the target, not only the history the row keeps.
+            split: train, valid or test.
+            rows: (B,) row numbers of the split.
+            full: everything before the target, not only the history the row keeps.
 
         Raises:
             InputError: `full` where the build's rows do not chain.
         """
-        from recbole_blair.data.atomic import ragged_range
-
         part = self.rows[split]
         target = np.asarray(part.target[rows])
         if full:
@@ -190,14 +207,12 @@ class BlairDataset:
             length = target - np.asarray(self.user_start[part.user[rows]])
         else:
             length = np.asarray(part.length[rows], np.int64)
-        at = np.repeat(target - length, length) + ragged_range(length)
+        at = np.repeat(target - length, length) + ragged_range(length)  # (sum of lengths,) positions of the events
         return self.seq_items[at], length
 
 
-def readonly_tensor(array):
+def readonly_tensor(array: np.ndarray) -> Tensor:
     """View a read-only memory map as a tensor without PyTorch's warning; nobody writes to it."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.asarray(array))

@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from builds import TEST_MS, VALID_MS, write_build
 
-from recbole_blair.data import atomic
-from recbole_blair.data.atomic import load_interactions
+from recbole_blair.data import binary_copy, sequences
+from recbole_blair.data.interactions import load_interactions
 from recbole_blair.errors import InputError
 
 BY_HAND = {
@@ -38,7 +38,7 @@ def write_rows(folder, train, valid, test, header=HEADER, items=None):
 @pytest.fixture(autouse=True)
 def _checked_in_parts(monkeypatch):
     """Histories are checked two rows at a time, not all of these few at once."""
-    monkeypatch.setattr(atomic, "CHECKED", 2)
+    monkeypatch.setattr(sequences, "CHECKED_ROWS", 2)
 
 
 @pytest.mark.parametrize("use_cache", [False, True])
@@ -202,18 +202,16 @@ def test_a_missing_split_names_the_file_and_the_command(tmp_path):
 def test_a_build_nobody_may_write_to_is_read_from_memory(tmp_path, monkeypatch):
     import errno
 
-    from recbole_blair.data import atomic
-
     def refused(error):
-        def write_cache(*args):
+        def write_copy(*args):
             raise OSError(error, os.strerror(error))
 
-        return write_cache
+        return write_copy
 
     folder = write_build(tmp_path, BY_HAND)
     for error in (errno.EROFS, errno.EACCES):
-        monkeypatch.setattr(atomic, "write_cache", refused(error))
+        monkeypatch.setattr(binary_copy, "write_copy", refused(error))
         assert load_interactions(folder)["events"][:, 0].tolist() == [1, 2, 3, 4, 2, 1]
-    monkeypatch.setattr(atomic, "write_cache", refused(errno.ENOSPC))
+    monkeypatch.setattr(binary_copy, "write_copy", refused(errno.ENOSPC))
     with pytest.raises(OSError, match="No space left"):
         load_interactions(folder)
