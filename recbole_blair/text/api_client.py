@@ -30,7 +30,7 @@ class RowError(InputError):
 
 
 class BadAnswer(Exception):
-    """An answer with status 200 that does not hold the vectors that were asked for; the message says how."""
+    """An answer with status 200 that does not hold what was asked for; the message says how."""
 
 
 class Stopped(Exception):
@@ -42,16 +42,18 @@ class Backoff:
 
     Args:
         base_s: first wait; doubled at each failure in a row, plus up to a quarter at random.
+        longest_s: of a wait, also of one that the server asks for.
     """
 
-    def __init__(self, base_s: float = 1.0) -> None:
-        self.base_s, self.until, self.stop, self.mutex = base_s, 0.0, threading.Event(), threading.Lock()
+    def __init__(self, base_s: float = 1.0, longest_s: float = LONGEST_WAIT_S) -> None:
+        self.base_s, self.longest_s = base_s, longest_s
+        self.until, self.stop, self.mutex = 0.0, threading.Event(), threading.Lock()
 
     def hold(self, failures: int, asked_s: float | None = None) -> None:
         """Set the earliest time of the next call: at least what the server asked for."""
-        wait = min(LONGEST_WAIT_S, self.base_s * 2 ** (failures - 1)) * (1 + random.random() / 4)
+        wait = min(self.longest_s, self.base_s * 2 ** (failures - 1)) * (1 + random.random() / 4)
         with self.mutex:
-            self.until = max(self.until, time.monotonic() + max(wait, asked_s or 0.0))
+            self.until = max(self.until, time.monotonic() + max(wait, min(self.longest_s, asked_s or 0.0)))
 
     def wait(self) -> None:
         """Sleep until calls are allowed.
@@ -89,12 +91,12 @@ def check_url(url: str) -> str:
     return parts.netloc
 
 
-def import_client() -> ModuleType:
-    """Import the client library or say how to get it."""
+def import_client(user: str = "--plm=openai:…") -> ModuleType:
+    """Import the client library or say how to get it; `user` is what needs it."""
     try:
         import openai  # heavy, an extra
     except ImportError:
-        raise InputError("--plm=openai:… needs the OpenAI client: pip install 'recbole_blair[api]'") from None
+        raise InputError(f"{user} needs the OpenAI client: pip install 'recbole_blair[api]'") from None
     return openai
 
 

@@ -17,7 +17,7 @@ from shop_data import GOOD, ChatServer, reply, review_text, wait_for
 from dataset_tools.pools.five_star_reviews import Review
 from recbole_blair.errors import InputError
 from recbole_blair.search.c4.build import COLUMNS, build_requests, estimate, load_prompt
-from recbole_blair.search.c4.llm import Backoff
+from recbole_blair.text.api_client import Backoff
 
 PROMPT = {"system": "Be brief.", "user": "Rewrite: {review}"}
 

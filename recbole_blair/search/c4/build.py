@@ -16,7 +16,7 @@ from recbole_blair.files.read import read_yaml
 from recbole_blair.files.write import whole_file, write_json
 from recbole_blair.search.c4.checks import LANGUAGES, check_reply, clean_reply
 from recbole_blair.search.c4.journal import Journal
-from recbole_blair.search.c4.llm import Backoff, Budget, BudgetSpent, Rewriter, ServerDown, estimate_tokens
+from recbole_blair.search.c4.rewriter import Budget, BudgetSpent, Rewriter, ServerDown, estimate_tokens
 from recbole_blair.search.readers import QUERY_FILE, hash_strings
 
 COLUMNS = ("qid", "query", "item_id", "user_id", "ori_rating", "ori_review")
@@ -97,7 +97,7 @@ def build_requests(
         size = (reserve["prompt_tokens"] + reserve["completion_tokens"]) // len(reviews) + 1
         budget = Budget(max_calls, max_tokens, len(used), sum(e.get("tokens", 0) for e in used), size)
         rewriter = Rewriter(
-            model, prompt, budget, backoff or Backoff(), base_url=base_url, api_key=api_key,
+            model, prompt, budget, backoff, base_url=base_url, api_key=api_key,
             temperature=temperature, timeout_s=timeout_s, retries=retries,
         )  # fmt: skip
         work = _Work(reviews, n, journal, rewriter, attempts, language)
@@ -180,7 +180,7 @@ class _Work:
                     bar.update(len(self.text) - bar.n)
                     self._check_yield()
             except BaseException:
-                self.rewriter.stop.set()
+                self.rewriter.backoff.stop.set()
                 raise
 
     def _one(self, review):
