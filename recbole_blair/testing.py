@@ -87,7 +87,8 @@ class Case:
     def build(self, **changes):
         """Return (Config, model), built with seed 7 whatever `changes` says."""
         from recbole_blair.config import resolve_config
-        from recbole_blair.quick_start import build_model, runtime_config, seed_everything
+        from recbole_blair.registry.build_model import build_model
+        from recbole_blair.train.runtime import runtime_config, seed_everything
 
         small = {key: value for key, value in SMALL.items() if key in self.defaults}
         base = {"device": "cpu", "precision": "fp32", "train_batch_size": 16, "show_progress": False}
@@ -98,7 +99,7 @@ class Case:
     def batch(self, config, trim=None):
         """Return the first train rows, padded as the model's own training pads them unless `trim` says."""
         from recbole_blair.data.loader import RowLoader
-        from recbole_blair.quick_start import build_loaders
+        from recbole_blair.registry.build_model import build_loaders
 
         loaders = build_loaders(self.info, config, self.dataset)
         trim = loaders["valid"].trim if trim is None else trim

@@ -10,8 +10,9 @@ EPOCHS = 6  # half the demo's: the lead is there, and the test stays short
 def sample(tmp_path_factory):
     """The sample build with its features, made the way training makes it."""
     from recbole_blair.config import resolve_config
-    from recbole_blair.quick_start import open_dataset, runtime_config
+    from recbole_blair.quick_start import open_dataset
     from recbole_blair.registry import find_model
+    from recbole_blair.train.runtime import runtime_config
 
     root = tmp_path_factory.mktemp("sample")
     keys = {
@@ -26,8 +27,9 @@ def sample(tmp_path_factory):
 def train(sample, model, name, dataset):
     """Train one model on the given dataset; returns its test metrics."""
     from recbole_blair.config import resolve_config
-    from recbole_blair.quick_start import open_dataset, runtime_config, train_one
+    from recbole_blair.quick_start import open_dataset, train_one
     from recbole_blair.registry import find_model
+    from recbole_blair.train.runtime import runtime_config
 
     root, keys, _ = sample
     info = find_model(model)

@@ -9,7 +9,8 @@ from recbole_blair.cli.main import main
 from recbole_blair.config import resolve_config
 from recbole_blair.quick_start import run
 from recbole_blair.registry import find_model
-from recbole_blair.runs.finished_run import evaluate_run, load_run
+from recbole_blair.runs.evaluate_run import evaluate_run
+from recbole_blair.runs.open_run import open_run
 
 FAST = {
     "sample_users": 120, "sample_items": 80, "epochs": 1, "device": "cpu", "precision": "fp32", "show_progress": False,
@@ -39,7 +40,7 @@ def test_what_the_protocol_sets_is_used_and_recorded(trained):
 
 def test_every_user_has_one_row_in_valid_and_one_in_test(trained):
     _, run_dir, _ = trained
-    _, _, dataset = load_run(run_dir)
+    dataset = open_run(run_dir).dataset
     users = {split: np.asarray(rows.user) for split, rows in dataset.rows.items()}
     assert len(set(users["test"])) == len(users["test"]) == dataset.n_users - 1
     np.testing.assert_array_equal(users["valid"], users["test"])

@@ -14,8 +14,9 @@ from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
 from recbole_blair.quick_start import run, run_many
 from recbole_blair.registry import list_models
-from recbole_blair.runs.finished_run import evaluate_run, load_run
-from recbole_blair.train import checkpoint
+from recbole_blair.runs.evaluate_run import evaluate_run
+from recbole_blair.runs.open_run import open_run
+from recbole_blair.train import run_folder
 
 FAST = {
     "epochs": 2, "train_batch_size": 32, "device": "cpu", "precision": "fp32", "show_progress": False,
@@ -99,8 +100,8 @@ def test_the_best_weights_score_the_same_again(text_run):
     assert metrics == result["test"] and len(rank) == 40
     valid, _ = evaluate_run(folder, "valid", topk=[10], mask_history=True)
     assert valid["ndcg@10"] >= result["best_valid"]["ndcg@10"]
-    config, model, dataset = load_run(folder)
-    assert (config["hidden_size"], dataset.n_items, model.training) == (16, 119, False)
+    opened = open_run(folder)
+    assert (opened.config["hidden_size"], opened.dataset.n_items, opened.model.training) == (16, 119, False)
     with pytest.raises(InputError, match="'learning_rate' is no evaluation key"):
         evaluate_run(folder, learning_rate=1.0)
 
@@ -193,8 +194,8 @@ def test_several_seeds_and_baselines_share_a_folder_and_a_table(data_path, tmp_p
     assert "±" in shown and all(name in shown for name in ("SASRecText", "SASRec", "SeqPop"))
     names = sorted(path.name for path in (tmp_path / "many").iterdir() if path.is_dir())
     assert names == sorted(f"{m}-{s}" for m in ("SASRecText", "SASRec", "SeqPop") for s in (1, 2))
-    assert checkpoint.load_config(tmp_path / "many" / "SASRec-2")["hidden_size"] == 64
-    assert checkpoint.load_config(tmp_path / "many" / "SASRecText-2")["hidden_size"] == 16
+    assert run_folder.load_config(tmp_path / "many" / "SASRec-2")["hidden_size"] == 64
+    assert run_folder.load_config(tmp_path / "many" / "SASRecText-2")["hidden_size"] == 16
     pop = [json.loads((tmp_path / "many" / f"SeqPop-{s}" / "metrics.json").read_text()) for s in (1, 2)]
     assert pop[0]["test"] == pop[1]["test"] and pop[0]["epochs"] == 0
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from recbole_blair.cli.main import main
 from recbole_blair.quick_start import run, run_many
-from recbole_blair.train import checkpoint, trainer
+from recbole_blair.train import checkpoint, run_folder, trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = {
@@ -157,7 +157,7 @@ def test_two_processes_do_not_train_in_one_folder(data_path, unbroken, tmp_path,
     """The second is told so and touches nothing; once the first is gone, killed or not, the folder is free."""
     folder = tmp_path / "run"
     keys = {**KEYS, "data_path": data_path, "output_dir": str(folder)}
-    holder = "import sys, time; from recbole_blair.train.checkpoint import only_trainer\n"
+    holder = "import sys, time; from recbole_blair.train.run_folder import only_trainer\n"
     holder += "with only_trainer(sys.argv[1]): print('held', flush=True); time.sleep(240)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", holder, str(folder)]
@@ -166,7 +166,7 @@ def test_two_processes_do_not_train_in_one_folder(data_path, unbroken, tmp_path,
         assert process.stdout.readline() == b"held\n"
         assert main(arguments(keys)) == 2
         assert f"another process trains in {folder}" in capsys.readouterr().err
-        assert sorted(p.name for p in folder.iterdir()) == [checkpoint.LOCK]
+        assert sorted(p.name for p in folder.iterdir()) == [run_folder.LOCK]
     finally:
         process.kill()
         process.wait()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset_tools.builds.folder import build_is_whole
 from dataset_tools.builds.settings import AMAZON_KEYS, AmazonSettings
 from dataset_tools.builds.statistics_file import load_stats, require_stats
 from dataset_tools.own_data import find_own_build
-from dataset_tools.prepare import prepare_build
+from dataset_tools.prepare import plan_build, prepare_build
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
 from recbole_blair.schema import DOMAINS, SPLITS, STATS_SUFFIX
@@ -170,3 +171,32 @@ def check_feature_settings(config: Mapping[str, Any], path: Path) -> None:
                 f"{path.name} was made with {field} {header[field]!r} but {key} is {wanted!r}; set {key}: "
                 f"{header[field]} or encode again with `recbole-blair encode --force`"
             )
+
+
+def show_build_plan(config: Mapping[str, Any]) -> Path:
+    """Print what `ensure_build` would do, with its disk, memory and time; returns the build's folder."""
+    folder = foreign_build(config)
+    if folder is not None:
+        print(f"build      {folder}: there; used as it is")
+        return folder
+    return plan_build(*build_arguments(config))
+
+
+def find_build(config: Mapping[str, Any]) -> tuple[Path, bool]:
+    """Return the folder of a configuration's build, and whether the build is there and whole; nothing is made.
+
+    Raises:
+        InputError: the folder holds a build of other settings.
+    """
+    folder = foreign_build(config)
+    if folder is not None:
+        return folder, True
+    try:
+        settings = resolve_settings(config)
+        folder = Path(config["data_path"]) / settings.build_name
+        return folder, build_is_whole(folder, settings)
+    except InputError:
+        folder = Path(config["data_path"]) / config["dataset"]
+        if folder.is_dir():
+            raise
+        return folder, False

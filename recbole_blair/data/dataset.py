@@ -71,6 +71,7 @@ class BlairDataset:
         self.chained = bool((self.user_start[1:] >= 0).all())
         self.text_header: dict[str, Any] | None = None
         self._text_features: np.ndarray | Tensor | None = None  # (N - 1, D)
+        self.field2seqlen: dict[str, int] = {}  # set with the model; RecBole's CORE reads it
 
     # What RecBole's models ask a dataset for.
 

@@ -1,19 +1,35 @@
 """Item and user vectors as files other systems read: Parquet, float32 .npy, and on request a faiss index."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import whole_file, write_json
-from recbole_blair.schema import ITEM_ID, USER_ID
+from recbole_blair.recommend.recommender import Recommender, Users
+from recbole_blair.schema import ITEM_ID, USER_ID, VERSION
+
+if TYPE_CHECKING:
+    import faiss
 
 CHUNK_ROWS = 65536  # item vectors written at a time
 MANIFEST = "vectors.json"
 
 
-def export_vectors(recommender, output_dir, users=None, faiss=False, request_time=None):
+def export_vectors(
+    recommender: Recommender,
+    output_dir: Path | str,
+    users: Users | None = None,
+    with_faiss: bool = False,
+    request_time: str | int | None = None,
+) -> dict[str, Any]:
     """Write vectors whose inner products are the model's scores.
 
     `items.parquet` (item_id, title, vector) and `items.npy` (M, H) float32 hold the same rows in the same order, as do
@@ -21,22 +37,19 @@ def export_vectors(recommender, output_dir, users=None, faiss=False, request_tim
     renamed when whole, `vectors.json`, which says what they are, is written last.
 
     Args:
-        recommender (Recommender): new items that were added are among the items.
-        output_dir (path)
+        recommender: new items that were added are among the items.
         users: see Recommender; None: every user of the build; `none`: no user files.
-        faiss (bool): write `items.faiss` too, an exact inner-product index (IndexFlatIP).
+        with_faiss: write `items.faiss` too, an exact inner-product index (IndexFlatIP).
         request_time: see `Recommender.recommend`.
 
     Returns:
-        dict: `vectors.json`'s content.
+        `vectors.json`'s content.
 
     Raises:
         InputError: a model whose score is no inner product; faiss asked for and not installed.
     """
-    from recbole_blair.schema import VERSION
-
     recommender.check_has_vectors()
-    index = new_index(recommender) if faiss else None
+    index = new_index(recommender) if with_faiss else None
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)  # until it is there again the files are not of one export
@@ -59,7 +72,7 @@ def export_vectors(recommender, output_dir, users=None, faiss=False, request_tim
     return about
 
 
-def item_chunks(recommender, index=None):
+def item_chunks(recommender: Recommender, index: faiss.Index | None = None) -> Iterator[np.ndarray]:
     """Yield item vectors (m, H) float32, padding left out; added to a faiss index on the way."""
     table = recommender.tables()[1][1:]
     for start in range(0, len(table), CHUNK_ROWS):
@@ -69,20 +82,17 @@ def item_chunks(recommender, index=None):
         yield vectors
 
 
-def write_vectors(stem, columns, chunks):
+def write_vectors(stem: Path, columns: dict[str, list[str]], chunks: Iterable[np.ndarray]) -> tuple[int, int]:
     """Write `<stem>.parquet` and `<stem>.npy` from chunks of vectors.
 
     Args:
-        stem (Path): without ending.
-        columns (dict): name -> list of n str.
-        chunks (iterable): float32 arrays (m, H), n rows together.
+        stem: without ending.
+        columns: by name, n values each.
+        chunks: float32 arrays (m, H), n rows together.
 
     Returns:
-        tuple: rows, H.
+        n, H.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     total = len(next(iter(columns.values())))
     fields = [(name, pa.string()) for name in columns]
     schema = pa.schema([*fields, ("vector", pa.list_(pa.float32()))])
@@ -101,19 +111,19 @@ def write_vectors(stem, columns, chunks):
             lists = pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel()))
             strings = [pa.array(values[rows], pa.string()) for values in columns.values()]
             writer.write_table(pa.Table.from_arrays([*strings, lists], schema=schema))
-            array.write(np.ascontiguousarray(vectors, "<f4"))
+            array.write(np.ascontiguousarray(vectors, "<f4").tobytes())
             done = rows.stop
     return done, width
 
 
-def new_index(recommender):
+def new_index(recommender: Recommender) -> faiss.Index:
     """Return an empty faiss index for the item vectors.
 
     Raises:
         InputError: faiss is not installed.
     """
     try:
-        import faiss
+        import faiss  # heavy, and an extra
     except ImportError:
         raise InputError(
             "--faiss needs faiss: pip install 'recbole_blair[search]', or leave it out: items.npy is what "
@@ -122,9 +132,9 @@ def new_index(recommender):
     return faiss.IndexFlatIP(recommender.tables()[1].shape[1])
 
 
-def write_index(index, path):
+def write_index(index: faiss.Index, path: Path) -> None:
     """Write a faiss index."""
-    import faiss
+    import faiss  # heavy
 
     with whole_file(path) as temporary:
         faiss.write_index(index, str(temporary))

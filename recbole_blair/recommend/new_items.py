@@ -1,15 +1,30 @@
 """Items that training never saw: read, checked, encoded with the run's own encoder, appended to a text model."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import nn
 
+from recbole_blair.data.build import api_options
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import shown, why_no_file
-from recbole_blair.recommend.users import entries_of
+from recbole_blair.recommend.users import iterate_entries
+from recbole_blair.runs.open_run import OpenRun
 from recbole_blair.schema import ITEM_ID, TFIDF_SVD
+from recbole_blair.text.api_client import RowError
+from recbole_blair.text.encoders import encoder_name, load_encoder, resolve_plm
+from recbole_blair.text.features import load_features, read_items
+from recbole_blair.text.item_text import RECIPES, atomic_text, clean_list, item_text
+from recbole_blair.text.weights import weights_hash
+
+if TYPE_CHECKING:
+    from recbole.model.abstract_recommender import SequentialRecommender
 
 RECIPE = "recommendation"  # of the `.item` file's text
 RAW_ITEM_ID = "parent_asin"  # of Amazon's raw metadata, taken where there is no item_id
@@ -18,24 +33,27 @@ LEAST_COSINE = 0.98  # between those and the feature file's rows; bf16 of anothe
 LARGEST_ERROR = 0.01  # of the catalogue's tfidf-svd vectors fitted again, relative to their length
 
 
-def load_new_items(source, known, ascii_text):
+def load_new_items(
+    source: str | Path | Sequence[Mapping[str, Any]], known: Mapping[str, int], ascii_text: bool
+) -> tuple[list[str], list[str], list[str]]:
     """Load new items.
 
     Args:
         source: a JSONL file, or a sequence of mappings: `item_id` (or `parent_asin`) and raw metadata: `title`,
             `features`, `categories`, `description`. Other keys are left aside.
-        known (Mapping): item ids there are already.
-        ascii_text (bool): the build's setting.
+        known: item ids there are already.
+        ascii_text: the build's setting.
 
     Returns:
-        ids, titles, texts: three lists of str.
+        ids, titles, texts.
 
     Raises:
         InputError: an item without id or text, one twice, or one that is known.
     """
-    from recbole_blair.text.item_text import RECIPES, atomic_text, clean_list, item_text
-
-    ids, titles, texts, places = [], [], [], {}
+    ids: list[str] = []
+    titles: list[str] = []
+    texts: list[str] = []
+    places: dict[str, str] = {}
     for place, meta in item_entries(source):
         item_id = str(meta.get(ITEM_ID) or meta.get(RAW_ITEM_ID) or "").strip()
         if not item_id:
@@ -57,23 +75,23 @@ def load_new_items(source, known, ascii_text):
     return ids, titles, texts
 
 
-def item_entries(source):
+def item_entries(source: str | Path | Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (place, mapping) of a file or a sequence."""
     if isinstance(source, str | Path) and (reason := why_no_file(os.path.expanduser(source))):
         raise InputError(
             f"new_items={shown(source)} is no file ({reason}); expected JSON lines {{{ITEM_ID}, title, …}}"
         )
-    for place, meta in entries_of(source, "new item", keep_surrogates=True):  # the text recipe removes them
+    for place, meta in iterate_entries(source, "new item", keep_surrogates=True):  # the text recipe removes them
         if not isinstance(meta, Mapping):
             raise InputError(f"{place} is no JSON object; expected {{{ITEM_ID}, title, …}}")
         yield place, meta
 
 
-def check_takes_items(run):
+def check_takes_items(run: OpenRun) -> None:
     """Refuse a model that cannot score an item it has no weights for.
 
     A model can when its items come from the buffer `text_features` (N - 1, D). An `id_embedding` of N - 1 rows is
-    extended by zeros, a mask `trained_id` by False. Any other weight with a row an item stands in the way.
+    extended by zeros, a mask `trained_id` by False. Any other weight with one row per item stands in the way.
 
     Raises:
         InputError: names the model and what is in the way.
@@ -86,13 +104,11 @@ def check_takes_items(run):
         )
     for weight, rows in rows_of_weights(model):
         if rows in (run.dataset.n_items - 1, run.dataset.n_items) and weight != "id_embedding":
-            raise InputError(f"{name} has {weight} with a row an item, which new items lack; it cannot take any")
+            raise InputError(f"{name} has {weight} with one row per item, which new items lack; it cannot take any")
 
 
-def rows_of_weights(model):
+def rows_of_weights(model: nn.Module) -> Iterator[tuple[str, int]]:
     """Yield (name, rows) of a model's embeddings and own parameters, those of positions left out."""
-    from torch import nn
-
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and "position" not in name:
             yield name, module.num_embeddings
@@ -100,24 +116,23 @@ def rows_of_weights(model):
         yield name, weight.shape[0] if weight.ndim else 0
 
 
-def encode_new_items(run, ids, texts, plm=None, progress=True):
+def encode_new_items(
+    run: OpenRun, ids: Sequence[str], texts: Sequence[str], plm: Path | str | None = None, progress: bool = True
+) -> np.ndarray:
     """Encode texts with the encoder, pooling, length and precision of the run's features, at their scale.
 
     Args:
-        run (OpenRun)
-        ids (list of str): M ids, for errors.
-        texts (list of str): M texts.
-        plm (str | None): where the encoder is now; None: where the run had it.
+        ids: M ids, for errors.
+        texts: M texts.
+        plm: where the encoder is now; None: where the run had it.
 
     Returns:
-        ndarray: (M, D) float32.
+        (M, D) float32.
 
     Raises:
         InputError: the encoder has gone, is another than that of the features, or refuses a text (an API's).
     """
-    from recbole_blair.text.api_client import RowError
-    from recbole_blair.text.features import load_features, read_items
-
+    assert run.encoder is not None  # check_takes_items: a text model
     features, header = load_features(run.dataset.build_dir, run.encoder)
     (catalogue,) = read_items(run.dataset.build_dir, ["text"])
     plm = plm or run.config["plm"]
@@ -135,16 +150,12 @@ def encode_new_items(run, ids, texts, plm=None, progress=True):
     return vectors
 
 
-def load_same_encoder(run, header, plm):
+def load_same_encoder(run: OpenRun, header: Mapping[str, Any], plm: Path | str) -> Any:
     """Load the encoder a feature file was made with.
 
     Raises:
         InputError: it has gone, or its weights are others.
     """
-    from recbole_blair.data.build import api_options
-    from recbole_blair.text.encoders import encoder_name, load_encoder, resolve_plm
-    from recbole_blair.text.weights import weights_hash
-
     config = run.config.replace(plm=str(plm))
     fix = f"give the folder of {run.encoder} by --plm=FOLDER"
     try:
@@ -171,7 +182,7 @@ def load_same_encoder(run, header, plm):
     )
 
 
-def check_encoder(encoder, features, catalogue, plm):
+def check_encoder(encoder: Any, features: np.ndarray, catalogue: Sequence[str], plm: Path | str) -> None:
     """Encode a few items of the catalogue again and compare them with the feature file.
 
     Raises:
@@ -190,18 +201,18 @@ def check_encoder(encoder, features, catalogue, plm):
         )
 
 
-def encode_lexical(features, catalogue, texts):
+def encode_lexical(features: np.ndarray, catalogue: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     """Fit tfidf-svd on the catalogue again, check that it gives the same features, and project new texts.
 
     Raises:
         InputError: the fit differs, or a text holds no word of the catalogue.
     """
-    from recbole_blair.text.lexical import LexicalEncoder
+    from recbole_blair.text.lexical import LexicalEncoder  # heavy: loads scikit-learn
 
     encoder = LexicalEncoder()
     again = encoder.encode(catalogue)
     same = again.shape == features.shape
-    error = np.linalg.norm(again - features) / max(np.linalg.norm(features), 1e-30) if same else np.inf
+    error = np.linalg.norm(again - features) / max(float(np.linalg.norm(features)), 1e-30) if same else np.inf
     if error > LARGEST_ERROR:
         raise InputError(
             f"{TFIDF_SVD}, fitted again on the catalogue, gives other features than the run was trained on (error "
@@ -217,16 +228,13 @@ def encode_lexical(features, catalogue, texts):
     return vectors
 
 
-def append_items(model, features):
+def append_items(model: SequentialRecommender, features: np.ndarray) -> None:
     """Append items to a text model in place; the id of a new item contributes nothing.
 
     Args:
         model: see `check_takes_items`.
         features (M, D) float32: at the scale of the model's own.
     """
-    import torch
-    from torch import nn
-
     own = model.text_features
     added = torch.from_numpy(np.ascontiguousarray(features)).to(own.device, own.dtype)
     model.text_features = torch.cat([own, added])

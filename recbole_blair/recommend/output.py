@@ -1,20 +1,31 @@
 """Writes recommendations chunk by chunk: a table for people, JSON lines, CSV, Parquet; files are renamed when whole."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import shutil
 import sys
 import textwrap
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import whole_file
 from recbole_blair.schema import ITEM_ID, USER_ID
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 FORMATS = ("table", "jsonl", "csv", "parquet")
 
 
-def choose_format(name, output):
+def choose_format(name: str | None, output: Path | str | None) -> str:
     """Return the format: as named, else by the ending of `output`, else table.
 
     Raises:
@@ -29,30 +40,27 @@ def choose_format(name, output):
     return name
 
 
-def write_recommendations(frames, name, output=None):
+def write_recommendations(frames: Iterable[pd.DataFrame], name: str, output: Path | str | None = None) -> int:
     """Write frames of `Recommender.iter_recommendations`.
 
     Args:
-        frames (iterable of DataFrame)
-        name (str): of `FORMATS`.
-        output (path | None): None prints; never with parquet.
+        name: of `FORMATS`.
+        output: None prints; never with parquet.
 
     Returns:
-        int: rows written.
+        The number of rows written.
     """
-    if output is None:
-        return WRITERS[name](frames, None)
-    with whole_file(output) as path:
+    with contextlib.nullcontext() if output is None else whole_file(output) as path:
         return WRITERS[name](frames, path)
 
 
-def text_file(path):
+def text_file(path: Path | None) -> AbstractContextManager[TextIO]:
     """Open a text file for writing; standard output for None."""
     return contextlib.nullcontext(sys.stdout) if path is None else open(path, "w", encoding="utf-8", newline="")
 
 
-def write_table(frames, path):
-    """Write a block a user: rank, score, item, title, cut to the terminal's width."""
+def write_table(frames: Iterable[pd.DataFrame], path: Path | None) -> int:
+    """Write one block per user: rank, score, item, title, cut to the terminal's width."""
     width = max(shutil.get_terminal_size((120, 24)).columns, 60) if path is None else 120
     rows, wide = 0, 0
     with text_file(path) as file:
@@ -67,12 +75,12 @@ def write_table(frames, path):
     return rows
 
 
-def write_jsonl(frames, path):
-    """Write a line a user: `{user_id, items: [{item_id, title, score}, …]}`, best first."""
+def write_jsonl(frames: Iterable[pd.DataFrame], path: Path | None) -> int:
+    """Write one line per user: `{user_id, items: [{item_id, title, score}, …]}`, best first."""
     rows = 0
     with text_file(path) as file:
         for frame in frames:
-            line = None
+            line: dict[str, Any] = {}
             for user, rank, item, title, score in frame.itertuples(index=False):
                 if rank == 1:
                     if line:
@@ -85,8 +93,8 @@ def write_jsonl(frames, path):
     return rows
 
 
-def write_csv(frames, path):
-    """Write `user_id,rank,item_id,title,score`, a line a recommendation."""
+def write_csv(frames: Iterable[pd.DataFrame], path: Path | None) -> int:
+    """Write `user_id,rank,item_id,title,score`, one line per recommendation."""
     rows = 0
     with text_file(path) as file:
         for number, frame in enumerate(frames):
@@ -95,11 +103,8 @@ def write_csv(frames, path):
     return rows
 
 
-def write_parquet(frames, path):
-    """Write the same columns as Parquet, a row group a chunk."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def write_parquet(frames: Iterable[pd.DataFrame], path: Path) -> int:
+    """Write the same columns as Parquet, one row group per chunk."""
     strings = {USER_ID, ITEM_ID, "title"}
     types = {"rank": pa.int32(), "score": pa.float32()}
     columns = (USER_ID, "rank", ITEM_ID, "title", "score")
@@ -112,4 +117,9 @@ def write_parquet(frames, path):
     return rows
 
 
-WRITERS = {"table": write_table, "jsonl": write_jsonl, "csv": write_csv, "parquet": write_parquet}
+WRITERS: dict[str, Callable[..., int]] = {
+    "table": write_table,
+    "jsonl": write_jsonl,
+    "csv": write_csv,
+    "parquet": write_parquet,
+}

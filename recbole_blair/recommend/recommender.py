@@ -1,17 +1,35 @@
 """The Python API of a trained run: `recommend`, `score`, `encode`, and items added by their text."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor
 
+from recbole_blair.data.atomic import read_header
+from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.errors import InputError
 from recbole_blair.recommend.new_items import append_items, check_takes_items, encode_new_items, load_new_items
-from recbole_blair.recommend.opening import open_run
 from recbole_blair.recommend.topk import best_items
-from recbole_blair.recommend.users import load_users, parse_request_time
+from recbole_blair.recommend.users import Histories, load_users, parse_request_time
+from recbole_blair.registry.build_model import trims_histories
+from recbole_blair.runs.open_run import OpenRun, Places, open_run
 from recbole_blair.schema import ITEM_ID, ITEM_SEQ, ITEM_SEQ_LEN, ITEM_SUFFIX, TIMESTAMP, TIMESTAMP_SEQ, USER_ID
 from recbole_blair.train.progress import progress_bar
+from recbole_blair.train.runtime import precision_context
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Users = str | Path | Mapping[str, Any] | Sequence["str | Mapping[str, Any]"]
+NewItems = str | Path | Sequence[Mapping[str, Any]]
 
 
 class Recommender:
@@ -22,37 +40,36 @@ class Recommender:
     all splits; the model sees the latest MAX_ITEM_LIST_LENGTH events of anybody.
 
     Args:
-        run (OpenRun)
-        show_progress (bool): progress bars.
+        run: an open run; its model is built here.
+        show_progress: progress bars.
 
     Attributes:
-        item_ids (list of str): the catalogue in the order of every item axis: `.item`'s, then items added.
-        titles (list of str): theirs; empty where the build holds none.
-        config (Config): the run's.
+        item_ids: the catalogue in the order of every item axis: `.item`'s, then items added.
+        titles: theirs; empty where the build holds none.
+        config: the run's.
     """
 
-    def __init__(self, run, show_progress=True):
-        from recbole_blair.quick_start import TRIMMABLE
-
+    def __init__(self, run: OpenRun, show_progress: bool = True) -> None:
         self.run, self.model, self.dataset, self.config = run, run.model, run.dataset, run.config
         self.show_progress = show_progress
-        self.trim = self.config["trim_histories"] and (not run.info.from_recbole or run.info.name in TRIMMABLE)
+        self.trim = trims_histories(run.info, run.config)
         self.item_ids, self.titles = self.dataset.item_tokens.to_pylist(), catalogue_titles(self.dataset)
-        self._codes = self._tables = None
+        self._codes: dict[str, int] | None = None
+        self._tables: tuple[Tensor, Tensor] | None = None
 
     @property
-    def scores_by_dot_product(self):
+    def scores_by_dot_product(self) -> bool:
         """True where a score is the inner product of a user's and an item's vector."""
         return hasattr(self.model, "project_items") and getattr(self.model, "scores_by_dot_product", True)
 
     @property
-    def codes(self):
+    def codes(self) -> dict[str, int]:
         """Internal ids, from 1, by item id."""
         if self._codes is None:
             self._codes = {item_id: number for number, item_id in enumerate(self.item_ids, 1)}
         return self._codes
 
-    def add_items(self, new_items, plm=None):
+    def add_items(self, new_items: NewItems, plm: Path | str | None = None) -> list[str]:
         """Add items to the catalogue by their text, for every later call; nothing is trained.
 
         They are encoded with the run's own encoder, pooling, length and precision. In a model that also has item ids
@@ -61,10 +78,10 @@ class Recommender:
         Args:
             new_items: a JSONL file or a sequence of mappings: `item_id` (or `parent_asin`) and raw metadata `title`,
                 `features`, `categories`, `description`, at least one of them.
-            plm (str | None): where the encoder is now; None: where the run had it.
+            plm: where the encoder is now; None: where the run had it.
 
         Returns:
-            list of str: their ids, in order.
+            Their ids, in order.
 
         Raises:
             InputError: a model of ids alone; an item without text, one twice, or one of the catalogue; an encoder that
@@ -77,30 +94,34 @@ class Recommender:
         self._codes = self._tables = None
         return ids
 
-    def recommend(self, users, top=10, exclude_history=False, request_time=None):
+    def recommend(
+        self, users: Users, top: int = 10, exclude_history: bool = False, request_time: str | int | None = None
+    ) -> pd.DataFrame:
         """Recommend the best items of the whole catalogue.
 
         Args:
             users: see the class.
-            top (int): items a user.
-            exclude_history (bool): leave out every item of the user's history, also those the model no longer sees.
+            top: items per user.
+            exclude_history: leave out every item of the user's history, also those the model no longer sees.
             request_time: `now`, Unix ms or a date; see `load_users`. Only HSTU's time_bias=request depends on it.
 
         Returns:
-            DataFrame: `user_id, rank, item_id, title, score`, at most `top` rows a user, best first, users in the
+            `user_id, rank, item_id, title, score`, at most `top` rows per user, best first, users in the
             order given. Equal scores: in catalogue order.
 
         Raises:
             InputError: an unknown user or item, an empty history, times that the model needs and are not given.
         """
-        import pandas as pd
+        import pandas as pd  # heavy
 
         parts = list(self.iter_recommendations(users, top, exclude_history, request_time))
         return pd.concat(parts, ignore_index=True)
 
-    def iter_recommendations(self, users, top=10, exclude_history=False, request_time=None):
+    def iter_recommendations(
+        self, users: Users, top: int = 10, exclude_history: bool = False, request_time: str | int | None = None
+    ) -> Iterator[pd.DataFrame]:
         """Yield what `recommend` returns in chunks of users, so that any number of them fits into memory."""
-        import pandas as pd
+        import pandas as pd  # heavy
 
         if not isinstance(top, int) or isinstance(top, bool) or top < 1:
             raise InputError(f"top={top!r}: expected a number of items, 1 or more")
@@ -125,16 +146,18 @@ class Recommender:
                 }
             )
 
-    def score(self, users, items=None, request_time=None):
+    def score(
+        self, users: Users, items: str | Sequence[str] | None = None, request_time: str | int | None = None
+    ) -> np.ndarray:
         """Score items for users, higher is better.
 
         Args:
             users: see the class.
-            items (sequence of str | None): item ids; None: the whole catalogue.
+            items: item ids; None: the whole catalogue.
             request_time: see `recommend`.
 
         Returns:
-            ndarray: (U, M) float32, users and items in the order given.
+            (U, M) float32, users and items in the order given.
 
         Raises:
             InputError: see `recommend`.
@@ -147,15 +170,20 @@ class Recommender:
             out[rows] = scores[:, column].cpu().numpy()
         return out
 
-    def encode(self, users=None, items=None, request_time=None):
+    def encode(
+        self,
+        users: Users | None = None,
+        items: str | Sequence[str] | None = None,
+        request_time: str | int | None = None,
+    ) -> np.ndarray:
         """Return vectors whose inner products are the scores.
 
         Args:
-            users: see the class. items (sequence of str): item ids, or `all` for the catalogue. One of the two.
+            users: see the class. items: item ids, or `all` for the catalogue. One of the two.
             request_time: see `recommend`.
 
         Returns:
-            ndarray: (U, H) or (M, H) float32, in the order given.
+            (U, H) or (M, H) float32, in the order given.
 
         Raises:
             InputError: a model whose score is no inner product; see also `recommend`.
@@ -163,7 +191,7 @@ class Recommender:
         if (users is None) == (items is None):
             raise InputError("encode() takes users=… or items=…, one of them")
         self.check_has_vectors()
-        if items is not None:
+        if users is None:
             wanted = self.internal(None if isinstance(items, str) and items == "all" else items)
             return self.tables()[1][torch.from_numpy(wanted).to(self.config["device"])].cpu().numpy()
         parts = [vectors for _, vectors in self.vector_chunks(self.load_users(users, request_time))]
@@ -171,7 +199,7 @@ class Recommender:
 
     # What the calls above are made of.
 
-    def check_has_vectors(self):
+    def check_has_vectors(self) -> None:
         """Refuse a model without vectors."""
         if not self.scores_by_dot_product:
             raise InputError(
@@ -179,10 +207,9 @@ class Recommender:
                 "use recommend or score"
             )
 
-    def load_users(self, users, request_time=None):
+    def load_users(self, users: Users, request_time: str | int | None = None) -> Histories:
         """Load histories and refuse those without the times the model reads."""
-        known = self.codes
-        histories = load_users(users, self.dataset, known, parse_request_time(request_time))
+        histories = load_users(users, self.dataset, self.codes, parse_request_time(request_time))
         mode = self.config.get("time_bias") or "none"
         if mode != "none" and not histories.timed.all():
             user_id = histories.user_ids[int(np.flatnonzero(~histories.timed)[0])]
@@ -192,7 +219,7 @@ class Recommender:
             )
         return histories
 
-    def internal(self, items):
+    def internal(self, items: str | Sequence[str] | None) -> np.ndarray:
         """Return internal ids (M,) of item ids, or of the whole catalogue."""
         if items is None:
             return np.arange(1, len(self.item_ids) + 1)
@@ -205,14 +232,12 @@ class Recommender:
             )
         return np.array([self.codes[item] for item in items], np.int64)
 
-    def autocast(self):
+    def autocast(self) -> AbstractContextManager:
         """The precision context of one forward pass."""
-        if self.config["compute_dtype"] == torch.bfloat16:
-            return torch.autocast(self.config["device"].type, torch.bfloat16)
-        return contextlib.nullcontext()
+        return precision_context(self.config)
 
     @torch.no_grad()
-    def tables(self):
+    def tables(self) -> tuple[Tensor, Tensor]:
         """Return what histories are made of (N - 1, H), and the item vectors (N, H) float32; computed once."""
         if self._tables is None:
             with self.autocast():
@@ -220,10 +245,8 @@ class Recommender:
                 self._tables = projected, self.model.item_vectors(projected).float()
         return self._tables
 
-    def batch(self, histories, rows):
+    def batch(self, histories: Histories, rows: np.ndarray) -> Interaction:
         """Build the interaction of users `rows` (B,). Times and user ids are in it only where all users have them."""
-        from recbole.data.interaction import Interaction
-
         items, times, length = histories.latest(rows, self.config["MAX_ITEM_LIST_LENGTH"])
         if not self.trim:
             items, times = (
@@ -237,7 +260,7 @@ class Recommender:
         tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in fields.items()}
         return Interaction(tensors).to(self.config["device"])
 
-    def chunks(self, histories, label):
+    def chunks(self, histories: Histories, label: str) -> Iterator[np.ndarray]:
         """Yield consecutive user numbers (B,), with a progress bar; a chunk's scores fit `max_score_elements`."""
         fit = self.config["max_score_elements"] // (len(self.item_ids) + 1)
         size = max(1, min(self.config["eval_batch_size"], fit))
@@ -249,26 +272,26 @@ class Recommender:
                 bar.update(len(rows))
 
     @torch.no_grad()
-    def vectors_of(self, histories, rows):
+    def encode_users(self, histories: Histories, rows: np.ndarray) -> Tensor:
         """Return the vectors (B, H) float32 of users `rows`."""
         with self.autocast():
             return self.model.user_vectors(self.batch(histories, rows), self.tables()[0]).float()
 
-    def vector_chunks(self, histories):
+    def vector_chunks(self, histories: Histories) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (rows (B,), vectors (B, H) float32 array)."""
         for rows in self.chunks(histories, "encode users"):
-            yield rows, self.vectors_of(histories, rows).cpu().numpy()
+            yield rows, self.encode_users(histories, rows).cpu().numpy()
 
-    def score_chunks(self, histories):
+    def score_chunks(self, histories: Histories) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yield (rows (B,), scores (B, N) float32 tensor that may be written to); column 0 is the padding item."""
         for rows in self.chunks(histories, "score users"):
             if self.scores_by_dot_product:
-                yield rows, self.vectors_of(histories, rows) @ self.tables()[1].T
+                yield rows, self.encode_users(histories, rows) @ self.tables()[1].T
             else:
                 yield rows, self.full_scores(self.batch(histories, rows))
 
     @torch.no_grad()
-    def full_scores(self, batch):
+    def full_scores(self, batch: Interaction) -> Tensor:
         """Return scores (B, N) float32 of a model's own full sort.
 
         Raises:
@@ -286,19 +309,23 @@ class Recommender:
             raise InputError(f"{self.run.info.name} {told}") from error
 
 
-def catalogue_titles(dataset):
+def catalogue_titles(dataset: BlairDataset) -> list[str]:
     """Return the titles of a build's items; empty ones where it has no `.item` file or no title column."""
-    from recbole_blair.data.atomic import read_header
-
     path = dataset.build_dir / f"{dataset.name}{ITEM_SUFFIX}"
     if not path.is_file() or "title" not in read_header(path):
         return [""] * (dataset.n_items - 1)
     return dataset.titles().to_pylist()
 
 
-def load(run, new_items=None, plm=None, show_progress=True, **places):
+def load(
+    run: Path | str,
+    new_items: NewItems | None = None,
+    plm: Path | str | None = None,
+    show_progress: bool = True,
+    places: Places | None = None,
+) -> Recommender:
     """Open a run; see `recbole_blair.load`."""
-    recommender = Recommender(open_run(run, **places), show_progress)
+    recommender = Recommender(open_run(run, places), show_progress)
     if new_items is not None:
         recommender.add_items(new_items, plm)
     return recommender

@@ -1,14 +1,17 @@
 """The best items of score rows; equal scores in catalogue order, however they are chunked."""
 
+from __future__ import annotations
+
 import torch
+from torch import Tensor
 
 
-def best_items(scores, k):
+def best_items(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the best k columns of every row, as a full stable sort would.
 
     Args:
         scores (B, N) float: column 0, the padding item, is never returned; -inf marks items to leave out.
-        k (int): at most N - 1 are returned.
+        k: at most N - 1 are returned.
 
     Returns:
         items (B, k) int64: ids from 1, best first, equal scores by id; 0 where a row has fewer candidates.
@@ -17,7 +20,7 @@ def best_items(scores, k):
     Raises:
         FloatingPointError: a score is not a number.
     """
-    candidates = scores[:, 1:]
+    candidates = scores[:, 1:]  # (B, N - 1)
     k = min(k, candidates.shape[1])
     values, at = candidates.topk(min(k + 1, candidates.shape[1]), dim=1)
     if torch.isnan(values[:, 0]).any():  # topk puts NaN first

@@ -1,12 +1,21 @@
 """Whom to recommend to: known users by id, or histories of anybody, read into flat arrays."""
 
+from __future__ import annotations
+
+import datetime
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import iter_lines, parse_json, shown, why_no_file
 from recbole_blair.schema import ITEM_SEQ, SPLITS, TIMESTAMP, TIMESTAMP_SEQ, USER_ID
@@ -14,11 +23,12 @@ from recbole_blair.schema import ITEM_SEQ, SPLITS, TIMESTAMP, TIMESTAMP_SEQ, USE
 ID_FILES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".gz", ".parquet")  # endings that no list of ids has
 
 
+@dataclass
 class Histories:
     """What U users did, oldest event first.
 
     Attributes:
-        user_ids (list of str): U names.
+        user_ids: U names.
         items (P,) int32: internal item ids of all users, one after the other.
         times (P,) int64: Unix ms; 0 where not `timed`.
         start (U + 1,) int64: user u's events are start[u] to start[u + 1].
@@ -27,14 +37,18 @@ class Histories:
         code (U,) int64: internal user ids; 0 for users given by a history.
     """
 
-    def __init__(self, user_ids, items, times, start, timed, request, code):
-        self.user_ids, self.items, self.times, self.start = user_ids, items, times, start
-        self.timed, self.request, self.code = timed, request, code
+    user_ids: list[str]
+    items: np.ndarray
+    times: np.ndarray
+    start: np.ndarray
+    timed: np.ndarray
+    request: np.ndarray
+    code: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.user_ids)
 
-    def latest(self, users, longest):
+    def latest(self, users: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the latest events of users (B,): items and times (B, L), right-padded with 0, and lengths (B,)."""
         length = np.minimum(self.start[users + 1] - self.start[users], longest)
         step = np.arange(int(length.max(initial=1)))
@@ -42,31 +56,35 @@ class Histories:
         at = np.where(real, (self.start[users + 1] - length)[:, None] + step, 0)
         return np.where(real, self.items[at], 0), np.where(real, self.times[at], 0), length
 
-    def whole(self, users):
+    def whole(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return every event of consecutive users as (row (P,), item (P,)), rows counted from 0."""
         length = self.start[users + 1] - self.start[users]
         return np.repeat(np.arange(len(users)), length), self.items[self.start[users[0]] : self.start[users[-1] + 1]]
 
 
-def load_users(users, dataset, code_of, request_ms=None):
+def load_users(
+    users: str | Path | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+    dataset: BlairDataset,
+    code_of: Mapping[str, int],
+    request_ms: int | None = None,
+) -> Histories:
     """Load histories.
 
     Args:
-        users: a file (JSONL of `{user_id, item_id_list[, timestamp_list, timestamp]}`, or one id a line), ids joined
+        users: a file (JSONL of `{user_id, item_id_list[, timestamp_list, timestamp]}`, or one id per line), ids joined
             by commas, or a sequence of ids and such mappings. `item_id_list` and `timestamp_list` are lists, or text
             with spaces between, oldest event first. Without `item_id_list` a mapping names a known user.
-        dataset (BlairDataset)
-        code_of (Mapping): internal item ids, new items included.
-        request_ms (int | None): when recommendations are asked for; None: at the end of the data, that is at the
+        code_of: internal item ids, new items included.
+        request_ms: when recommendations are asked for; None: at the end of the data, that is at the
             dataset's latest event or the user's own, whichever is later. A mapping's `timestamp` outranks it.
 
     Returns:
-        Histories: users in the order given.
+        Users in the order given.
 
     Raises:
         InputError: an unknown user or item, an empty history, a line that is none of these.
     """
-    records = [(place, as_record(entry, place)) for place, entry in entries_of(users)]
+    records = [(place, as_record(entry, place)) for place, entry in iterate_entries(users)]
     if not records:
         raise InputError(f"no user in {users!r}; give ids of known users, or a JSONL file of histories")
     known = KnownUsers(dataset, [record[USER_ID] for _, record in records if ITEM_SEQ not in record])
@@ -89,7 +107,7 @@ def load_users(users, dataset, code_of, request_ms=None):
     return Histories(ids, items.astype(np.int32), times, start, np.array(timed), np.array(request), np.array(code))
 
 
-def entries_of(users, noun="user", keep_surrogates=False):
+def iterate_entries(users: Any, noun: str = "user", keep_surrogates: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield (place, entry) of a file, of ids joined by commas, or of a sequence; see `parse_json`."""
     if isinstance(users, str | Path):
         path = Path(os.path.expanduser(users))
@@ -107,14 +125,14 @@ def entries_of(users, noun="user", keep_surrogates=False):
         yield f"{noun} {number}", entry
 
 
-def read_users(path, keep_surrogates=False):
-    """Yield (place, id or mapping) of a file: JSON objects, or one id a line."""
-    for number, line in iter_lines(path, "JSON lines or one id a line"):
+def read_users(path: Path, keep_surrogates: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield (place, id or mapping) of a file: JSON objects, or one id per line."""
+    for number, line in iter_lines(path, "JSON lines or one id per line"):
         place = f"{path.name} line {number}"
         yield place, parse_json(line, place, keep_surrogates) if line[0] == "{" else line
 
 
-def as_record(entry, place):
+def as_record(entry: Any, place: str) -> dict[str, Any]:
     """Return an id or a mapping as a mapping with `user_id`."""
     if not isinstance(entry, Mapping):
         return {USER_ID: str(entry)}
@@ -123,9 +141,11 @@ def as_record(entry, place):
     return {**entry, USER_ID: str(entry[USER_ID])}
 
 
-def given_history(record, place, code_of):
+def given_history(
+    record: Mapping[str, Any], place: str, code_of: Mapping[str, int]
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the items and times (None without) of a mapping with a history."""
-    tokens, times = listed(record, ITEM_SEQ, place), None
+    tokens, times = list_of(record, ITEM_SEQ, place), None
     if not tokens:
         raise InputError(f"{place}: the history of {record[USER_ID]!r} is empty; {ITEM_SEQ} needs an item at least")
     codes = [code_of.get(str(token)) or code_of.get(encoded_id(str(token)), 0) for token in tokens]
@@ -136,7 +156,7 @@ def given_history(record, place, code_of):
             "or add it by its text with new_items"
         )
     if record.get(TIMESTAMP_SEQ) is not None:
-        times = np.array([whole_ms(time, place, TIMESTAMP_SEQ) for time in listed(record, TIMESTAMP_SEQ, place)])
+        times = np.array([whole_ms(time, place, TIMESTAMP_SEQ) for time in list_of(record, TIMESTAMP_SEQ, place)])
         if len(times) != len(codes):
             raise InputError(f"{place}: {len(codes)} items in {ITEM_SEQ} but {len(times)} times in {TIMESTAMP_SEQ}")
         if (np.diff(times) < 0).any():
@@ -144,12 +164,12 @@ def given_history(record, place, code_of):
     return np.array(codes, np.int32), times
 
 
-def encoded_id(token):
-    """An id of the user's own files as the build holds it where it has white space, quotes or % (docs/own_data.md)."""
+def encoded_id(token: str) -> str:
+    """Return an id of the user's own files as the build holds it: white space, quotes and % encoded."""
     return quote(token, safe="")
 
 
-def listed(record, field, place):
+def list_of(record: Mapping[str, Any], field: str, place: str) -> list[Any]:
     """Return a field that is a list, or text with spaces between."""
     value = record[field]
     if isinstance(value, str):
@@ -159,7 +179,7 @@ def listed(record, field, place):
     raise InputError(f"{place}: {field} is a {type(value).__name__}; expected a list")
 
 
-def whole_ms(value, place, field):
+def whole_ms(value: Any, place: str, field: str) -> int:
     """Return a time as whole milliseconds."""
     try:
         number = int(value)
@@ -170,7 +190,9 @@ def whole_ms(value, place, field):
     return number
 
 
-def request_time(record, place, times, last, request_ms):
+def request_time(
+    record: Mapping[str, Any], place: str, times: np.ndarray | None, last: int, request_ms: int | None
+) -> int:
     """Return when a recommendation is asked for; see `load_users`."""
     own = 0 if times is None else int(times[-1])
     if record.get(TIMESTAMP) is not None:
@@ -191,10 +213,7 @@ class KnownUsers:
     Where a build's rows do not chain (other tools'), a user's sequence is that of the latest row: history and target.
     """
 
-    def __init__(self, dataset, wanted):
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
+    def __init__(self, dataset: BlairDataset, wanted: Sequence[str]) -> None:
         self.dataset, self.items = dataset, np.asarray(dataset.seq_items)
         self.times = np.asarray(dataset.seq_times) if dataset.has_times else None
         wanted = list(dict.fromkeys(wanted))
@@ -209,7 +228,7 @@ class KnownUsers:
         else:
             self.begin, self.end = latest_rows(dataset)
 
-    def history(self, user_id, place):
+    def history(self, user_id: str, place: str) -> tuple[int, np.ndarray, np.ndarray | None]:
         """Return the internal id, items and times (None without) of a user.
 
         Raises:
@@ -225,7 +244,7 @@ class KnownUsers:
         return index + 1, self.items[span], None if self.times is None else self.times[span]
 
 
-def latest_rows(dataset):
+def latest_rows(dataset: BlairDataset) -> tuple[np.ndarray, np.ndarray]:
     """Return begin and end (U + 1,) of each user's latest row in the sequences, history and target."""
     begin, end = np.zeros((2, dataset.n_users), np.int64)
     for split in SPLITS:  # the last assignment wins
@@ -234,15 +253,12 @@ def latest_rows(dataset):
     return begin, end
 
 
-def parse_request_time(text):
+def parse_request_time(text: str | int | None) -> int | None:
     """Return Unix ms of `now`, whole milliseconds, or a date like 2023-05-01 or 2023-05-01T12:00 (UTC); None stays.
 
     Raises:
         InputError: anything else.
     """
-    import datetime
-    import time
-
     if text is None:
         return None
     if str(text) == "now":

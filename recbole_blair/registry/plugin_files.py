@@ -96,12 +96,6 @@ def load_file(path: Path) -> ModuleType:
     return module
 
 
-def file_sha256(path: Path | str) -> str | None:
-    """SHA-256 (hex) of a plugin file, recorded in a run's metrics.json; None where the file is gone."""
-    path = Path(path)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
 def describe_error(error: BaseException) -> str:
     """Return an import's error as one line: its kind, its text, file and line of the deepest frame that is not ours."""
     if isinstance(error, SyntaxError):

@@ -1,10 +1,16 @@
 """Metrics of parts of a split: by the target's popularity and novelty, by history length, category and time."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
+from recbole_blair.data.atomic import open_atomic
+from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.schema import ITEM_SUFFIX
 from recbole_blair.train.metrics import compute_metrics
@@ -16,18 +22,20 @@ COMMON_SHARE = 0.8  # a level of the categories that gives most items one value 
 MONTHS_SHOWN = 24  # longer spans are shown in years
 OTHER, NO_CATEGORY = "all others", "no category"
 
+Parts = tuple[list[str], np.ndarray, str]  # names of buckets, each row's bucket (R,) int64, what the names mean
+
 
 @dataclass
 class Buckets:
     """A partition of a split's rows: `code` (R,) int64 indexes `names`; `note` says what the names mean."""
 
     by: str
-    names: list
+    names: list[str]
     code: np.ndarray
     note: str
 
 
-def parse_breakdowns(text):
+def parse_breakdowns(text: str) -> list[str]:
     """Split `popularity,time`.
 
     Raises:
@@ -42,15 +50,14 @@ def parse_breakdowns(text):
     return list(dict.fromkeys(names))
 
 
-def split_rows(by, dataset, split="test"):
+def split_rows(by: str, dataset: BlairDataset, split: str = "test") -> Buckets:
     """Partition the rows of a split.
 
     Args:
-        by (str): of BREAKDOWNS.
-        dataset (BlairDataset)
+        by: of BREAKDOWNS.
 
     Returns:
-        Buckets: every row in exactly one.
+        Every row is in exactly one of the buckets.
 
     Raises:
         InputError: the build lacks what the breakdown reads: times, or categories.
@@ -59,15 +66,14 @@ def split_rows(by, dataset, split="test"):
     return Buckets(by, names, code, note)
 
 
-def breakdown(rank, buckets, metrics, topk):
+def breakdown(rank: np.ndarray, buckets: Buckets, metrics: Sequence[str], topk: Sequence[int]) -> list[dict[str, Any]]:
     """Average the metrics in each bucket that has rows.
 
     Args:
         rank (R,) float64: as `compute_metrics` takes.
-        buckets (Buckets)
 
     Returns:
-        list of dict: `bucket`, `rows`, `share` of all rows, and the metrics; together they hold each row once.
+        `bucket`, `rows`, `share` of all rows, and the metrics; together they hold each row once.
     """
     if len(rank) != len(buckets.code):
         raise ValueError(f"{len(rank)} ranks for {len(buckets.code)} rows")
@@ -80,12 +86,12 @@ def breakdown(rank, buckets, metrics, topk):
     return table
 
 
-def targets(dataset, split):
+def targets(dataset: BlairDataset, split: str) -> np.ndarray:
     """Return the target item of each row, (R,)."""
     return dataset.seq_items[dataset.rows[split].target]
 
 
-def train_events(dataset):
+def train_events(dataset: BlairDataset) -> np.ndarray:
     """Count each item's events in the training part, (N,) int64, padding 0.
 
     The first item of a user is in no row's target, but it was learnt from as history: it counts. Rows that do not
@@ -100,39 +106,39 @@ def train_events(dataset):
     return np.bincount(dataset.seq_items[np.cumsum(edge[:-1]) > 0], minlength=dataset.n_items)
 
 
-def ranges(starts):
+def name_ranges(starts: Sequence[int]) -> list[str]:
     """Name the buckets that begin at `starts`: `0`, `1–4` … `500 or more`."""
     ends = [str(a) if b == a + 1 else f"{a}–{b - 1}" for a, b in pairwise(starts)]
     return [*ends, f"{starts[-1]} or more"]
 
 
-def by_popularity(dataset, split):
+def by_popularity(dataset: BlairDataset, split: str) -> Parts:
     """By how often the target occurs in training."""
     counts = train_events(dataset)[targets(dataset, split)]
     what = "events" if dataset.chained else "targets"
     code = np.searchsorted(POPULARITY_STARTS, counts, side="right") - 1
-    return ranges(POPULARITY_STARTS), code, f"the target's {what} in training"
+    return name_ranges(POPULARITY_STARTS), code, f"the target's {what} in training"
 
 
-def by_new_item(dataset, split):
+def by_new_item(dataset: BlairDataset, split: str) -> Parts:
     """By whether training ever saw the target."""
     seen = dataset.seen_items("train")[targets(dataset, split)]
     note = "a new item is in no training row, neither as target nor in a history"
     return ["new item", "known item"], seen.astype(np.int64), note
 
 
-def by_history_length(dataset, split):
+def by_history_length(dataset: BlairDataset, split: str) -> Parts:
     """By the items before the target that the row keeps."""
     return length_buckets(np.asarray(dataset.rows[split].length))
 
 
-def length_buckets(length):
+def length_buckets(length: np.ndarray) -> Parts:
     """Partition rows by their history length (R,); see `by_history_length`."""
     code = np.searchsorted(LENGTH_STARTS, length, side="right") - 1
-    return ranges(LENGTH_STARTS), code, "items before the target that the row keeps"
+    return name_ranges(LENGTH_STARTS), code, "items before the target that the row keeps"
 
 
-def by_category(dataset, split):
+def by_category(dataset: BlairDataset, split: str) -> Parts:
     """By the target's category: the first level of `.item`'s categories that tells items apart."""
     codes, names, level = item_categories(dataset)
     own = codes[targets(dataset, split)]
@@ -145,14 +151,12 @@ def by_category(dataset, split):
     return [*shown, OTHER], number[own], f"level {level + 1} of the target's categories, the {TOP_CATEGORIES} largest"
 
 
-def item_categories(dataset):
+def item_categories(dataset: BlairDataset) -> tuple[np.ndarray, list[str], int]:
     """Return each item's category code (N,) int64, the categories' names, and the level they are of, from 0.
 
     Raises:
         InputError: the build's `.item` has no categories.
     """
-    from recbole_blair.data.atomic import open_atomic
-
     path = dataset.build_dir / f"{dataset.name}{ITEM_SUFFIX}"
     if not path.is_file():
         raise InputError(f"{path} is absent, so items have no categories")
@@ -168,7 +172,7 @@ def item_categories(dataset):
     return np.concatenate([[0], codes]), names.tolist(), level
 
 
-def by_time(dataset, split):
+def by_time(dataset: BlairDataset, split: str) -> Parts:
     """By the month of the target, UTC; by the year where the split spans more than two years."""
     times = np.asarray(dataset.seq_times[dataset.rows[split].target])
     if not dataset.has_times:

@@ -1,23 +1,34 @@
 """Gathers everything a report shows as plain numbers and texts; the page is drawn from it alone."""
 
+from __future__ import annotations
+
+import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.errors import InputError
 from recbole_blair.report import curves, examples, paired
-from recbole_blair.report.breakdown import breakdown, length_buckets, split_rows, train_events
-from recbole_blair.report.opened import Opener, check_same_rows
-from recbole_blair.report.runs import build_panels, differing_keys, find_runs, mean_and_deviation
+from recbole_blair.report.breakdown import Buckets, breakdown, length_buckets, split_rows, train_events
+from recbole_blair.report.ranks import Opener, Ranks, check_same_rows
+from recbole_blair.report.runs import Group, Panel, Run, build_panels, differing_keys, find_runs, mean_and_deviation
 from recbole_blair.schema import VERSION
 from recbole_blair.train.metrics import parse_metric
 from recbole_blair.train.progress import progress_bar
+from recbole_blair.train.ranks_file import test_rows_table
 
 RUN_FIELDS = (
     "seed", "test", "best_valid", "best_epoch", "epochs", "stopped_early", "seconds", "peak_memory_mb", "device",
     "precision", "parameters", "versions",
 )  # fmt: skip
+
+RankedGroups = dict[str, list[tuple[Run, Ranks]]]  # by label: the runs of a group with their ranks
+Missing = dict[str, list[str]]  # by part of the page: why it, or something in it, is not there
 
 
 @dataclass
@@ -25,7 +36,7 @@ class Options:
     """What a report shows; see `recbole-blair report --help`."""
 
     metric: str = "ndcg@10"
-    by: tuple = ("new_item", "popularity", "history_length")
+    by: tuple[str, ...] = ("new_item", "popularity", "history_length")
     examples: int = 6
     samples: int = 10_000
     seed: int = 0
@@ -35,15 +46,14 @@ class Options:
     progress: bool = True
 
 
-def collect(paths, options):
+def collect(paths: Sequence[Path | str], options: Options) -> dict[str, Any]:
     """Gather a report.
 
     Args:
-        paths (list of str): run folders or folders of runs.
-        options (Options)
+        paths: run folders or folders of runs.
 
     Returns:
-        dict: `created`, `version`, `notes` and `panels`; JSON can hold it. A part that could not be made is None or
+        `created`, `version`, `notes` and `panels`; JSON can hold it. A part that could not be made is None or
         shorter, and `missing` of its panel says why.
 
     Raises:
@@ -62,15 +72,15 @@ def collect(paths, options):
     }
 
 
-def collect_panel(panel, opener, options):
+def collect_panel(panel: Panel, opener: Opener, options: Options) -> dict[str, Any]:
     """Gather one data set's runs; each part is a step of its own."""
     dataset, protocol, n_items, _, masked = panel.setting
     first = panel.runs[0].metrics
     for group in panel.groups:
         check_metric(group, options.metric)
-    panel.groups.sort(key=lambda group: -mean_and_deviation(group.values(options.metric))[0])
-    missing = {"comparisons": [], "curves": [], "breakdowns": [], "examples": []}
-    ranks = collect_ranks(panel, opener, options, missing)
+    panel.groups.sort(key=lambda group: statistics.mean(group.values(options.metric)), reverse=True)
+    missing: Missing = {"comparisons": [], "curves": [], "breakdowns": [], "examples": []}
+    ranked = collect_ranks(panel, opener, options, missing)
     return {
         "dataset": dataset,
         "protocol": protocol,
@@ -81,15 +91,15 @@ def collect_panel(panel, opener, options):
         "metrics": list(dict.fromkeys(m for run in panel.runs for m in run.metrics["test"])),
         "groups": [collect_group(group) for group in panel.groups],
         "differing": differing_keys(panel.groups),
-        "comparisons": collect_comparisons(panel, ranks, options, missing["comparisons"]),
+        "comparisons": collect_comparisons(panel, ranked, options, missing["comparisons"]),
         "curves": collect_curves(panel, missing["curves"]),
-        "breakdowns": collect_breakdowns(panel, ranks, opener, options, missing["breakdowns"]),
-        "examples": collect_examples(panel, ranks, opener, options, missing["examples"]),
+        "breakdowns": collect_breakdowns(panel, ranked, opener, options, missing["breakdowns"]),
+        "examples": collect_examples(panel, ranked, opener, options, missing["examples"]),
         "missing": missing,
     }
 
 
-def check_metric(group, metric):
+def check_metric(group: Group, metric: str) -> None:
     """Refuse a run without the report's metric.
 
     Raises:
@@ -102,7 +112,7 @@ def check_metric(group, metric):
             )
 
 
-def collect_group(group):
+def collect_group(group: Group) -> dict[str, Any]:
     """Gather the numbers of one configuration: each run's own and their mean and deviation."""
     summary = {m: mean_and_deviation(group.values(m)) for m in group.runs[0].metrics["test"]}
     runs = [{"folder": run.name, **{k: run.metrics.get(k) for k in RUN_FIELDS}} for run in group.runs]
@@ -117,92 +127,98 @@ def collect_group(group):
     }
 
 
-def collect_ranks(panel, opener, options, missing):
-    """Return `{label: [(Run, ranks)]}` of the groups all of whose runs have ranks of the same rows."""
-    found, reasons, bar = {}, [], progress_bar(len(panel.runs), "ranks", "runs", options.progress)
-    first = None
+def collect_ranks(panel: Panel, opener: Opener, options: Options, missing: Missing) -> RankedGroups:
+    """Return the groups all of whose runs have ranks of the same rows."""
+    ranked: RankedGroups = {}
+    reasons: list[str] = []
+    first: tuple[Run, Ranks] | None = None
+    bar = progress_bar(len(panel.runs), "ranks", "runs", options.progress)
     for group in panel.groups:
         own = []
         for run in group.runs:
             try:
                 ranks = opener.ranks(run, options.evaluate)
                 first = first or (run, ranks)
-                check_same_rows([first, (run, ranks)])
+                check_same_rows(first, (run, ranks))
                 own.append((run, ranks))
             except (InputError, FloatingPointError) as error:
                 reasons.append(f"{group.label}: {error}")
             bar.update(1)
         if len(own) == len(group.runs):
-            found[group.label] = own
-        gaps = [ranks["gap"] for _, ranks in own if ranks["gap"] is not None]
+            ranked[group.label] = own
+        gaps = [ranks.gap for _, ranks in own if ranks.gap is not None]
         if gaps:
             missing["comparisons"].append(evaluated_again(group.label, gaps))
     bar.close()
     missing["comparisons"] += reasons
     missing["breakdowns"] += reasons
-    return found
+    return ranked
 
 
-def evaluated_again(label, gaps):
+def evaluated_again(label: str, gaps: list[float]) -> str:
     """Say that a model's ranks are not those of its training run."""
     agree = f"differ from metrics.json by at most {max(gaps):.1g}" if max(gaps) else "equal metrics.json"
     return f"{label}: {len(gaps)} run(s) saved no ranks and were evaluated again; the metrics {agree}"
 
 
-def collect_comparisons(panel, ranks, options, missing):
+def collect_comparisons(
+    panel: Panel, ranked: RankedGroups, options: Options, missing: list[str]
+) -> dict[str, Any] | None:
     """Test every pair of models on the rows both ranked; None with fewer than two."""
     if len(panel.groups) < 2:
         missing.append("one configuration alone: there is nothing to compare it with")
-    if len(ranks) < 2:
+    if len(ranked) < 2:
         return None
     values = {
-        label: np.mean([paired.metric_of_rows(own["rank"], options.metric) for _, own in runs], axis=0)
-        for label, runs in ranks.items()
+        label: np.mean([paired.metric_of_rows(own.rank, options.metric) for _, own in runs], axis=0)
+        for label, runs in ranked.items()
     }
-    _, users = np.unique(first_ranks(ranks)["user"].to_numpy(zero_copy_only=False), return_inverse=True)
+    _, users = np.unique(first_ranks(ranked).user.to_numpy(zero_copy_only=False), return_inverse=True)
     bar = progress_bar(len(values) * (len(values) - 1) // 2, "paired tests", "pairs", options.progress)
     pairs = paired.compare_pairs(values, users, options.samples, options.seed, lambda: bar.update(1))
     bar.close()
     return {"users": int(users.max()) + 1, "rows": len(users), "samples": options.samples, "pairs": pairs}
 
 
-def first_ranks(ranks):
-    """The ranks of the first run: users, items and lengths are the same for all."""
-    return next(iter(ranks.values()))[0][1]
+def first_ranks(ranked: RankedGroups) -> Ranks:
+    """Return the ranks of the first run: users, items and lengths are the same for all."""
+    return next(iter(ranked.values()))[0][1]
 
 
-def collect_curves(panel, missing):
+def collect_curves(panel: Panel, missing: list[str]) -> list[dict[str, Any]]:
     """Read the learning curves of every run that has them."""
     result = []
     for group in panel.groups:
         for run in group.runs:
             metric = run.config.get("valid_metric", "ndcg@10")
-            found = curves.load_curves(run.folder, metric)
-            if found is None:
+            points = curves.load_curves(run.folder, metric)
+            if points is None:
                 missing.append(f"{run.name} holds no TensorBoard events")
-            elif not found["loss"]:
+            elif not points["loss"]:
                 missing.append(f"{run.name} has no epochs: {group.model} was not trained")
             else:
                 about = {"label": group.label, "seed": run.metrics["seed"], "best": run.metrics.get("best_epoch")}
-                result.append({**about, "metric": metric, **found})
+                result.append({**about, "metric": metric, **points})
     return result
 
 
-def collect_breakdowns(panel, ranks, opener, options, missing):
+def collect_breakdowns(
+    panel: Panel, ranked: RankedGroups, opener: Opener, options: Options, missing: list[str]
+) -> list[dict[str, Any]]:
     """Split each model's metric by the wanted breakdowns."""
-    result = []
-    if not ranks:
+    result: list[dict[str, Any]] = []
+    if not ranked:
         return result
     name, k = parse_metric(options.metric)
     for by in options.by:
         try:
-            buckets = split_by(by, panel, ranks, opener)
+            buckets = split_by(by, panel, ranked, opener)
         except InputError as error:
             missing.append(f"{by}: {error}")
             continue
         groups, head = {}, None
-        for label, runs in ranks.items():
-            tables = [breakdown(own["rank"], buckets, [name], [k or 1]) for _, own in runs]
+        for label, runs in ranked.items():
+            tables = [breakdown(own.rank, buckets, [name], [k or 1]) for _, own in runs]
             cells = [mean_and_deviation([row[options.metric] for row in rows]) for rows in zip(*tables)]
             groups[label] = [{"mean": mean, "deviation": deviation} for mean, deviation in cells]
             head = [{key: row[key] for key in ("bucket", "rows", "share")} for row in tables[0]]
@@ -210,43 +226,40 @@ def collect_breakdowns(panel, ranks, opener, options, missing):
     return result
 
 
-def split_by(by, panel, ranks, opener):
+def split_by(by: str, panel: Panel, ranked: RankedGroups, opener: Opener) -> Buckets:
     """Partition the test rows; history lengths stand in the ranks, all else is read from the build."""
-    from recbole_blair.report.breakdown import Buckets
-
-    first = first_ranks(ranks)
+    first = first_ranks(ranked)
     if by == "history_length":
-        names, code, note = length_buckets(first["length"])
+        names, code, note = length_buckets(first.length)
         return Buckets(by, names, code, note)
-    dataset = opener.dataset(panel.runs[0])
+    dataset = opener.dataset(panel.runs)
     check_rows_of(dataset, first)
     return split_rows(by, dataset)
 
 
-def check_rows_of(dataset, ranks):
+def check_rows_of(dataset: BlairDataset, ranks: Ranks) -> None:
     """Refuse a build whose test rows are not those that were ranked."""
-    import pyarrow as pa
-
-    rows = dataset.rows["test"]
-    own = dataset.item_tokens.take(pa.array(dataset.seq_items[rows.target] - 1))
-    if not own.equals(ranks["item"]):
+    own = Ranks.from_table(test_rows_table(dataset, np.zeros(len(dataset.rows["test"]))))
+    if not own.item.equals(ranks.item):
         raise InputError(f"the test rows in {dataset.build_dir} are not those that the runs ranked")
 
 
-def collect_examples(panel, ranks, opener, options, missing):
+def collect_examples(
+    panel: Panel, ranked: RankedGroups, opener: Opener, options: Options, missing: list[str]
+) -> list[dict[str, Any]]:
     """Show some users with what the first seed of each model gives them."""
     if not options.examples:
         missing.append("switched off by --examples=0")
         return []
     try:
-        dataset = opener.dataset(panel.runs[0])
-        if ranks:
-            check_rows_of(dataset, first_ranks(ranks))
+        dataset = opener.dataset(panel.runs)
+        if ranked:
+            check_rows_of(dataset, first_ranks(ranked))
         shelf = examples.Shelf(dataset, train_events(dataset))
     except InputError as error:
         missing.append(str(error))
         return []
-    best = np.min([runs[0][1]["rank"] for runs in ranks.values()], axis=0) if ranks else None
+    best = np.min([runs[0][1].rank for runs in ranked.values()], axis=0) if ranked else None
     length = np.asarray(dataset.rows["test"].length)
     chosen = examples.choose_rows(length, best, options.examples, options.seed)
     shown = [shelf.example(row, from_hits) for row, from_hits in chosen]
@@ -254,8 +267,7 @@ def collect_examples(panel, ranks, opener, options, missing):
     for group in panel.groups:
         run = group.runs[0]
         try:
-            opened = opener.model(run)
-            items, rank = examples.top_items(*opened, [row for row, _ in chosen])
+            items, rank = examples.top_items(opener.open(run), [row for row, _ in chosen])
         except (InputError, FloatingPointError) as error:
             missing.append(f"{group.label}: {error}")
         else:

@@ -1,23 +1,27 @@
 """Learning curves of a run, from the TensorBoard events in its folder."""
 
+from __future__ import annotations
+
 import logging
+from pathlib import Path
+from typing import Any
 
 
-def load_curves(folder, valid_metric):
+def load_curves(folder: Path, valid_metric: str) -> dict[str, list[list[float]]] | None:
     """Read the training loss and the validation metric of every epoch.
 
     Epochs that a resumed run repeated occur once, as they were the last time.
 
     Args:
-        folder (Path): a run folder.
-        valid_metric (str): the metric that chose the best epoch, as in `ndcg@10`.
+        folder: a run folder.
+        valid_metric: the metric that chose the best epoch, as in `ndcg@10`.
 
     Returns:
-        dict: `loss` and `valid`, lists of [epoch, value]; None when the folder holds no events.
+        `loss` and `valid`, lists of [epoch, value]; None when the folder holds no events.
     """
     if not any(folder.glob("events.out.tfevents.*")):
         return None
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # heavy
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it counts the repeated epochs aloud
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
@@ -27,7 +31,7 @@ def load_curves(folder, valid_metric):
     return {key: last_values(events.Scalars(tag)) if tag in tags else [] for key, tag in names.items()}
 
 
-def last_values(scalars):
+def last_values(scalars: list[Any]) -> list[list[float]]:
     """Return [step, value] in step order, the latest value of each step."""
     latest = {}
     for scalar in sorted(scalars, key=lambda scalar: scalar.wall_time):

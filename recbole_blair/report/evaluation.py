@@ -1,21 +1,33 @@
 """`evaluate --by`: a run's metrics on a split, whole and in parts, as text, JSON or Parquet."""
 
+from __future__ import annotations
+
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.output import check_output_file
-from recbole_blair.files.write import write_bytes, write_text
-from recbole_blair.quick_start import TIES
+from recbole_blair.files.write import whole_file, write_json
 from recbole_blair.report.breakdown import breakdown, split_rows
-from recbole_blair.runs.finished_run import PLACES, evaluate_opened, load_run
+from recbole_blair.runs.evaluate_run import evaluate_opened
+from recbole_blair.runs.open_run import PLACES, Places, open_run
 from recbole_blair.train.display import shown_metrics
+from recbole_blair.train.results import TIES
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 SUFFIXES = (".json", ".parquet")
 ALL_ROWS = "all"
 
 
-def check_output(path):
+def check_output(path: Path | str) -> None:
     """Refuse an output that could not be written at the end.
 
     Raises:
@@ -26,27 +38,27 @@ def check_output(path):
     check_output_file(path)
 
 
-def evaluate_by(run_dir, by=(), split="test", **changes):
+def evaluate_by(run_dir: Path | str, by: Sequence[str] = (), split: str = "test", **changes: Any) -> dict[str, Any]:
     """Evaluate a run's best weights and break the metrics down.
 
     Args:
-        run_dir (str): a run's folder.
-        by (sequence of str): of `breakdown.BREAKDOWNS`.
-        split (str): train, valid or test.
+        run_dir: a run's folder.
+        by: of `breakdown.BREAKDOWNS`.
+        split: train, valid or test.
         changes: as of `evaluate_run`.
 
     Returns:
-        dict: `run`, `split`, `rows`, `history_masked`, `ties`, `metrics` of all rows, and `by`: name -> `note` and
+        `run`, `split`, `rows`, `history_masked`, `ties`, `metrics` of all rows, and `by`: name -> `note` and
         `table`, a list as `breakdown` returns.
 
     Raises:
         InputError: no run, or a build that lacks what a breakdown reads.
     """
-    places = {key: changes.pop(key) for key in PLACES if key in changes}
-    config, model, dataset = load_run(run_dir, **places)
-    buckets = [split_rows(name, dataset, split) for name in by]  # what is lacking shows before the evaluation
-    config = config.replace(**changes)
-    metrics, rank = evaluate_opened(config, model, dataset, split)
+    places = Places(**{key: changes.pop(key) for key in PLACES if key in changes})
+    run = open_run(run_dir, places, make_missing=True)
+    buckets = [split_rows(name, run.dataset, split) for name in by]  # what is lacking shows before the evaluation
+    config = run.config.replace(**changes)
+    metrics, rank = evaluate_opened(run, split, **changes)
     tables = {b.by: {"note": b.note, "table": breakdown(rank, b, config["metrics"], config["topk"])} for b in buckets}
     return {
         "run": str(run_dir),
@@ -59,9 +71,9 @@ def evaluate_by(run_dir, by=(), split="test", **changes):
     }
 
 
-def breakdown_table(name, part, overall, rows):
+def breakdown_table(name: str, part: dict[str, Any], overall: dict[str, float], rows: int) -> Table:
     """Build one breakdown's table for the screen; its last line holds all rows."""
-    from rich import box
+    from rich import box  # heavy, as Table
     from rich.table import Table
 
     columns = shown_metrics({k: v for k, v in part["table"][0].items() if k not in ("bucket", "rows", "share")})
@@ -78,11 +90,9 @@ def breakdown_table(name, part, overall, rows):
     return table
 
 
-def print_result(result):
-    """Print the metrics of all rows, then a table a breakdown."""
-    import sys
-
-    from rich.console import Console
+def print_result(result: dict[str, Any]) -> None:
+    """Print the metrics of all rows, then one table per breakdown."""
+    from rich.console import Console  # heavy
 
     masked = "masked" if result["history_masked"] else "not masked"
     print(f"{result['split']}: {result['rows']} rows, history {masked}")
@@ -94,18 +104,14 @@ def print_result(result):
         console.print(breakdown_table(name, part, result["metrics"], result["rows"]))
 
 
-def write_result(result, path):
-    """Write a result: JSON as it is; Parquet with a row a bucket (`by`, `bucket`, `rows`, `share`, metrics)."""
+def write_result(result: dict[str, Any], path: Path | str) -> None:
+    """Write a result: JSON as it is; Parquet with one row per bucket (`by`, `bucket`, `rows`, `share`, metrics)."""
     if Path(path).suffix.lower() == ".json":
-        write_text(path, json.dumps(result, indent=1) + "\n")
+        write_json(path, result, ensure_ascii=True)
         return
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     rows = [{"by": ALL_ROWS, "bucket": ALL_ROWS, "rows": result["rows"], "share": 1.0, **result["metrics"]}]
     rows += [{"by": name, **row} for name, part in result["by"].items() for row in part["table"]]
     about = {key: json.dumps(result[key]) for key in ("run", "split", "history_masked", "ties")}
     table = pa.Table.from_pylist(rows).replace_schema_metadata(about)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    write_bytes(path, sink.getvalue().to_pybytes())
+    with whole_file(path) as temporary:
+        pq.write_table(table, temporary)

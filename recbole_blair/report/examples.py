@@ -1,29 +1,34 @@
 """Some test users: what they had, what they took next, and the first items each model gives."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 
-from recbole_blair.quick_start import build_loaders
-from recbole_blair.registry import find_model
+from recbole_blair.data.dataset import BlairDataset
+from recbole_blair.runs.evaluate_run import build_evaluator
+from recbole_blair.runs.open_run import OpenRun
 from recbole_blair.schema import ITEM_ID
 from recbole_blair.train.ranks import drop_scores, rank_targets
-from recbole_blair.train.trainer import BlairTrainer
 
 TOP = 5
 HISTORY_SHOWN = 6
 LEAST_HISTORY = 2
 
 
-def choose_rows(length, best_rank, count, seed=0):
+def choose_rows(length: np.ndarray, best_rank: np.ndarray | None, count: int, seed: int = 0) -> list[tuple[int, bool]]:
     """Choose test rows: half at random, half at random among those that some model answers in its top 5.
 
     Args:
         length (R,) int64: history items; rows with fewer than two are passed over where there are others.
-        best_rank (R,) float64 or None: the best rank any model gives the target; None: all rows at random.
-        count (int): rows wanted; fewer rows give fewer.
+        best_rank (R,) float64: the best rank any model gives the target; None: all rows at random.
+        count: rows wanted; fewer rows give fewer.
 
     Returns:
-        list of (row, bool): in row order; True for the half that was chosen for an answer in the top 5.
+        (row, in_top_5) in row order; True for the half that was chosen for an answer in the top 5.
     """
     rng = np.random.default_rng(seed)
     usable = np.flatnonzero(length >= LEAST_HISTORY)
@@ -36,40 +41,41 @@ def choose_rows(length, best_rank, count, seed=0):
 
 
 @torch.inference_mode()
-def top_items(config, model, dataset, rows, top=TOP):
+def top_items(run: OpenRun, rows: Sequence[int], top: int = TOP) -> tuple[np.ndarray, np.ndarray]:
     """Rank all items for some test rows, in the precision the run is evaluated in.
 
     Returns:
-        tuple: items (B, top) int64, best first, and the target's rank (B,) float64 by the same scores.
+        Items (B, top) int64, best first, and the target's rank (B,) float64 by the same scores.
     """
-    loaders = build_loaders(find_model(config["model"]), config, dataset)
-    trainer = BlairTrainer(config, model, loaders, config["output_dir"], None)  # nothing is written
-    evaluator = trainer.evaluator("test")
-    model.eval()
-    rows = np.asarray(rows)
-    batch = loaders["test"].build(rows).to(config["device"])
+    evaluator, model = build_evaluator(run), run.model
+    numbers = np.asarray(rows)
+    batch = evaluator.loader.build(numbers).to(evaluator.device)
     if hasattr(model, "project_items") and getattr(model, "scores_by_dot_product", True):
-        with trainer.autocast():
+        with evaluator.autocast():
             projected = model.project_items()
             users, scorer = model.user_vectors(batch, projected), evaluator.scorer(model, projected)
         scores = scorer.plain(users)
     else:
         scores = evaluator.full_scores(model, batch, slice(None))
-    if config["mask_history"]:
-        drop_scores(scores, evaluator.history_before(rows, batch[ITEM_ID]))
+    if run.config["mask_history"]:
+        drop_scores(scores, evaluator.history_before(numbers, batch[ITEM_ID]))
     rank = rank_targets(scores, batch[ITEM_ID])
-    candidates = scores[:, 1:].float()  # the padding item is none
+    candidates = scores[:, 1:].float()  # (B, N - 1), without the padding item
     best = candidates.topk(min(top, candidates.shape[1]), dim=1).indices + 1
     return best.cpu().numpy(), rank
 
 
 class Shelf:
-    """Titles of a data set's items for people, read once."""
+    """Titles of a data set's items for people, read once.
 
-    def __init__(self, dataset, counts):
+    Args:
+        counts (N,) int64: each item's events in training.
+    """
+
+    def __init__(self, dataset: BlairDataset, counts: np.ndarray) -> None:
         self.dataset, self.counts, self.all_titles = dataset, counts, dataset.titles()
 
-    def item(self, number):
+    def item(self, number: int) -> dict[str, Any]:
         """Return an item's `id`, `title` (empty when it has none) and `trained`, its events in training."""
         return {
             "id": self.dataset.item_tokens[int(number) - 1].as_py(),
@@ -77,7 +83,7 @@ class Shelf:
             "trained": int(self.counts[number]),
         }
 
-    def example(self, row, from_hits):
+    def example(self, row: int, from_hits: bool) -> dict[str, Any]:
         """Return one row's user, latest history and target; `lists` is filled by the models."""
         part = self.dataset.rows["test"]
         history, _ = self.dataset.history_of("test", np.array([row]))
@@ -92,7 +98,7 @@ class Shelf:
             "lists": [],
         }
 
-    def marked(self, items, row):
+    def marked(self, items: np.ndarray, row: int) -> list[dict[str, Any]]:
         """Return a model's list with what a reader looks for: is it the target, was it in the history."""
         part = self.dataset.rows["test"]
         target = self.dataset.seq_items[part.target[row]]

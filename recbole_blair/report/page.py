@@ -1,9 +1,13 @@
 """Draws a report as one HTML page that stands alone: no file, font or address outside it."""
 
+from __future__ import annotations
+
 import json
 from html import escape
+from typing import Any
 
 from recbole_blair.report import sections
+from recbole_blair.report.sections import Panel
 from recbole_blair.report.style import CSS, SCRIPT
 
 # The page forbids itself every request, so a browser would report one.
@@ -17,15 +21,15 @@ PARTS = (
 )
 
 
-def render(report, title=None):
+def render(report: dict[str, Any], title: str | None = None) -> str:
     """Draw a report.
 
     Args:
-        report (dict): as `collect` returns.
-        title (str): empty: the data sets' names.
+        report: as `collect` returns.
+        title: empty: the data sets' names.
 
     Returns:
-        str: an HTML document; the report's numbers stand in it once more as JSON.
+        An HTML document; the report's numbers stand in it once more as JSON.
     """
     title = title or "Report: " + ", ".join(dict.fromkeys(panel["dataset"] for panel in report["panels"]))
     panels = report["panels"]
@@ -59,26 +63,26 @@ a full ranking; “Save numbers” gives every number on this page unrounded, as
 """
 
 
-def embed(report):
+def embed(report: dict[str, Any]) -> str:
     """Write JSON that cannot end its script element."""
     return json.dumps(report, allow_nan=False).replace("<", "\\u003c")
 
 
-def summary_line(report):
+def summary_line(report: dict[str, Any]) -> str:
     """Say how much there is."""
     runs = sum(len(group["runs"]) for panel in report["panels"] for group in panel["groups"])
     groups = sum(len(panel["groups"]) for panel in report["panels"])
     return f"{sections.count(runs, 'run')} of {sections.count(groups, 'configuration')}, {report['created']}"
 
 
-def navigation(panels):
+def navigation(panels: list[Panel]) -> str:
     """Link the parts of a single panel, or the panels."""
     if len(panels) == 1:
         return "".join(f'<a href="#{name}-0">{label}</a>' for name, label, _ in PARTS)
     return "".join(f'<a href="#panel-{i}">{escape(sections.panel_title(p))}</a>' for i, p in enumerate(panels))
 
 
-def mixed_note(panels):
+def mixed_note(panels: list[Panel]) -> str:
     """Say why runs stand apart."""
     if len(panels) < 2:
         return ""
@@ -89,7 +93,7 @@ def mixed_note(panels):
     return sections.note("Not comparable with each other", [reason])
 
 
-def draw_panel(panel, number, report, titled):
+def draw_panel(panel: Panel, number: int, report: dict[str, Any], titled: bool) -> str:
     """Draw one data set's parts."""
     head = f'<h2 id="panel-{number}">{escape(sections.panel_title(panel))}</h2>' if titled else ""
     parts = []

@@ -1,9 +1,14 @@
 """The parts of a report's page: each takes one panel of `collect` and gives HTML."""
 
+from __future__ import annotations
+
 from html import escape
+from typing import Any
 
 from recbole_blair.report import svg
 from recbole_blair.report.paired import TESTS
+
+Panel = dict[str, Any]  # as `collect.collect_panel` returns
 
 CERTAIN = 0.05
 LOSSES_APART = 2.0  # losses of different kinds would be flat lines on one scale
@@ -16,38 +21,38 @@ BREAKDOWN_TITLES = {
 }
 
 
-def fraction(value):
+def fraction(value: float | None) -> str:
     """Four decimals; a dash for nothing."""
     return "–" if value is None else f"{value:.4f}"
 
 
-def signed(value):
+def signed(value: float) -> str:
     """Four decimals with a sign."""
     return f"{value:+.4f}".replace("-", "−")
 
 
-def metric_name(metric):
+def metric_name(metric: str) -> str:
     """`NDCG@10`, `Recall@10`."""
     return metric.upper() if metric.startswith(("ndcg", "mrr")) else metric.capitalize()
 
 
-def count(n, noun):
+def count(n: int, noun: str) -> str:
     """`1 run`, `1,200 runs`."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def p_text(p):
+def p_text(p: float | None) -> str:
     """Write a p-value."""
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def panel_title(panel):
+def panel_title(panel: Panel) -> str:
     """Name a panel by what makes it differ from others."""
     masked = ", history masked" if panel["history_masked"] else ""
     return f"{panel['dataset']} ({panel['protocol']}{masked})"
 
 
-def note(title, lines):
+def note(title: str, lines: list[str]) -> str:
     """A box of remarks; nothing when there are none."""
     lines = list(dict.fromkeys(lines))
     if not lines:
@@ -56,23 +61,23 @@ def note(title, lines):
     return f'<div class="note"><b>{escape(title)}</b><ul>{items}</ul></div>'
 
 
-def key(index):
+def key(index: int) -> str:
     """The coloured square before a model's name."""
     return f'<span class="key {svg.colour(index)}"></span>'
 
 
-def legend(panel):
+def legend(panel: Panel) -> str:
     """Colours and names."""
     names = (f"<li>{key(i)}{escape(group['label'])}</li>" for i, group in enumerate(panel["groups"]))
     return f'<ul class="legend">{"".join(names)}</ul>'
 
 
-def table(head, rows, sortable=False):
+def table(head: list[str], rows: list[list[str]], sortable: bool = False) -> str:
     """Build a table that scrolls inside its place.
 
     Args:
-        head (list of str): HTML of the column heads.
-        rows (list of list of str): whole `td` elements.
+        head: HTML of the column heads.
+        rows: of whole `td` elements.
     """
     sort = ' data-sort=""' if sortable else ""
     heads = "".join(f"<th{sort}>{cell}</th>" for cell in head)
@@ -81,14 +86,14 @@ def table(head, rows, sortable=False):
     return f'<div class="scroll" tabindex="0">{whole}</div>'
 
 
-def value_cell(value, shown, extra="", kind=""):
+def value_cell(value: float | None, shown: str, extra: str = "", kind: str = "") -> str:
     """A number with its unrounded value beside it."""
     data = "" if value is None else f' data-value="{value!r}"'
     look = f' class="{kind}"' if kind else ""
     return f"<td{data}{extra}{look}>{shown}</td>"
 
 
-def results(panel, metric):
+def results(panel: Panel, metric: str) -> str:
     """The table of models, the chart of seeds, and each run."""
     groups, rows = panel["groups"], panel["rows"]
     masked = "items of the history are taken out" if panel["history_masked"] else "items of the history stay in"
@@ -108,7 +113,7 @@ def results(panel, metric):
     return "\n".join(parts)
 
 
-def headline(panel, metric):
+def headline(panel: Panel, metric: str) -> str:
     """One sentence on who is first, and how surely."""
     groups = panel["groups"]
     first = groups[0]
@@ -122,18 +127,18 @@ def headline(panel, metric):
     if second["mean"][metric] > 0:
         text += f", {100 * (first['mean'][metric] / second['mean'][metric] - 1):+.1f} % over {escape(second['label'])}"
     pairs = panel["comparisons"]["pairs"] if panel["comparisons"] else []
-    found = next((p for p in pairs if {p["a"], p["b"]} == {first["label"], second["label"]}), None)
-    if found is None:
+    tested = next((p for p in pairs if {p["a"], p["b"]} == {first["label"], second["label"]}), None)
+    if tested is None:
         return text + "; the difference was not tested."
-    verdict = "a clear difference over users" if certain(found) else "no clear difference over users"
-    text += f"; {verdict} (bootstrap p {p_text(found['p_value_bootstrap_holm'])}, corrected)"
+    verdict = "a clear difference over users" if certain(tested) else "no clear difference over users"
+    text += f"; {verdict} (bootstrap p {p_text(tested['p_value_bootstrap_holm'])}, corrected)"
     over_seeds = max(group["deviation"][metric] or 0 for group in (first, second))
     if over_seeds >= first["mean"][metric] - second["mean"][metric]:
         text += f", but no larger than the deviation over seeds, {fraction(over_seeds)}: other seeds may turn it round"
     return text + "."
 
 
-def model_table(panel, metric):
+def model_table(panel: Panel, metric: str) -> str:
     """A row a configuration: mean and deviation of every test metric."""
     names = [metric, *(m for m in panel["metrics"] if m != metric)]
     means = {m: [g["mean"][m] for g in panel["groups"] if g["mean"].get(m) is not None] for m in names}
@@ -153,14 +158,14 @@ def model_table(panel, metric):
     return table(["model", *map(metric_name, names), "epochs", "seconds"], rows, sortable=True)
 
 
-def second_metric(panel, metric):
+def second_metric(panel: Panel, metric: str) -> str | None:
     """Another metric worth a chart: the recall of the longest list, or None."""
     recalls = [m for m in panel["metrics"] if m.startswith("recall@") and m != metric]
     common = [m for m in recalls if all(g["mean"].get(m) is not None for g in panel["groups"])]
     return max(common, key=lambda m: int(m.split("@")[1]), default=None)
 
 
-def seed_chart(panel, metric):
+def seed_chart(panel: Panel, metric: str | None) -> str:
     """One metric of every seed; nothing without a metric."""
     if metric is None:
         return ""
@@ -175,7 +180,7 @@ def seed_chart(panel, metric):
     return f"<figure><figcaption>{metric_name(metric)} on test: mean (large) and each seed</figcaption>{chart}</figure>"
 
 
-def configuration_table(panel):
+def configuration_table(panel: Panel) -> str:
     """The keys in which the configurations differ."""
     if not panel["differing"]:
         return ""
@@ -188,12 +193,12 @@ def configuration_table(panel):
     return f"<details><summary>Configuration: {count(len(rows), 'key')} that differ</summary>{inner}</details>"
 
 
-def shown_value(value):
+def shown_value(value: object) -> str:
     """A configuration value for people."""
     return "–" if value is None else str(value)
 
 
-def run_table(panel):
+def run_table(panel: Panel) -> str:
     """A row a run, with every test metric as in its metrics.json."""
     metrics = panel["metrics"]
     rows = []
@@ -220,20 +225,20 @@ def run_table(panel):
     return table(["model", "seed", *map(metric_name, metrics), *last], rows, sortable=True)
 
 
-def certain(pair):
+def certain(pair: dict[str, Any]) -> bool:
     """True when every test that is defined agrees."""
     return all(pair[f"{test}_holm"] is None or pair[f"{test}_holm"] < CERTAIN for test in TESTS)
 
 
-def differences(panel, metric):
+def differences(panel: Panel, metric: str) -> str:
     """Every pair of models: the difference, its interval, three tests."""
-    found = panel["comparisons"]
+    comparisons = panel["comparisons"]
     remarks = note("About these tests", panel["missing"]["comparisons"])
-    if found is None:
+    if comparisons is None:
         return f"<p>No models to compare.</p>{remarks}"
     colours = {group["label"]: i for i, group in enumerate(panel["groups"])}
     rows, chart = [], []
-    for pair in found["pairs"]:
+    for pair in comparisons["pairs"]:
         verdict = '<span class="yes">yes</span>' if certain(pair) else "no"
         cells = [f"<td>{key(colours[pair['a']])}{escape(pair['a'])}<small>over {escape(pair['b'])}</small></td>"]
         interval = f"<small>{signed(pair['low'])} to {signed(pair['high'])}</small>"
@@ -252,10 +257,10 @@ def differences(panel, metric):
     head.append("rows better<br>/ worse / equal")
     figure = svg.range_chart(chart, f"differences in {metric_name(metric)} with their 95 % intervals", zero=True)
     explained = (
-        f"{metric_name(metric)} of each of the {found['rows']:,} test rows, averaged over a model's seeds, paired by "
-        f"row. Rows of one user are drawn together: {found['users']:,} users. Paired bootstrap and sign flips, "
-        f"{found['samples']:,} samples each, and a paired t-test; every p-value is corrected by Holm for "
-        f"{count(len(rows), 'pair')}. They say whether other users would show the same difference between these "
+        f"{metric_name(metric)} of each of the {comparisons['rows']:,} test rows, averaged over a model's seeds, "
+        f"paired by row. Rows of one user are drawn together: {comparisons['users']:,} users. Paired bootstrap and "
+        f"sign flips, {comparisons['samples']:,} samples each, and a paired t-test; every p-value is corrected by Holm "
+        f"for {count(len(rows), 'pair')}. They say whether other users would show the same difference between these "
         "trained models; how much training itself varies is the deviation over seeds above."
     )
     caption = f"<figcaption>Difference in {metric_name(metric)}, 95 % bootstrap interval</figcaption>"
@@ -265,16 +270,16 @@ def differences(panel, metric):
     )
 
 
-def learning(panel, metric):
-    """Loss and validation metric by epoch, a line a run."""
-    found = panel["curves"]
+def learning(panel: Panel, metric: str) -> str:
+    """Loss and validation metric by epoch, one line per run."""
+    curves = panel["curves"]
     remarks = note("Not shown", panel["missing"]["curves"])
-    if not found:
+    if not curves:
         return f"<p>No learning curves.</p>{remarks}"
     colours = {group["label"]: i for i, group in enumerate(panel["groups"])}
     figures = []
-    metrics = ", ".join(dict.fromkeys(metric_name(one["metric"]) for one in found))
-    losses = [value for one in found for _, value in one["loss"]]
+    metrics = ", ".join(dict.fromkeys(metric_name(one["metric"]) for one in curves))
+    losses = [value for one in curves for _, value in one["loss"]]
     share = min(losses) > 0 and max(losses) > LOSSES_APART * min(losses)
     loss = "Training loss, divided by the first epoch's" if share else "Training loss"
     captions = {"valid": f"{metrics} on validation; the dot is the epoch that was kept", "loss": loss}
@@ -282,24 +287,24 @@ def learning(panel, metric):
         series = [
             {"points": of_first(one[name]) if share and name == "loss" else one[name], "colour": colours[one["label"]],
              "title": f"{one['label']}, seed {one['seed']}", "mark": one["best"] if name == "valid" else None}
-            for one in found if one[name]
+            for one in curves if one[name]
         ]  # fmt: skip
         if series:
             chart = svg.line_chart(series, f"{caption}, by epoch", "epoch")
             figures.append(f"<figure><figcaption>{escape(caption)}</figcaption>{chart}</figure>")
     return (
         f'{legend(panel)}<div class="charts">{"".join(figures)}</div>'
-        '<p class="soft">A line a run. Losses of different models, or of one with other settings, need not compare.'
+        '<p class="soft">One line per run. Losses of different models, or of one with other settings, need not compare.'
         f"</p>{remarks}"
     )
 
 
-def of_first(points):
+def of_first(points: list[list[float]]) -> list[list[float]]:
     """Divide a curve by its first value."""
     return [[epoch, value / points[0][1]] for epoch, value in points]
 
 
-def breakdowns(panel, metric):
+def breakdowns(panel: Panel, metric: str) -> str:
     """Each breakdown as bars and as a table."""
     remarks = note("Not shown", panel["missing"]["breakdowns"])
     if not panel["breakdowns"]:
@@ -326,12 +331,12 @@ def breakdowns(panel, metric):
     )
 
 
-def far_apart(highest):
+def far_apart(highest: list[float]) -> bool:
     """True where one scale would hide the small parts."""
     return max(highest) > 10 * min(highest)
 
 
-def examples(panel, metric):
+def examples(panel: Panel, metric: str) -> str:
     """Histories, what came next, and each model's first items."""
     remarks = note("Not shown", panel["missing"]["examples"])
     shown = panel["examples"]
@@ -347,7 +352,7 @@ def examples(panel, metric):
     return f'<p class="soft">{escape(text)}</p>{remarks}{body}'
 
 
-def draw_example(example, colours):
+def draw_example(example: dict[str, Any], colours: dict[str, int]) -> str:
     """One test row."""
     more = example["history_length"] - len(example["history"])
     earlier = f'<li class="soft">and {count(more, "item")} before</li>' if more else ""
@@ -370,13 +375,13 @@ def draw_example(example, colours):
     )
 
 
-def title(item):
+def title(item: dict[str, Any]) -> str:
     """An item's title, at most two lines of it; one without says so."""
     full = escape(item["title"] or f"untitled ({item['id']})", quote=True)
     return f'<span class="clip" title="{full}">{full}</span>'
 
 
-def tags(item):
+def tags(item: dict[str, Any]) -> str:
     """What a reader looks for in a list."""
     words = [word for word, on in (("taken next", item["hit"]), ("in the history", item["known"])) if on]
     return f' <span class="tag">{", ".join(words)}</span>' if words else ""

@@ -1,7 +1,11 @@
 """Three small charts as inline SVG. Colours are the page's classes c0 … c7, so light and dark follow the page."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
 from html import escape
+from typing import Any
 
 COLOURS = 8
 WIDTH = 400
@@ -10,17 +14,17 @@ ROW_HEIGHT, BAR_HEIGHT = 46, 13
 CHARACTER = 6.6  # width of one, roughly, at the charts' 12 px
 
 
-def number(value):
+def number(value: float) -> str:
     """Format a coordinate."""
     return f"{value:.1f}".removesuffix(".0")
 
 
-def nice_ticks(low, high, wanted=5):
+def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Return round numbers that span low..high: steps of 1, 2 or 5 times a power of ten.
 
     Args:
-        low, high (float): finite; equal values are widened.
-        wanted (int): about how many ticks.
+        low, high: finite; equal values are widened.
+        wanted: about how many ticks.
     """
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"ticks from {low} to {high}")
@@ -34,49 +38,49 @@ def nice_ticks(low, high, wanted=5):
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def tick_text(value):
+def tick_text(value: float) -> str:
     """Write a tick shortly."""
     return f"{value:.4g}"
 
 
-def scale(low, high, start, end):
+def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     """Return the function that maps low..high to start..end."""
     span = (high - low) or 1.0
     return lambda value: start + (value - low) / span * (end - start)
 
 
-def text(x, y, content, anchor="start", kind=""):
+def text(x: float, y: float, content: str, anchor: str = "start", kind: str = "") -> str:
     """One line of text."""
     return f'<text x="{number(x)}" y="{number(y)}" text-anchor="{anchor}" class="{kind}">{escape(content)}</text>'
 
 
-def line(x1, y1, x2, y2, kind):
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
     """A straight line."""
     return f'<line x1="{number(x1)}" y1="{number(y1)}" x2="{number(x2)}" y2="{number(y2)}" class="{kind}"/>'
 
 
-def colour(index):
+def colour(index: int) -> str:
     """Return the class of a series' colour; they repeat after eight."""
     return f"c{index % COLOURS}"
 
 
-def wrap(parts, height, label):
+def wrap(parts: list[str], height: float, label: str) -> str:
     """Put parts into an SVG that takes the width of its place."""
     body = "\n".join(parts)
     name = escape(label, quote=True)
     return f'<svg viewBox="0 0 {WIDTH} {number(height)}" role="img" aria-label="{name}">\n{body}\n</svg>'
 
 
-def line_chart(series, label, x_label, height=250):
+def line_chart(series: list[dict[str, Any]], label: str, x_label: str, height: float = 250) -> str:
     """Draw lines over whole numbers such as epochs.
 
     Args:
-        series (list of dict): `points` [(x, y)], `colour` (int), `title` (str), and perhaps `mark`, an x whose point
+        series: `points` [(x, y)], `colour` (int), `title` (str), and perhaps `mark`, an x whose point
             gets a dot.
-        label (str): what the chart shows, for readers who do not see it.
+        label: what the chart shows, for readers who do not see it.
 
     Returns:
-        str: an svg element.
+        An svg element.
     """
     points = [p for one in series for p in one["points"]]
     if not points:
@@ -105,13 +109,13 @@ def line_chart(series, label, x_label, height=250):
     return wrap(parts, height, label)
 
 
-def range_chart(rows, label, zero=False):
-    """Draw a value with its interval and single points, a row each, the name above.
+def range_chart(rows: list[dict[str, Any]], label: str, zero: bool = False) -> str:
+    """Draw a value with its interval and single points, one row each, the name above.
 
     Args:
-        rows (list of dict): `name`, `colour`, `value`, `low`, `high`, `points` (list of float), `text` (str, at the
+        rows: `name`, `colour`, `value`, `low`, `high`, `points` (list of float), `text` (str, at the
             right).
-        zero (bool): draw a line at 0 and include it.
+        zero: draw a line at 0 and include it.
     """
     values = [v for row in rows for v in (row["value"], row["low"], row["high"], *row["points"])]
     values += [0.0] if zero else []
@@ -140,13 +144,13 @@ def range_chart(rows, label, zero=False):
     return wrap(parts, height, label)
 
 
-def bar_chart(buckets, series, label, own_scale=False):
-    """Draw horizontal bars: a block a bucket, a bar a series.
+def bar_chart(buckets: list[str], series: list[dict[str, Any]], label: str, own_scale: bool = False) -> str:
+    """Draw horizontal bars: one block per bucket, one bar per series.
 
     Args:
-        buckets (list of str): names, with what else stands beside them.
-        series (list of dict): `name`, `colour`, `values` and `deviations` (None: no whisker), one a bucket.
-        own_scale (bool): the longest bar of every bucket takes the whole width; else one scale for all.
+        buckets: names, with what else stands beside them.
+        series: `name`, `colour`, `values` and `deviations` (None: no whisker), one per bucket.
+        own_scale: the longest bar of every bucket takes the whole width; else one scale for all.
     """
     block = 24 + len(series) * (BAR_HEIGHT + 2) + 8
     height = len(buckets) * block + 6
@@ -175,6 +179,6 @@ def bar_chart(buckets, series, label, own_scale=False):
     return wrap(parts, height, label)
 
 
-def shorten(content, characters):
+def shorten(content: str, characters: int) -> str:
     """Cut a text that is longer than its place."""
     return content if len(content) <= characters else content[: max(1, characters - 1)].rstrip() + "…"

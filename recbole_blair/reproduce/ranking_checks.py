@@ -28,10 +28,10 @@ class Opened:
     """A finished run, opened once for all its checks."""
 
     def __init__(self, run):
-        from recbole_blair.runs.finished_run import load_run
+        from recbole_blair.runs.open_run import open_run
 
-        self.run = run
-        self.config, self.model, self.dataset = load_run(run)
+        opened = open_run(run)
+        self.run, self.config, self.model, self.dataset = run, opened.config, opened.model, opened.dataset
         rows = self.dataset.rows["train"]
         trained = [np.asarray(self.dataset.seq_items[np.asarray(rows.target)])]
         for target, length in zip(np.asarray(rows.target), np.asarray(rows.length)):

@@ -1,43 +1,41 @@
 """`--dry_run`: what training would do, with its disk, memory and rough time."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 from recbole_blair import compat
-from recbole_blair.config import resolve_config
+from recbole_blair.config import Config, resolve_config
+from recbole_blair.data.build import show_build_plan
 from recbole_blair.registry import find_model
+from recbole_blair.registry.build_model import uses_text
+from recbole_blair.text.api_models import find_api_model
+from recbole_blair.text.api_tokens import cost_text
+from recbole_blair.text.encoders import encoder_name
+from recbole_blair.text.features import feature_path
+from recbole_blair.train.runtime import runtime_config
 
 TOKENS_PER_TEXT = 160  # of a typical item text in Amazon Reviews 2023; only for the estimate
 ENCODER_FLOPS_PER_TOKEN = 2 * 85e6  # a base-sized encoder's multiplications and additions
 FLOPS_PER_S = {"cpu": 3e11, "cuda": 1e14}  # what an ordinary machine reaches
 
 
-def print_plan(model, dataset, files, overrides):
-    """Print one line a step: download and conversion, encoding, training. Nothing is written."""
+def print_plan(model: str, dataset: str, files: Sequence[str], overrides: dict[str, Any]) -> int:
+    """Print one line per step: download and conversion, encoding, training. Nothing is written."""
     compat.apply()
-    from recbole_blair.quick_start import runtime_config
-
     info = find_model(model)
     config = runtime_config(resolve_config(info, dataset, files, overrides))
-    build_dir = plan_build(config)
-    if getattr(info.load_class(), "uses_text", False):
+    build_dir = show_build_plan(config)
+    if uses_text(info):
         print(plan_features(config, build_dir))
     print(plan_training(config, build_dir))
     return 0
 
 
-def plan_build(config):
-    """Print the conversion's own plan; returns the build's folder."""
-    from recbole_blair.data.build import build_arguments, foreign_build
-
-    folder = foreign_build(config)
-    if folder is not None:
-        print(f"build      {folder}: there; used as it is")
-        return folder
-    from dataset_tools.prepare import plan_build
-
-    return plan_build(*build_arguments(config))
-
-
-def count_items(build_dir):
-    """Items of a build, or None when it is not there yet."""
+def count_items(build_dir: Path) -> int | None:
+    """Return the number of items of a build, or None when it is not there yet."""
     path = build_dir / f"{build_dir.name}.item"
     if not path.is_file():
         return None
@@ -45,17 +43,14 @@ def count_items(build_dir):
         return sum(1 for _ in file) - 1
 
 
-def plan_features(config, build_dir):
-    """One line on the features."""
-    from recbole_blair.text.encoders import encoder_name
-    from recbole_blair.text.features import feature_path
-
+def plan_features(config: Config, build_dir: Path) -> str:
+    """Return the line on the features."""
     path = feature_path(build_dir, encoder_name(config["plm"], config["plm_dimensions"]))
     if path.is_file():
         return f"features   {path}: there, {path.stat().st_size / 2**20:,.0f} MiB"
     items = count_items(build_dir)
     if items is None:
-        return f"features   {path}: to be made with {config['plm']}; 3 KiB an item at width 768"
+        return f"features   {path}: to be made with {config['plm']}; 3 KiB per item at width 768"
     if config["plm"].startswith("openai:"):
         return plan_api_features(config, path, items)
     seconds = items * TOKENS_PER_TEXT * ENCODER_FLOPS_PER_TOKEN / FLOPS_PER_S[config["device"].type]
@@ -65,11 +60,8 @@ def plan_features(config, build_dir):
     )
 
 
-def plan_api_features(config, path, items):
-    """The line for features from an API: its texts are counted, and their price said, before the first request."""
-    from recbole_blair.text.api_models import find_api_model
-    from recbole_blair.text.api_tokens import cost_text
-
+def plan_api_features(config: Config, path: Path, items: int) -> str:
+    """Return the line for features from an API, with the price of its texts."""
     tokens = items * min(TOKENS_PER_TEXT, config["plm_max_length"])
     price = cost_text(tokens, find_api_model(config["plm"].removeprefix("openai:")).usd_per_million_tokens)
     return (
@@ -78,8 +70,8 @@ def plan_api_features(config, path, items):
     )
 
 
-def plan_training(config, build_dir):
-    """One line on the training."""
+def plan_training(config: Config, build_dir: Path) -> str:
+    """Return the line on the training."""
     items = count_items(build_dir)
     seeds, names = config["seeds"] or [config["seed"]], [config["model"], *(config["baselines"] or [])]
     runs = f"{len(seeds) * len(names)} run(s): {', '.join(names)} x seeds {seeds}"

@@ -1,19 +1,26 @@
 """What a person sees: messages above the progress bars, log files, result tables."""
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import os
 import statistics
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from recbole_blair.parallel.launch import is_first_process
 
+if TYPE_CHECKING:
+    from rich.table import Table
 
-def say(message):
-    """Print a line without tearing a progress bar; of several processes the first speaks."""
+
+def say(message: str) -> None:
+    """Print a line above the progress bars; of several processes the first one prints."""
     if is_first_process():
         tqdm.write(message, file=sys.stderr)
 
@@ -21,14 +28,14 @@ def say(message):
 class BarHandler(logging.Handler):
     """Log records above the progress bars."""
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
         say(self.format(record))
 
 
 @contextlib.contextmanager
-def run_logger(run_dir):
-    """A logger that writes to the screen and to `<run_dir>/log.txt`; not RecBole's, which writes to the cwd."""
+def run_logger(run_dir: Path | str) -> Iterator[logging.Logger]:
+    """Yield a logger that writes to the screen and to `<run_dir>/log.txt`; not RecBole's, which writes to the cwd."""
     log = logging.getLogger(f"recbole_blair.run.{Path(run_dir).resolve()}")
     log.propagate = False
     log.setLevel(logging.INFO)
@@ -39,6 +46,7 @@ def run_logger(run_dir):
     try:
         yield log
     except Exception as error:
+        assert file.stream is not None  # open until `close` below
         file.stream.write(f"stopped by {type(error).__name__}: {error}\n")
         raise
     finally:
@@ -46,9 +54,9 @@ def run_logger(run_dir):
         log.handlers.clear()
 
 
-def results_table(results):
-    """Build the table of runs: one line a model, mean and deviation over its seeds, test metrics as fractions."""
-    from rich import box
+def results_table(results: Sequence[dict[str, Any]]) -> Table:
+    """Build the table of runs: one line per model, mean and deviation over its seeds, test metrics as fractions."""
+    from rich import box  # heavy, as Table
     from rich.table import Table
 
     columns = shown_metrics(results[0]["test"])
@@ -69,27 +77,27 @@ def results_table(results):
     return table
 
 
-def shown_metrics(metrics):
-    """The metrics a table has room for: hit only without recall, its equal here; mrr@k says little beside mrr."""
+def shown_metrics(metrics: dict[str, float]) -> list[str]:
+    """Return what a table has room for: hit only without recall, which it equals; mrr@k only without mrr."""
     names = [n for n in metrics if not (n.startswith("mrr@") and "mrr" in metrics)]
     return [n for n in names if not (n.startswith("hit@") and n.replace("hit", "recall") in metrics)]
 
 
-def cell(values, best, mark):
-    """One table cell: mean, and below it the deviation when there are several seeds; the best mean is bold."""
+def cell(values: Sequence[float], best: float, mark: bool) -> str:
+    """Return a table cell: the mean, and below it the deviation when there are several seeds; the best mean is bold."""
     mean = statistics.mean(values)
     text = f"[bold]{fraction(mean)}[/bold]" if mark and mean == best else fraction(mean)
     return f"{text}\n±{fraction(statistics.stdev(values))}" if len(values) > 1 else text
 
 
-def fraction(value):
-    """Four decimals, without the zero before the point."""
+def fraction(value: float) -> str:
+    """Format with four decimals, without the zero before the point."""
     return f"{value:.4f}".removeprefix("0")
 
 
-def print_results(results):
+def print_results(results: Sequence[dict[str, Any]]) -> None:
     """Print the table, and what it depends on, to the standard output."""
-    from rich.console import Console
+    from rich.console import Console  # heavy
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(results_table(results))

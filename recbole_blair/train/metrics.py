@@ -1,29 +1,33 @@
-"""Ranking metrics from target ranks: every metric is a function of the rank of one relevant item a row."""
+"""Ranking metrics from target ranks: every metric is a function of the rank of one relevant item per row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from recbole_blair.errors import InputError, nearest
 
 
-def recall(rank, k):
-    """1 where the target is among the first k; one relevant item a row, so hit and recall agree."""
+def recall(rank: np.ndarray, k: int) -> np.ndarray:
+    """1 where the target is among the first k; there is one relevant item per row, so hit and recall agree."""
     return (rank <= k).astype(np.float64)
 
 
-def ndcg(rank, k):
+def ndcg(rank: np.ndarray, k: int) -> np.ndarray:
     """1 / log2(rank + 1) where the target is among the first k; the ideal gain is 1."""
     return np.where(rank <= k, 1.0 / np.log2(rank + 1.0), 0.0)
 
 
-def mrr(rank, k):
+def mrr(rank: np.ndarray, k: int | None) -> np.ndarray:
     """1 / rank where the target is among the first k; k None is the full ranking."""
     return 1.0 / rank if k is None else np.where(rank <= k, 1.0 / rank, 0.0)
 
 
-METRICS = {"recall": recall, "ndcg": ndcg, "hit": recall, "mrr": mrr}
+METRICS: dict[str, Callable[..., np.ndarray]] = {"recall": recall, "ndcg": ndcg, "hit": recall, "mrr": mrr}
 
 
-def parse_metric(name):
+def parse_metric(name: str) -> tuple[str, int | None]:
     """Split `ndcg@10` into its function name and k; `mrr` alone is the full ranking.
 
     Raises:
@@ -39,17 +43,18 @@ def parse_metric(name):
     return base, int(k)
 
 
-def compute_metrics(rank, metrics, topk, also=()):
+def compute_metrics(
+    rank: np.ndarray, metrics: Sequence[str], topk: Sequence[int], also: Iterable[str] = ()
+) -> dict[str, float]:
     """Average the metrics over rows.
 
     Args:
         rank (R,) float64: 1 is best; a target in ties holds the middle of them, so halves occur.
-        metrics (list of str): of METRICS.
-        topk (list of int)
-        also (iterable of str): further metrics such as the one for early stopping.
+        metrics: of METRICS.
+        also: further metrics such as the one for early stopping.
 
     Returns:
-        dict: `recall@10` … and `mrr` over the full ranking, unrounded fractions.
+        `recall@10` … and `mrr` over the full ranking, unrounded fractions.
 
     Raises:
         InputError: no rows.

@@ -1,11 +1,27 @@
-"""Training: a list of named steps an epoch, early stopping on the unrounded metric, exact resume."""
+"""Training: a list of named steps per epoch, early stopping on the unrounded metric, exact resume.
 
-import contextlib
+fit            epochs until `epochs` or the patience `stopping_step` run out, then the best weights
+  run_epoch      train_epoch, validate, save
+    train_epoch    one train_step per batch
+      train_step     loss, gradients, sum over processes, clipping, update
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
+from tqdm import tqdm
 
+from recbole_blair.config import Config
 from recbole_blair.errors import InputError
 from recbole_blair.ops import keep_freed_memory
 from recbole_blair.parallel.distributed import (
@@ -21,12 +37,20 @@ from recbole_blair.train.batch_share import iterate_shares
 from recbole_blair.train.evaluation import Evaluator
 from recbole_blair.train.prefetch import prefetch
 from recbole_blair.train.progress import progress_bar
+from recbole_blair.train.runtime import precision_context
+
+if TYPE_CHECKING:
+    from recbole.data.interaction import Interaction
+    from recbole.model.abstract_recommender import SequentialRecommender
+
+    from recbole_blair.data.loader import RowLoader, SequenceLoader
 
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+SAVED = ("epoch", "best_epoch", "best_value", "misses", "best_metrics", "seconds", "stopped")  # in every checkpoint
 
 
-def adam_betas(config):
-    """Return the two decay rates.
+def adam_betas(config: Config) -> tuple[float, float]:
+    """Return the decay rates of Adam's two moving averages.
 
     Raises:
         InputError: not two numbers from 0 to below 1.
@@ -37,76 +61,83 @@ def adam_betas(config):
     return betas
 
 
-def precision_context(config):
-    """The precision context of one forward pass under a configuration whose device is resolved."""
-    if config["compute_dtype"] == torch.bfloat16:
-        return torch.autocast(config["device"].type, torch.bfloat16)
-    return contextlib.nullcontext()
-
-
 class BlairTrainer:
     """Trains one recommender in one run folder.
 
-    Several processes that train together (recbole_blair/parallel/distributed.py) hold equal weights, take each a share
-    of every batch and of the evaluated rows, and add up gradients, losses and ranks; the first alone writes files.
+    Several processes that train together (recbole_blair/parallel/distributed.py) hold equal weights. Each takes a share
+    of every batch and of the evaluated rows; gradients, losses and ranks are summed. The first process alone writes
+    files.
 
     Args:
-        config (Config)
-        model (SequentialRecommender): on its device.
-        loaders (dict): train, valid and test RowLoaders.
-        run_dir (Path): checkpoints and TensorBoard events go here.
-        log (logging.Logger)
-        on_epoch (callable): called after every epoch with (epoch, metrics dict); a sweep reports from it. It may
-            return True to stop the training.
-        on_saved (callable): called with the trainer after every epoch, when its checkpoint is whole.
+        config: its device is resolved (`runtime_config`).
+        model: a SequentialRecommender on its device.
+        loaders: of the splits train, valid and test.
+        run_dir: checkpoints and TensorBoard events go here.
+        log: of the run.
+        on_epoch: called after every epoch with (epoch, metrics); a sweep reports from it. It may return True to stop
+            the training.
+        on_saved: called with the trainer after every epoch, when its checkpoint is whole.
     """
 
-    def __init__(self, config, model, loaders, run_dir, log, on_epoch=None, on_saved=None):
+    def __init__(
+        self,
+        config: Config,
+        model: SequentialRecommender,
+        loaders: dict[str, RowLoader | SequenceLoader],
+        run_dir: Path | str,
+        log: logging.Logger,
+        on_epoch: Callable[[int, dict[str, float]], bool | None] | None = None,
+        on_saved: Callable[[BlairTrainer], None] | None = None,
+    ) -> None:
         self.config, self.model, self.loaders = config, model, loaders
         self.run_dir, self.log, self.on_epoch, self.on_saved = Path(run_dir), log, on_epoch, on_saved
         self.device = config["device"]
         self.rates = {"lr": config["learning_rate"], "weight_decay": config["weight_decay"]}
         if config["learner"] != "sgd":
             self.rates["betas"] = adam_betas(config)
-        trained = [p for p in model.parameters() if p.requires_grad] or [torch.nn.Parameter(torch.zeros(()))]
+        # an optimiser refuses an empty list: a model without parameters (SeqPop) gets a scalar that nothing reads
+        trained = [p for p in model.parameters() if p.requires_grad] or [nn.Parameter(torch.zeros(()))]
         self.optimiser = OPTIMISERS[config["learner"]](trained, fused=True, **self.rates)
-        self.epoch, self.best_epoch, self.best_value, self.misses = 0, None, None, 0
-        self.best_metrics, self.seconds = {}, {"train": 0.0, "valid": 0.0}
-        self.stopped = False
+        self.epoch, self.stopped, self.misses = 0, False, 0
+        self.best_epoch: int | None = None
+        self.best_value: float | None = None
+        self.best_metrics: dict[str, float] = {}
+        self.last_metrics: dict[str, float] = {}
+        self.seconds = {"train": 0.0, "valid": 0.0}
         self.step_loss = torch.compile(model.calculate_loss) if config["compile"] else model.calculate_loss
-        self.writer = None
+        self.writer: Any = None
 
-    def autocast(self):
-        """The precision context of one forward pass."""
+    def autocast(self) -> AbstractContextManager:
+        """Return the precision context of one forward pass."""
         return precision_context(self.config)
 
-    def evaluator(self, split):
+    def evaluator(self, split: str) -> Evaluator:
         """Return the evaluator of one split."""
         return Evaluator(self.loaders[split], self.config, self.device, self.autocast)
 
-    def resume(self):
-        """Go on from the last whole epoch in the run folder; returns False when there is none."""
-        found = checkpoint.load_last_epoch(self.run_dir)
-        if found is None:
+    def resume(self) -> bool:
+        """Go on after the last whole epoch in the run folder; returns False when there is none."""
+        saved = checkpoint.load_last_epoch(self.run_dir)
+        if saved is None:
             return False
-        weights, state = found
+        weights, state = saved
         self.model.load_state_dict(weights)
         self.optimiser.load_state_dict(state["optimiser"])
-        for group in self.optimiser.param_groups:  # a sweep's scheduler goes on from another trial with other rates
+        for group in self.optimiser.param_groups:  # PBT goes on from another trial's checkpoint with other rates
             group.update(self.rates)
-        for name in ("epoch", "best_epoch", "best_value", "misses", "best_metrics", "seconds", "stopped"):
+        for name in SAVED:
             setattr(self, name, state[name])
         checkpoint.restore_random_states(state["random"], self.device)
         self.log.info("resumed after epoch %d of %d", self.epoch, self.config["epochs"])
         return True
 
-    def fit(self):
+    def fit(self) -> dict[str, float]:
         """Train until the epochs or the patience run out; leaves the best weights in the model.
 
         Returns:
-            dict: the metrics of the best validation.
+            The metrics of the best validation.
         """
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter  # heavy: loads tensorboard
 
         if rank() == 0:
             self.writer = SummaryWriter(str(self.run_dir), purge_step=self.epoch + 1)
@@ -116,135 +147,135 @@ class BlairTrainer:
         finally:
             if self.writer:
                 self.writer.close()
-        barrier()
+        barrier()  # the best weights are on the disk before the other processes read them
         self.model.load_state_dict(checkpoint.load_best(self.run_dir))
         return self.best_metrics
 
-    def run_epochs(self):
-        """The epochs that are left; one validation where nothing is to be trained."""
+    def run_epochs(self) -> None:
+        """Run the epochs that are left; a single validation where nothing is to be trained."""
         trains = getattr(self.model, "trains", True)
         if not trains or self.config["epochs"] == 0:
             self.validate(None)
         while trains and self.epoch < self.config["epochs"] and not self.stopped:
             self.run_epoch()
 
-    def run_epoch(self):
-        """One epoch: train, validate, record, save."""
+    def run_epoch(self) -> None:
+        """One epoch: train, validate, report, save."""
         loss = self.train_epoch()
         self.epoch += 1
         self.record("train/loss", loss)
         if self.epoch % self.config["eval_step"] == 0 or self.epoch == self.config["epochs"]:
             self.validate(loss)
-        if broadcast(bool(self.on_epoch and self.on_epoch(self.epoch, {"loss": loss, **self.last_metrics}))):
-            self.stopped = True
-            if self.best_epoch is None:  # stopped before its first validation
+        if self.asked_to_stop(loss):
+            if self.best_epoch is None:  # before the first validation: without one there are no best weights
                 self.validate(loss)
-                self.stopped = True
+            self.stopped = True
         self.save()
         if self.on_saved:
             self.on_saved(self)
 
-    def train_epoch(self):
-        """Take one step a batch; returns the mean loss.
+    def asked_to_stop(self, loss: float) -> bool:
+        """Report the epoch to `on_epoch` in the first process; every process gets its answer."""
+        return broadcast(bool(self.on_epoch and self.on_epoch(self.epoch, {"loss": loss, **self.last_metrics})))
+
+    def train_epoch(self) -> float:
+        """Take one step per batch; returns the mean loss over the epoch's rows.
 
         Raises:
             FloatingPointError: the loss is not finite; nothing after it would mean anything.
         """
         self.model.train()
         loader, started, total, rows = self.loaders["train"], time.perf_counter(), 0.0, 0
-        loader.epoch = self.epoch
-        if world_size() > 1:  # each process draws its own dropout, after a kill too
+        loader.epoch = self.epoch  # decides the order of the rows
+        if world_size() > 1:  # each process draws its own dropout, the same again after a kill
             torch.manual_seed(hash((self.config["seed"], self.epoch, rank())) % 2**63)
         bar = progress_bar(len(loader.rows), f"epoch {self.epoch + 1}", "rows", self.config["show_progress"])
-        waiting = None  # a loss is read one step late, so that a GPU has the next step to do meanwhile
+        # A loss is read one step late: reading waits for the GPU, which has the next step to compute meanwhile.
+        unread: tuple[Tensor, int] | None = None
         for interaction, n_rows, share in prefetch(iterate_shares(loader), self.device):
             loss = self.train_step(interaction, share)
-            if waiting is not None:
-                total += self.read_loss(waiting, bar) * waiting[1]
-            waiting, rows = (loss, n_rows), rows + n_rows
-        total += self.read_loss(waiting, bar) * waiting[1]
+            total += self.read_loss(unread, bar)
+            unread, rows = (loss, n_rows), rows + n_rows
+        total += self.read_loss(unread, bar)
         bar.close()
         self.seconds["train"] += time.perf_counter() - started
         return total / rows
 
-    def train_step(self, interaction, share=1.0):
-        """Forward, backward, clip, update; returns this share's part of the batch's loss, detached.
+    def train_step(self, interaction: Interaction, share: float = 1.0) -> Tensor:
+        """Forward, backward, clip, update.
 
-        `share` is this process's part of the batch's targets, so that weighted losses and gradients add up to those of
-        one process with the whole batch.
+        Args:
+            interaction: this process's rows of the batch.
+            share: the fraction of the batch's targets that they hold.
+
+        Returns:
+            This process's part of the batch's loss, detached; the parts of all processes add up to it.
         """
         self.optimiser.zero_grad(set_to_none=True)
         with self.autocast():
-            loss = self.step_loss(interaction)
-        loss = sum(loss) if isinstance(loss, tuple) else loss  # RecBole models may return parts
+            loss = self.step_loss(interaction)  # scalar: the mean over this process's targets
+        if isinstance(loss, tuple):  # RecBole models may return parts
+            loss = functools.reduce(torch.add, loss)
+        # With W processes of n_p targets the batch's loss is L = sum_p (n_p / n) L_p. The gradients are averaged over
+        # the processes, that is divided by W, so each process's own loss is (n_p / n) * W * L_p.
         (loss * (share * world_size())).backward()
         all_reduce_gradients(self.model.parameters())
         if self.config["clip_grad_norm"]:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config["clip_grad_norm"])
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config["clip_grad_norm"])
         self.optimiser.step()
         return loss.detach() * share
 
-    def read_loss(self, step, bar):
-        """Return a step's loss over all processes as a float and show it.
+    def read_loss(self, step: tuple[Tensor, int] | None, bar: tqdm) -> float:
+        """Return a step's loss over all processes, summed over the batch's rows, and show it; 0 of no step.
 
         Args:
-            step (tuple): what `train_step` returned, and the rows of the batch.
-            bar: the progress bar.
+            step: what `train_step` returned, and the rows of the whole batch.
 
         Raises:
             FloatingPointError: the loss is not finite.
         """
-        value = all_reduce_sum(step[0].item())
-        if value != value or value in (float("inf"), float("-inf")):
+        if step is None:
+            return 0.0
+        loss, n_rows = step
+        value = all_reduce_sum(loss.item())
+        if not math.isfinite(value):
             raise FloatingPointError(
                 f"the loss became {value} in epoch {self.epoch + 1}; lower learning_rate, set clip_grad_norm, or use "
                 "precision=fp32"
             )
         bar.set_postfix_str(f"loss {value:.4f}", refresh=False)
-        bar.update(step[1])
-        return value
+        bar.update(n_rows)
+        return value * n_rows
 
-    def validate(self, loss):
-        """Evaluate the validation rows, keep the best weights, count the misses."""
+    def validate(self, loss: float | None) -> None:
+        """Evaluate the validation rows, keep the best weights, count the validations without a better metric."""
         started = time.perf_counter()
-        metrics, _ = self.evaluator("valid").evaluate(self.model, "validate")
+        self.last_metrics, _ = self.evaluator("valid").evaluate(self.model, "validate")
         self.seconds["valid"] += time.perf_counter() - started
-        self.last_metrics = metrics
-        value = metrics[self.config["valid_metric"].lower()]
+        value = self.last_metrics[self.config["valid_metric"].lower()]
         better = self.best_value is None or value > self.best_value
         if better:
-            self.best_epoch, self.best_value, self.best_metrics, self.misses = self.epoch, value, metrics, 0
+            self.best_epoch, self.best_value, self.best_metrics, self.misses = self.epoch, value, self.last_metrics, 0
             if rank() == 0:
-                checkpoint.save_weights(self.run_dir / checkpoint.CHECKPOINT / checkpoint.BEST, self.model)
+                checkpoint.save_weights(checkpoint.best_path(self.run_dir), self.model)
         else:
             self.misses += 1
             self.stopped = self.misses >= self.config["stopping_step"]
-        for name, number in metrics.items():
+        for name, number in self.last_metrics.items():
             self.record(f"valid/{name}", number)
-        train = "" if loss is None else f"loss {loss:.4f}  "
-        self.log.info(
-            "epoch %d  %s%s %.6f%s",
-            self.epoch,
-            train,
-            self.config["valid_metric"],
-            value,
-            "  best" if better else "",
-        )
+        shown = "" if loss is None else f"loss {loss:.4f}  "
+        shown += f"{self.config['valid_metric']} {value:.6f}{'  best' if better else ''}"
+        self.log.info("epoch %d  %s", self.epoch, shown)
 
-    last_metrics: dict = {}
-
-    def record(self, name, value):
+    def record(self, name: str, value: float) -> None:
         """Add a point to the TensorBoard curves."""
         if self.writer:
             self.writer.add_scalar(name, value, self.epoch)
 
-    def save(self):
+    def save(self) -> None:
         """Write the epoch's weights, optimiser and random states; the first process does."""
         if rank() > 0:
             return
-        state = {name: getattr(self, name) for name in ("epoch", "best_epoch", "best_value", "misses", "best_metrics")}
-        state.update(
-            seconds=self.seconds, stopped=self.stopped, optimiser=self.optimiser.state_dict(),
-            random=checkpoint.random_states(self.device),
-        )  # fmt: skip
+        state = {name: getattr(self, name) for name in SAVED}
+        state.update(optimiser=self.optimiser.state_dict(), random=checkpoint.random_states(self.device))
         checkpoint.save_epoch(self.run_dir, self.epoch, self.model, state)

@@ -73,7 +73,7 @@ def test_best(sweep, trial, resources):
 def evaluate_trial(folder, plugin=None):
     """Return the test metrics of a trial's best weights."""
     from recbole_blair.registry import use_plugins
-    from recbole_blair.runs.finished_run import evaluate_run
+    from recbole_blair.runs.evaluate_run import evaluate_run
 
     use_plugins(plugin)
     return evaluate_run(folder, "test")[0]

@@ -232,7 +232,8 @@ def run_sweep(sweep):
 def prepare_data(sweep):
     """Make the atomic files and features that trials will read; each trial then maps them and makes nothing."""
     from recbole_blair import compat
-    from recbole_blair.quick_start import open_dataset, runtime_config
+    from recbole_blair.quick_start import open_dataset
+    from recbole_blair.train.runtime import runtime_config
 
     compat.apply()
     for choice in sweep.space.data_choices():

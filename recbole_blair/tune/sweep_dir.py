@@ -166,7 +166,7 @@ def drop_repeated(folder, epoch):
 
 def last_epoch(folder):
     """Return the epoch of the newest whole checkpoint of a run folder; 0 when there is none."""
-    from recbole_blair.train.checkpoint import CHECKPOINT
+    from recbole_blair.train.run_folder import CHECKPOINT
 
     return max((int(path.name[6:]) for path in (Path(folder) / CHECKPOINT).glob("epoch-*")), default=0)
 

@@ -54,7 +54,7 @@ def run_trial(config, sweep):
     """
     from ray import tune
 
-    from recbole_blair.quick_start import train_one
+    from recbole_blair.quick_start import train_weights
     from recbole_blair.registry import find_model, use_plugins
 
     give_back_memory()  # a trial that was stopped still held its model when it ended
@@ -69,7 +69,7 @@ def run_trial(config, sweep):
     report = Reporter(number, folder, sweep)
     try:
         cfg = trial_config(info, sweep, point, folder)
-        train_one(info, cfg, DATASETS, on_epoch=report.epoch, on_saved=report.saved, test=False)
+        train_weights(info, cfg, DATASETS, report.epoch, report.saved)
         report.done()
     finally:
         give_back_memory()

@@ -64,8 +64,9 @@ def make_batch(case, device, seed=0):
 def make_model(case, precision, device, **overrides):
     """HSTU with the paper's widths."""
     from recbole_blair.config import resolve_config
-    from recbole_blair.quick_start import build_model, runtime_config, seed_everything
     from recbole_blair.registry import find_model
+    from recbole_blair.registry.build_model import build_model
+    from recbole_blair.train.runtime import runtime_config, seed_everything
 
     info = find_model("HSTU")
     base = {

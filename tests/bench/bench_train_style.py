@@ -41,8 +41,9 @@ def make_dataset(folder, users, mean, n_items, seed=0):
 def make_model(dataset, **overrides):
     """SASRecID with RecBole's sizes."""
     from recbole_blair.config import resolve_config
-    from recbole_blair.quick_start import build_model, runtime_config, seed_everything
     from recbole_blair.registry import find_model
+    from recbole_blair.registry.build_model import build_model
+    from recbole_blair.train.runtime import runtime_config, seed_everything
 
     info = find_model("SASRecID")
     config = resolve_config(info, "bench", overrides={"precision": "fp32", "device": "cpu", **overrides})

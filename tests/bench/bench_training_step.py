@@ -56,8 +56,9 @@ def make_batch(n_items, batch, width=None, seed=0):
 def make_model(dataset, precision, device, **overrides):
     """UniSRecBlair with its defaults."""
     from recbole_blair.config import resolve_config
-    from recbole_blair.quick_start import build_model, runtime_config, seed_everything
     from recbole_blair.registry import find_model
+    from recbole_blair.registry.build_model import build_model
+    from recbole_blair.train.runtime import runtime_config, seed_everything
 
     info = find_model("UniSRecBlair")
     config = resolve_config(info, "bench", overrides={"precision": precision, "device": device, **overrides})

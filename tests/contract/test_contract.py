@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from recbole_blair.data.dataset import BlairDataset
-from recbole_blair.quick_start import build_loaders
 from recbole_blair.registry import list_models
+from recbole_blair.registry.build_model import build_loaders
 from recbole_blair.testing import CHECKS, Case, write_ring
 
 MODELS = list_models()

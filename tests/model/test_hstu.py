@@ -19,8 +19,9 @@ from recbole_blair.errors import InputError
 from recbole_blair.model import hstu_layers, hstu_loss
 from recbole_blair.model.hstu_layers import HSTUEncoder, time_buckets
 from recbole_blair.model.hstu_loss import SampledSoftmaxLoss, step_items
-from recbole_blair.quick_start import build_model, runtime_config, seed_everything
 from recbole_blair.registry import find_model
+from recbole_blair.registry.build_model import build_model
+from recbole_blair.train.runtime import runtime_config, seed_everything
 
 DAY_MS = 86_400_000
 

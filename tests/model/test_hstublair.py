@@ -18,9 +18,11 @@ from recbole_blair.data.loader import RowLoader, SequenceLoader
 from recbole_blair.errors import InputError
 from recbole_blair.model import hstu_loss
 from recbole_blair.model.hstu_loss import GATHER_ELEMENTS
-from recbole_blair.quick_start import build_loaders, build_model, run, runtime_config, seed_everything
+from recbole_blair.quick_start import run
 from recbole_blair.registry import find_model
+from recbole_blair.registry.build_model import build_loaders, build_model
 from recbole_blair.train.evaluation import Evaluator
+from recbole_blair.train.runtime import runtime_config, seed_everything
 
 FUSIONS = ["add", "gate", "attention"]
 SMALL = {

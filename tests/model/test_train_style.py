@@ -15,8 +15,10 @@ from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader, SequenceLoader
 from recbole_blair.errors import InputError
 from recbole_blair.model.layers import HistoryEncoder
-from recbole_blair.quick_start import build_loaders, build_model, run, runtime_config, seed_everything
+from recbole_blair.quick_start import run
 from recbole_blair.registry import find_model
+from recbole_blair.registry.build_model import build_loaders, build_model
+from recbole_blair.train.runtime import runtime_config, seed_everything
 
 MODELS = ("SASRecID", "SASRecText", "UniSRecBlair")
 QUIET = {

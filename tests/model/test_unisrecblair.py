@@ -15,8 +15,9 @@ from recbole_blair.config import resolve_config
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader
 from recbole_blair.model.unisrecblair import drop_items
-from recbole_blair.quick_start import build_model, runtime_config, seed_everything
 from recbole_blair.registry import find_model
+from recbole_blair.registry.build_model import build_model
+from recbole_blair.train.runtime import runtime_config, seed_everything
 
 QUIET = {
     "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "adaptor_dropout_prob": 0.0, "noisy_gating": False,

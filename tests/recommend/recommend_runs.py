@@ -5,10 +5,12 @@ import json
 from builds import random_sequences, write_build
 
 from recbole_blair.config import resolve_config
-from recbole_blair.quick_start import build_model, open_dataset, runtime_config, seed_everything
+from recbole_blair.quick_start import open_dataset
 from recbole_blair.registry import find_model
+from recbole_blair.registry.build_model import build_model
 from recbole_blair.text.encode import encode_build
-from recbole_blair.train import checkpoint
+from recbole_blair.train import checkpoint, run_folder
+from recbole_blair.train.runtime import runtime_config, seed_everything
 
 SMALL = {"hidden_size": 16, "n_heads": 2, "inner_size": 32, "adaptor_hidden_sizes": [24], "n_exps": 3}
 WORDS = "red blue green big small cotton steel lamp shirt kettle phone case cable game chair desk".split()  # noqa: SIM905
@@ -38,11 +40,11 @@ def save_run(folder, model, build, seed=1, finished=True, **overrides):
     dataset = open_dataset(info, config, {})
     seed_everything(seed)
     network = build_model(info, config, dataset)
-    checkpoint.save_config(folder, config)
-    checkpoint.save_weights(folder / checkpoint.CHECKPOINT / checkpoint.BEST, network)
+    run_folder.save_config(folder, config)
+    checkpoint.save_weights(checkpoint.best_path(folder), network)
     if finished:
         rows = {split: len(rows) for split, rows in dataset.rows.items()}
         header = dataset.text_header or {}
         about = {"model": model, "dataset": build.name, "n_items": dataset.n_items - 1, "rows": rows}
-        (folder / checkpoint.METRICS).write_text(json.dumps({**about, "encoder": header.get("encoder")}))
+        (folder / run_folder.METRICS).write_text(json.dumps({**about, "encoder": header.get("encoder")}))
     return folder

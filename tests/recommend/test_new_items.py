@@ -118,7 +118,7 @@ def test_models_of_ids_alone_take_no_new_items(make_run, model):
 def test_a_plugin_with_a_weight_an_item_is_refused(make_run):
     loaded = open_run(make_run("SASRecText"))
     loaded.model.popularity = torch.nn.Parameter(torch.zeros(len(loaded.item_ids)))
-    with pytest.raises(InputError, match="SASRecText has popularity with a row an item"):
+    with pytest.raises(InputError, match="SASRecText has popularity with one row per item"):
         loaded.add_items(NEW)
 
 

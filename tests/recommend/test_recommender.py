@@ -10,7 +10,7 @@ import torch
 import recbole_blair
 from recbole_blair.errors import InputError
 from recbole_blair.recommend import recommender as recommender_module
-from recbole_blair.runs.finished_run import load_run
+from recbole_blair.runs.open_run import open_run
 
 from builds import TEST_MS, VALID_MS, random_sequences  # isort: skip
 
@@ -39,7 +39,8 @@ def naive_scores(run_dir, events, request_ms, longest=50):
     """Scores (N,) of one history from the model's own full sort, times and all, padded to full width."""
     from recbole.data.interaction import Interaction
 
-    _, model, dataset = load_run(run_dir)
+    run = open_run(run_dir)
+    model, dataset = run.model, run.dataset
     events = events[-longest:]
     items = dataset.token2id("item_id", [item for item, _ in events])
     pad = longest - len(events)

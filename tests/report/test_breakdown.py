@@ -11,7 +11,14 @@ from builds import TEST_MS, VALID_MS, write_build
 from recbole_blair.cli.main import main
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.errors import InputError
-from recbole_blair.report.breakdown import BREAKDOWNS, breakdown, parse_breakdowns, ranges, split_rows, train_events
+from recbole_blair.report.breakdown import (
+    BREAKDOWNS,
+    breakdown,
+    name_ranges,
+    parse_breakdowns,
+    split_rows,
+    train_events,
+)
 
 DAY_MS = 86_400_000
 EARLY = 1_500_000_000_000
@@ -116,7 +123,7 @@ def test_every_row_is_in_one_bucket_and_the_parts_make_the_whole(small):
 
 
 def test_names_of_ranges():
-    assert ranges((0, 1, 5, 20)) == ["0", "1–4", "5–19", "20 or more"]
+    assert name_ranges((0, 1, 5, 20)) == ["0", "1–4", "5–19", "20 or more"]
 
 
 def test_an_unknown_breakdown_names_the_nearest():

@@ -172,14 +172,14 @@ def test_weights_and_data_that_are_gone_are_named(own_runs, tmp_path):
     shutil.rmtree(own_runs / "SASRec-1/checkpoint")
     panel = collect([own_runs], QUICK)["panels"][0]
     assert {one["label"] for one in panel["examples"][0]["lists"]} == {"SASRecText", "SeqPop"}
-    assert any(re.search("weights of .*SASRec-1 are gone", line) for line in panel["missing"]["examples"])
+    assert any("SASRec-1 holds no checkpoint/best.safetensors" in line for line in panel["missing"]["examples"])
     gone = Options(samples=200, progress=False, data_path=str(tmp_path / "nowhere"))
     report = collect([own_runs], gone)
     panel = report["panels"][0]
     assert panel["examples"] == [] and [part["by"] for part in panel["breakdowns"]] == ["history_length"]
     reasons = panel["missing"]["examples"] + panel["missing"]["breakdowns"]
-    assert any("the data of tiny is not in" in line and "--data_path says where" in line for line in reasons)
-    assert "the data of tiny is not in" in render(report)
+    assert any("the build tiny that" in line and "by --data_path=FOLDER" in line for line in reasons)
+    assert "the build tiny that" in render(report)
 
 
 def test_one_run_alone_has_a_page(tiny_runs):

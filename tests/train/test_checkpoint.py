@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from recbole_blair.config import Config
 from recbole_blair.errors import InputError
-from recbole_blair.train import checkpoint
+from recbole_blair.train import checkpoint, run_folder
 from recbole_blair.train.checkpoint import load_initial_weights, load_last_epoch, save_epoch, save_weights
 
 CPU = torch.device("cpu")
@@ -54,8 +55,8 @@ def test_random_states_go_on_where_they_were(tmp_path):
 def test_a_new_epoch_replaces_the_old_one_and_what_kills_left(tmp_path):
     root = tmp_path / "checkpoint"
     save_epoch(tmp_path, 9999, model(), state(9999))
-    (root / ".epoch-10000.123.tmp").mkdir()
-    (root / ".best.safetensors.123.tmp").write_bytes(b"half")
+    (root / ".epoch-10000.blair-0123abcd.tmp").mkdir()
+    (root / ".best.safetensors.blair-0123abcd.tmp").write_bytes(b"half")
     (root / "best.safetensors").write_bytes(b"kept")
     save_epoch(tmp_path, 10000, model(), state(10000))
     assert sorted(p.name for p in root.iterdir()) == ["best.safetensors", "epoch-10000"]
@@ -71,21 +72,21 @@ def test_the_newest_epoch_counts_by_number(tmp_path):
 
 def test_an_unfinished_epoch_folder_is_not_loaded(tmp_path):
     assert load_last_epoch(tmp_path) is None
-    (tmp_path / "checkpoint" / ".epoch-0002.77.tmp").mkdir(parents=True)
+    (tmp_path / "checkpoint" / ".epoch-0002.blair-0123abcd.tmp").mkdir(parents=True)
     assert load_last_epoch(tmp_path) is None
 
 
 def test_a_full_disk_leaves_the_earlier_file_and_no_other(tmp_path, monkeypatch):
-    path = tmp_path / "metrics.json"
-    checkpoint.write_text(path, "old")
+    path = tmp_path / "config.yaml"
+    run_folder.save_config(tmp_path, Config({"model": "old"}))
 
     def full(fd):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.write_text(path, "new")
-    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+        run_folder.save_config(tmp_path, Config({"model": "new"}))
+    assert path.read_text() == "model: old\n" and [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
     with pytest.raises(OSError, match="No space left"):
         save_epoch(tmp_path, 1, model(), state(1))
     assert not list((tmp_path / "checkpoint").iterdir())
@@ -123,12 +124,12 @@ def test_damaged_best_weights_and_metrics_are_named(tmp_path):
         checkpoint.load_best(tmp_path)
     (tmp_path / "metrics.json").write_text('{"model": ')
     with pytest.raises(InputError, match=r"metrics\.json is not JSON"):
-        checkpoint.load_metrics(tmp_path)
+        run_folder.load_metrics(tmp_path)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"holds no config\.yaml: it is no run folder"):
-        checkpoint.load_config(tmp_path)
+        run_folder.load_config(tmp_path)
     with pytest.raises(InputError, match=r"holds no checkpoint/best\.safetensors: it is no run folder"):
         checkpoint.load_best(tmp_path)
 

@@ -14,9 +14,9 @@ from builds import random_sequences, write_build
 from recbole_blair.config import resolve_config
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader
-from recbole_blair.quick_start import runtime_config
 from recbole_blair.registry import find_model
 from recbole_blair.train import checkpoint
+from recbole_blair.train.runtime import runtime_config
 from recbole_blair.train.trainer import BlairTrainer
 
 

@@ -7,7 +7,7 @@ import yaml
 from sweeps import MODEL, assert_none_left, descendants, epochs_of, flags, points, statuses, tune_argv
 
 from recbole_blair.cli.main import main
-from recbole_blair.runs.finished_run import evaluate_run
+from recbole_blair.runs.evaluate_run import evaluate_run
 from recbole_blair.tune import sweep_dir as files
 
 pytest.importorskip("ray", reason="the extra tune is not installed")

@@ -1,0 +1,117 @@
+"""The rank of every test row's target for a report: from ranks.parquet, or by evaluating the run again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recbole_blair.data.dataset import BlairDataset
+from recbole_blair.errors import InputError
+from recbole_blair.report.paired import metric_of_rows
+from recbole_blair.report.runs import Run
+from recbole_blair.runs.evaluate_run import evaluate_opened
+from recbole_blair.runs.open_run import OpenRun, Places, open_run
+from recbole_blair.train.ranks_file import test_rows_table
+from recbole_blair.train.run_folder import METRICS, RANKS
+
+
+@dataclass
+class Ranks:
+    """What a run ranked: of each test row the target's rank, the user, the target, the items in the history.
+
+    `gap` is the largest difference of the metrics from metrics.json; None when the ranks are those of ranks.parquet.
+    """
+
+    rank: np.ndarray  # (R,) float64, 1 is best
+    user: pa.Array  # (R,) strings
+    item: pa.Array  # (R,) strings
+    length: np.ndarray  # (R,) int64
+    gap: float | None = None
+
+    @classmethod
+    def from_table(cls, table: pa.Table, gap: float | None = None) -> Ranks:
+        """Take the columns of `test_rows_table`."""
+        user, item = (table[name].combine_chunks() for name in ("user_id", "item_id"))
+        return cls(table["rank"].to_numpy(), user, item, table["history_length"].to_numpy().astype(np.int64), gap)
+
+
+class Opener:
+    """Opens the runs of a report, each when it is first needed; a dataset that several runs share is opened once.
+
+    Args:
+        data_path: folder of the builds; None: as each run's config.yaml says.
+        device: auto, cpu, cuda …
+    """
+
+    def __init__(self, data_path: str | None = None, device: str = "auto") -> None:
+        self.places = Places(data_path=data_path, device=device)
+        self.datasets: dict[Path, BlairDataset] = {}
+
+    def open(self, run: Run) -> OpenRun:
+        """Open a run; its model is built only when it is asked for."""
+        return open_run(run.folder, self.places, self.datasets)
+
+    def dataset(self, runs: Sequence[Run]) -> BlairDataset:
+        """Return the dataset of runs that ranked the same rows: of the first of them that can be opened.
+
+        Raises:
+            InputError: why the first one cannot, when none can.
+        """
+        errors = []
+        for run in runs:
+            try:
+                return self.open(run).dataset
+            except InputError as error:
+                errors.append(error)
+        raise errors[0]
+
+    def ranks(self, run: Run, evaluate: bool = True) -> Ranks:
+        """Return a run's ranks.
+
+        Raises:
+            InputError: no file, and evaluation is off or not possible; or a file of other rows than metrics.json.
+        """
+        path = run.folder / RANKS
+        if path.is_file():
+            return read_ranks(run, path)
+        if not evaluate:
+            raise InputError(f"{run.name} has no {RANKS} and was not evaluated again (train it with --save_ranks=True)")
+        opened = self.open(run)
+        metrics, rank = evaluate_opened(opened, "test")
+        gap = max(abs(metrics[m] - v) for m, v in run.metrics["test"].items() if m in metrics)
+        return Ranks.from_table(test_rows_table(opened.dataset, rank), gap)
+
+
+def read_ranks(run: Run, path: Path) -> Ranks:
+    """Read ranks.parquet and check it against metrics.json.
+
+    Raises:
+        InputError: it cannot be read, or holds the ranks of another evaluation.
+    """
+    try:
+        ranks = Ranks.from_table(pq.read_table(path, columns=["user_id", "item_id", "history_length", "rank"]))
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); delete it") from error
+    for metric, recorded in run.metrics["test"].items():
+        value = float(metric_of_rows(ranks.rank, metric).mean()) if len(ranks.rank) else float("nan")
+        if not abs(value - recorded) < 1e-9:
+            raise InputError(
+                f"{path} is not of the evaluation in {METRICS}: its {metric} is {value:.6f}, there it is "
+                f"{recorded:.6f}; delete it"
+            )
+    return ranks
+
+
+def check_same_rows(first: tuple[Run, Ranks], other: tuple[Run, Ranks]) -> None:
+    """Refuse two runs whose ranks are of other rows or in another order.
+
+    Raises:
+        InputError: names both.
+    """
+    if not (other[1].user.equals(first[1].user) and other[1].item.equals(first[1].item)):
+        raise InputError(f"{other[0].name} ranked other test rows than {first[0].name}, so they cannot be paired")

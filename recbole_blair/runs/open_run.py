@@ -1,0 +1,166 @@
+"""Opens a trained run where it stands now: its configuration, its dataset, its model with the best weights.
+
+The run remembers paths of the day it was trained. What is needed of them is looked for, and what has gone is named.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recbole_blair import compat
+from recbole_blair.config import Config, resolve_config
+from recbole_blair.data.build import ensure_build, ensure_features, find_build
+from recbole_blair.data.dataset import BlairDataset
+from recbole_blair.errors import InputError
+from recbole_blair.registry import ModelInfo, find_model, remember_plugins, use_plugins
+from recbole_blair.registry.build_model import build_model, uses_text
+from recbole_blair.schema import SPLITS
+from recbole_blair.text.encoders import encoder_name
+from recbole_blair.train import checkpoint
+from recbole_blair.train.run_folder import CONFIG, load_config, load_metrics
+from recbole_blair.train.runtime import runtime_config
+
+if TYPE_CHECKING:
+    from recbole.model.abstract_recommender import SequentialRecommender
+
+
+@dataclass
+class Places:
+    """Where things are now, and what the model computes with; None: as in the run.
+
+    Attributes:
+        data_path: folder of the builds.
+        raw_dir: folder of the raw files.
+        plm: the text encoder.
+        plugin: file of a model of the user's own.
+        device: auto (CUDA when present), cpu, cuda, cuda:N.
+        precision: fp32, bf16 or auto.
+    """
+
+    data_path: Path | str | None = None
+    raw_dir: Path | str | None = None
+    plm: Path | str | None = None
+    plugin: Path | str | None = None
+    device: str = "auto"
+    precision: str | None = None
+
+    def keys(self) -> dict[str, str]:
+        """Return the keys of a configuration that are given."""
+        return {key: str(value) for key, value in asdict(self).items() if value is not None}
+
+
+PLACES = tuple(field.name for field in fields(Places))
+
+
+@dataclass
+class OpenRun:
+    """A trained run.
+
+    Attributes:
+        folder: the run's folder.
+        info: of its model.
+        config: the run's own, its device and precision resolved on this machine.
+        dataset: of the build it was trained on.
+        metrics: metrics.json's content; empty for an unfinished run.
+        encoder: the name of its text features; None for a model without.
+    """
+
+    folder: Path
+    info: ModelInfo
+    config: Config
+    dataset: BlairDataset
+    metrics: dict[str, Any]
+    encoder: str | None
+
+    @functools.cached_property
+    def model(self) -> SequentialRecommender:
+        """The model with the best weights, on its device in evaluation mode; built when it is first asked for.
+
+        Raises:
+            InputError: weights or features that are gone, damaged, or of another dataset.
+        """
+        checkpoint.check_has_best(self.folder)
+        if self.encoder is not None:
+            self.dataset.load_text_features(self.encoder, self.config["plm_size"], self.config["feature_scale"])
+        model = build_model(self.info, self.config, self.dataset)
+        checkpoint.fit_weights(model, self.folder, f"{self.info.name} on {self.dataset.build_dir}")
+        return model.eval()
+
+
+def open_run(
+    run_dir: Path | str,
+    places: Places | None = None,
+    datasets: dict[Path, BlairDataset] | None = None,
+    make_missing: bool = False,
+) -> OpenRun:
+    """Open a trained run.
+
+    Args:
+        run_dir: its folder.
+        places: what is elsewhere now.
+        datasets: datasets that are open, by build folder; the run's own is added. Runs that share one open it once.
+        make_missing: convert and encode what is missing, as training does; False names what is missing.
+
+    Raises:
+        InputError: no run folder, or one of several runs; a plugin, build or features that are not there, or those of
+            another dataset.
+    """
+    places = places or Places()
+    use_plugins(places.plugin)
+    saved = load_config(run_dir)
+    if saved.get("seeds") or saved.get("baselines"):
+        folders = sorted(str(path.parent) for path in Path(run_dir).glob(f"*/{CONFIG}"))
+        raise InputError(f"{run_dir} holds several runs; name one of them: {', '.join(folders)}")
+    remember_plugins(saved.get("plugin"))
+    saved.update(places.keys())
+    compat.apply()
+    info = find_model(saved.pop("model"))
+    metrics = load_metrics(run_dir) or {}
+    config = runtime_config(resolve_config(info, saved.pop("dataset"), (), saved))
+    reads_text = uses_text(info)  # imports the model: its errors come first
+    build_dir = ensure_build(config) if make_missing else need_build(config, run_dir)
+    encoder = None
+    if reads_text:
+        recorded = metrics.get("encoder")
+        encoder = ensure_features(config, build_dir, recorded) if make_missing else features_name(config, recorded)
+    datasets = {} if datasets is None else datasets
+    if build_dir not in datasets:
+        datasets[build_dir] = BlairDataset(build_dir)
+    check_same_dataset(run_dir, datasets[build_dir], metrics)
+    return OpenRun(Path(run_dir), info, config, datasets[build_dir], metrics, encoder)
+
+
+def need_build(config: Config, run_dir: Path | str) -> Path:
+    """Return the folder of the build a run was trained on.
+
+    Raises:
+        InputError: it is not there, or was made with other settings.
+    """
+    folder, whole = find_build(config)
+    if not whole:
+        raise InputError(
+            f"the build {folder.name} that {run_dir} was trained on is not in {os.path.abspath(folder.parent)}; give "
+            "the folder that holds it by --data_path=FOLDER, or make it with `recbole-blair prepare`"
+        )
+    return folder
+
+
+def check_same_dataset(run_dir: Path | str, dataset: BlairDataset, metrics: dict[str, Any]) -> None:
+    """Refuse a build whose items or rows are not as many as the run counted."""
+    counted = {"items": dataset.n_items - 1, **{f"{s} rows": len(dataset.rows[s]) for s in SPLITS}}
+    recorded = {"items": metrics.get("n_items"), **{f"{s} rows": metrics.get("rows", {}).get(s) for s in SPLITS}}
+    for what, number in recorded.items():
+        if number is not None and number != counted[what]:
+            raise InputError(
+                f"{run_dir} was trained on {metrics['dataset']} with {number} {what}, but {dataset.build_dir} has "
+                f"{counted[what]}: it is another dataset; give the one of the run by --data_path=FOLDER"
+            )
+
+
+def features_name(config: Config, recorded: str | None) -> str:
+    """Return the name of the run's features: as recorded when it finished, else that of its encoder."""
+    return recorded or encoder_name(config["plm"], config["plm_dimensions"])

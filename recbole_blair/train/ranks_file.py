@@ -1,0 +1,35 @@
+"""`ranks.parquet`: the rank of every test row's target, with its user and item."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recbole_blair.files.write import whole_file
+from recbole_blair.train.run_folder import RANKS
+
+if TYPE_CHECKING:
+    from recbole_blair.data.dataset import BlairDataset
+
+
+def save_ranks(run_dir: Path, dataset: BlairDataset, rank: np.ndarray) -> None:
+    """Write the ranks (R,) of the test rows."""
+    with whole_file(run_dir / RANKS) as temporary:
+        pq.write_table(test_rows_table(dataset, rank), temporary)
+
+
+def test_rows_table(dataset: BlairDataset, rank: np.ndarray) -> pa.Table:
+    """Return a table of one row per test row: `user_id`, `item_id` (the target), `history_length`, `rank`."""
+    rows = dataset.rows["test"]
+    return pa.table(
+        {
+            "user_id": dataset.user_tokens.take(pa.array(np.asarray(rows.user) - 1)),
+            "item_id": dataset.item_tokens.take(pa.array(dataset.seq_items[rows.target] - 1)),
+            "history_length": np.asarray(rows.length),
+            "rank": rank,
+        }
+    )

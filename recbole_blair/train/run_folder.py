@@ -1,0 +1,98 @@
+"""A run's folder: the names of its files, its configuration, its results, and the lock of the process that trains.
+
+config.yaml       the resolved configuration          metrics.json    the results; a run without it is unfinished
+checkpoint/       weights, see checkpoint.py          ranks.parquet   see ranks_file.py
+log.txt           what the screen showed              events.*        TensorBoard's curves
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from recbole_blair.config import Config, load_yaml
+from recbole_blair.errors import InputError
+from recbole_blair.files.write import write_json, write_text
+from recbole_blair.parallel.distributed import broadcast, rank
+
+CHECKPOINT, METRICS, CONFIG, RANKS = "checkpoint", "metrics.json", "config.yaml", "ranks.parquet"
+LOCK = ".lock"  # held by the process that trains in a run folder; the file means nothing once that process has ended
+
+
+@contextmanager
+def only_trainer(run_dir: Path | str) -> Iterator[None]:
+    """Hold a run folder's lock while training in it; of several processes that train together the first one holds it.
+
+    Raises:
+        InputError: another process trains there.
+    """
+    lock, acquired = FileLock(Path(run_dir) / LOCK), True
+    if rank() == 0:
+        Path(run_dir).mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            acquired = False
+    if not broadcast(acquired):
+        raise InputError(f"another process trains in {run_dir}; wait for it, stop it, or give another output_dir")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def save_config(run_dir: Path | str, config: Config) -> None:
+    """Write the resolved configuration."""
+    write_text(Path(run_dir) / CONFIG, yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True))
+
+
+def load_config(run_dir: Path | str) -> dict[str, Any]:
+    """Read a run's resolved configuration as plain keys.
+
+    Raises:
+        InputError: no such file.
+    """
+    path = Path(run_dir) / CONFIG
+    if not path.is_file():
+        raise InputError(f"{run_dir} holds no {CONFIG}: it is no run folder")
+    return load_yaml(path)
+
+
+def save_metrics(run_dir: Path | str, metrics: dict[str, Any]) -> None:
+    """Write metrics.json, the last file of a run: from now on it is finished."""
+    write_json(Path(run_dir) / METRICS, metrics, ensure_ascii=True)
+
+
+def load_metrics(run_dir: Path | str) -> dict[str, Any] | None:
+    """Return a finished run's metrics.json, or None."""
+    path = Path(run_dir) / METRICS
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); delete it, and the run makes it again") from error
+
+
+def check_same_run(run_dir: Path | str, config: Config) -> None:
+    """Refuse to go on in a folder whose run had another configuration.
+
+    Raises:
+        InputError: names the keys that differ.
+    """
+    saved = Config(load_config(run_dir)).fingerprint()
+    asked = Config(config.plain()).fingerprint()
+    differ = [k for k in saved.keys() | asked.keys() if saved.get(k) != asked.get(k)]
+    differ.sort(key=lambda k: (k not in ("model", "dataset", "seed"), k))
+    if differ:
+        shown = ", ".join(f"{k} {saved.get(k)!r} -> {asked.get(k)!r}" for k in differ[:5])
+        raise InputError(
+            f"{run_dir} holds a run with another configuration ({shown}); choose another output_dir, or go on with its "
+            f"own by --resume={run_dir}"
+        )
