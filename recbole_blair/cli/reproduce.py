@@ -45,7 +45,7 @@ def run(args):
     check_output_folder(args.output_dir)
 
     results = reproduce(args.id, places(args), args.scale, lambda result: show(display.result_lines(result)))
-    failed = [result["id"] for result in results if not display.holds(result)]
+    failed = [result["id"] for result in results if not display.is_success(result)]
     print(
         f"{len(results) - len(failed)} of {len(results)} rows hold; results in {args.output_dir}/{args.scale}/results"
     )

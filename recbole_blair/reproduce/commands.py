@@ -1,8 +1,10 @@
 """The project's commands called from Python, each with a result of one shape: `metrics` flat, `runs` its folders.
 
-Training and pretraining go on by themselves in their run folders. Search, statistics and pairs leave a `step.json` with
-their keys and result, and are not run again.
+Training and pretraining resume by themselves in their run folders. Search, statistics and pairs write a `step.json`
+with their keys and result, and are not run again.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
@@ -10,51 +12,65 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from dataset_tools.builds.statistics_file import require_stats
+from dataset_tools.counts.raw_counts import count_domains
+from dataset_tools.own_data import prepare_own
+from dataset_tools.pools.candidate_pools import PoolRequest, build_pool, read_item_ids
+from dataset_tools.prepare import prepare
+from dataset_tools.pretraining.review_pairs import PairSettings, make_pair_files
+from dataset_tools.raw.domains import resolve_datasets
+from dataset_tools.raw.fetch import ensure_raw_file
+from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import write_text
+from recbole_blair.pretrain.run import pretrain
+from recbole_blair.pretrain.settings import resolve_settings
+from recbole_blair.quick_start import run_many
+from recbole_blair.reproduce.steps import Places
 from recbole_blair.schema import DOMAINS, SPLITS, UNKNOWN_DOMAIN
+from recbole_blair.search import datasets, esci, readers
+from recbole_blair.search.evaluate import evaluate
+from recbole_blair.search.metrics import MEAN_DOMAINS, MEAN_QUERIES
 
 STEP_FILE = "step.json"
+Result = dict[str, Any]  # `metrics`, `runs`, and for several seeds `deviation`
+Command = Callable[[dict[str, Any], Places, Path], Result]
 
 
-def kept(function):
-    """Keep a command's result in its folder; what is there for the same keys is read back."""
+def keep_result(function: Command) -> Command:
+    """Write a command's result into its folder; a result of the same keys is read instead of computed."""
 
     @functools.wraps(function)
-    def run(keys, places, folder):
+    def run(keys: dict[str, Any], places: Places, folder: Path) -> Result:
         path, shown = folder / STEP_FILE, json.loads(json.dumps(keys, default=str))
         if path.is_file():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["keys"] == shown:
-                return found["result"]
+            written = json.loads(path.read_text(encoding="utf-8"))
+            if written["keys"] == shown:
+                return written["result"]
         started = time.perf_counter()
         result = function(keys, places, folder)
-        found = {"keys": shown, "seconds": round(time.perf_counter() - started, 3), "result": result}
-        write_text(path, json.dumps(found, indent=1) + "\n")
+        record = {"keys": shown, "seconds": round(time.perf_counter() - started, 3), "result": result}
+        write_text(path, json.dumps(record, indent=1) + "\n")
         return result
 
     return run
 
 
-def where(places):
-    """Return the keys that say where the data are."""
+def data_folders(places: Places) -> dict[str, Any]:
+    """Return the keys that name the folders of the data."""
     return {"data_path": str(places.data_path), "raw_dir": str(places.raw_dir)}
 
 
-def run_prepare(keys, places, folder):
+def run_prepare(keys: dict[str, Any], places: Places, folder: Path) -> Result:
     """Prepare a data set; Table 3, rows, users and the rows of each part."""
-    from dataset_tools.builds.statistics_file import require_stats
-
     if "source" in keys:
-        from dataset_tools.own_data import prepare_own
-
         build = prepare_own(data_path=places.data_path, progress=places.progress, **keys)
     else:
-        from dataset_tools.prepare import prepare
-
-        build = prepare(progress=places.progress, **where(places), **keys)
+        build = prepare(progress=places.progress, **data_folders(places), **keys)
     stats = require_stats(build)
     splits = {split: stats["splits"][split]["rows"] for split in SPLITS}
     return {
@@ -63,21 +79,17 @@ def run_prepare(keys, places, folder):
     }
 
 
-@kept
-def run_stats(keys, places, folder):
+@keep_result
+def run_stats(keys: dict[str, Any], places: Places, folder: Path) -> Result:
     """Count raw files: Table 1."""
-    from dataset_tools.counts.raw_counts import count_domains
-    from dataset_tools.raw.domains import resolve_datasets
-    from dataset_tools.storage.resources import Resources
-
     names = resolve_datasets(keys["dataset"], places.raw_dir)
     resources = Resources(progress=places.progress)
-    found = count_domains(places.raw_dir, names, table3=False, data_path=places.data_path, resources=resources)
-    total = found["total"] or found["domains"][0]
+    counts = count_domains(places.raw_dir, names, table3=False, data_path=places.data_path, resources=resources)
+    total = counts["total"] or counts["domains"][0]
     return {"metrics": table1(total, names), "runs": [str(folder)]}
 
 
-def table1(counts, names):
+def table1(counts: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """Return Table 1's columns from the counts over all domains."""
     months = {
         key: time.strftime("%Y-%m", time.gmtime(counts[ms] / 1000)) if counts[ms] is not None else None
@@ -88,12 +100,9 @@ def table1(counts, names):
     return {**{key: counts[key] for key in columns}, "categories": len(named), **months}
 
 
-@kept
-def run_pairs(keys, places, folder):
+@keep_result
+def run_pairs(keys: dict[str, Any], places: Places, folder: Path) -> Result:
     """Make pretraining pairs and count them."""
-    from dataset_tools.pretraining.review_pairs import PairSettings, make_pair_files
-    from dataset_tools.storage.resources import Resources
-
     settings = PairSettings(**{key: value for key, value in keys.items() if key != "dataset"})
     resources = Resources(progress=places.progress)
     made = make_pair_files(keys["dataset"], places.raw_dir, folder / "pairs", settings, resources)
@@ -101,18 +110,16 @@ def run_pairs(keys, places, folder):
     return {"metrics": {"pairs": sum(one["pairs"] for one in reports if "domain" in one)}, "runs": [str(made)]}
 
 
-@kept
-def run_pools(keys, places, folder):
+@keep_result
+def run_pools(keys: dict[str, Any], places: Places, folder: Path) -> Result:
     """Draw the candidate pool of a query set that is published without one, into the set's own folder."""
-    from recbole_blair.search import datasets, readers
-
     target = Path(keys["dataset"])
     if keys["dataset"] in datasets.PUBLISHED and not target.is_dir():
         target = Path(places.data_path) / keys["dataset"]
         try:
             datasets.find_files(keys["dataset"], places.data_path)
         except InputError:
-            if not (target / readers.QUERY_FILE).is_file():  # not even the queries could be had
+            if not (target / readers.QUERY_FILE).is_file():  # the queries could not be downloaded either
                 raise
     pool = next((target / name for name in readers.POOL_FILES if (target / name).is_file()), None)
     if pool is None:
@@ -120,12 +127,8 @@ def run_pools(keys, places, folder):
     return {"metrics": {}, "runs": [str(pool)]}
 
 
-def draw_pool(target, keys, places):
-    """Draw candidates for each row of `test.csv`, which is written first where only the examples are there."""
-    from dataset_tools.pools.candidate_pools import PoolRequest, build_pool, read_item_ids
-    from dataset_tools.storage.resources import Resources
-    from recbole_blair.search import datasets, esci, readers
-
+def draw_pool(target: Path, keys: dict[str, Any], places: Places) -> Path:
+    """Draw candidates for each row of `test.csv`, which is written first if only the examples are there."""
     queries = target / readers.QUERY_FILE
     if not queries.is_file():
         examples = esci.load_examples(target / esci.EXAMPLES_FILE)
@@ -143,18 +146,14 @@ def draw_pool(target, keys, places):
     return output
 
 
-def fetch_metadata(places, domains):
+def fetch_metadata(places: Places, domains: list[str]) -> None:
     """Download the metadata of every domain that has none yet; the reviews are not needed."""
-    from dataset_tools.raw.fetch import ensure_raw_file
-
     for name in domains:
         ensure_raw_file(places.raw_dir, "meta", name, progress=places.progress)
 
 
-def run_train(keys, places, folder):
+def run_train(keys: dict[str, Any], places: Places, folder: Path) -> Result:
     """Train and evaluate a model with each seed; the means over the seeds are measured."""
-    from recbole_blair.quick_start import run_many
-
     keys = {**keys, **(places.train or {})}
     model, dataset = keys.pop("model"), keys.pop("dataset")
     seeds = keys.pop("seeds", None) or [2020]
@@ -162,7 +161,7 @@ def run_train(keys, places, folder):
     if dataset == "sample":
         seeded["baselines"] = None  # props/dataset/sample.yaml names some
         seeded["seeds"] = seeds
-    options = {**where(places), "show_progress": places.progress, **keys, **seeded}
+    options = {**data_folders(places), "show_progress": places.progress, **keys, **seeded}
     results = run_many(model, dataset, output_dir=str(folder), **options)
     names = results[0]["test"]
     metrics = {name: statistics.fmean(one["test"][name] for one in results) for name in names}
@@ -174,31 +173,28 @@ def run_train(keys, places, folder):
     }
 
 
-def run_pretrain(keys, places, folder):
+def run_pretrain(keys: dict[str, Any], places: Places, folder: Path) -> Result:
     """Pretrain an encoder; retrieval before and after."""
-    from recbole_blair.cli.pretrain import make_pairs
-    from recbole_blair.pretrain.run import pretrain
-    from recbole_blair.pretrain.settings import resolve_settings
-
     given = {**keys, "raw_dir": str(places.raw_dir), "output_dir": str(folder), "show_progress": places.progress}
     if "dataset" in keys:
         given["pairs_path"] = str(folder.with_name(f"{folder.name}-pairs"))
     settings = resolve_settings(given)
     if settings.dataset is not None:
-        settings["pairs"] = str(make_pairs(settings))
+        same = {key: settings[key] for key in ("seed", "min_chars", "exclude_items", "exclude_reviews")}
+        wanted = PairSettings(share=settings.sample_share, **same)
+        resources = Resources(settings.memory_limit, progress=settings.show_progress)
+        made = make_pair_files(settings.dataset, settings.raw_dir, settings.pairs_path, wanted, resources)
+        settings["pairs"] = str(made)
     with contextlib.redirect_stdout(sys.stderr):  # transformers prints its log lines where no bar is drawn
-        found = pretrain(settings)
-    before = {f"before {name}": value for name, value in found["before"].items()}
-    counts = {"queries": found["queries"], "candidates": found["candidates"]}
-    return {"metrics": {**found["after"], **before, **counts}, "runs": [str(folder)]}
+        result = pretrain(settings)
+    before = {f"before {name}": value for name, value in result["before"].items()}
+    counts = {"queries": result["queries"], "candidates": result["candidates"]}
+    return {"metrics": {**result["after"], **before, **counts}, "runs": [str(folder)]}
 
 
-@kept
-def run_search(keys, places, folder):
+@keep_result
+def run_search(keys: dict[str, Any], places: Places, folder: Path) -> Result:
     """Score a retriever on a query set, over all queries and in each domain."""
-    from recbole_blair.search.evaluate import evaluate
-    from recbole_blair.search.metrics import MEAN_DOMAINS, MEAN_QUERIES
-
     keys = dict(keys)
     bm25 = {"variant": keys.pop("bm25_variant", "lucene")}
     encoding = {"device": (places.train or {}).get("device", "auto"), "precision": keys.pop("precision", "auto")}
@@ -214,7 +210,7 @@ def run_search(keys, places, folder):
     return {"metrics": {**metrics, "queries": report["queries"], "items": report["items"]}, "runs": [str(folder)]}
 
 
-RUN = {
+RUN: dict[str, Command] = {
     "prepare": run_prepare,
     "stats": run_stats,
     "pairs": run_pairs,

@@ -1,7 +1,9 @@
 """The plain way to read raw files: lists and dicts, written from the rules of the papers, not from the converter.
 
-What smoke rows compare the project's files with. Nothing here is imported from dataset_tools.
+Smoke rows compare the project's files with it. Nothing here is imported from dataset_tools.
 """
+
+from __future__ import annotations
 
 import ast
 import datetime
@@ -10,12 +12,17 @@ import html
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 SPLITS = ("train", "valid", "test")
 CORE = 5
+Event = tuple[str, str, int]  # user, item, time in ms
+FirstEvents = dict[tuple[str, str], tuple[int, int]]  # (user, item): (time, line)
 
 
-def read_lines(path):
+def read_lines(path: Path | str) -> Iterator[dict[str, Any]]:
     """Yield the records of a file of JSON lines, plain or gzip."""
     opener = gzip.open if str(path).endswith(".gz") else open
     with opener(path, "rt", encoding="utf-8") as file:
@@ -24,12 +31,12 @@ def read_lines(path):
                 yield json.loads(line)
 
 
-def amazon_events(reviews):
+def amazon_events(reviews: Iterable[dict[str, Any]]) -> list[Event]:
     """Return (user, item, time in ms) of raw reviews, in file order."""
     return [(r["user_id"], r["parent_asin"], r["timestamp"]) for r in reviews]
 
 
-def steam_events(path):
+def steam_events(path: Path | str) -> list[Event]:
     """Return (user, item, time in ms) of Steam's reviews, in file order."""
     events = []
     with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -40,15 +47,15 @@ def steam_events(path):
     return events
 
 
-def first_of_each(events):
+def first_of_each(events: Iterable[Event]) -> FirstEvents:
     """Return {(user, item): (time, line)}: a user's earliest event with an item."""
-    first: dict = {}
+    first: FirstEvents = {}
     for line, (user, item, time) in enumerate(events):
         first[user, item] = min(first.get((user, item), (time, line)), (time, line))
     return first
 
 
-def keep_core(first, items):
+def keep_core(first: FirstEvents, items: set[str]) -> FirstEvents:
     """Keep the iterated 5-core, then items with metadata, then those with five by counts taken once, then users."""
     while True:
         users, things = Counter(u for u, _ in first), Counter(i for _, i in first)
@@ -63,24 +70,26 @@ def keep_core(first, items):
     return {p: t for p, t in first.items() if users[p[0]] >= CORE}
 
 
-def naive_rows(events, items, protocol, instants, max_history):
+def naive_rows(
+    events: list[Event], items: set[str], protocol: str, instants: Sequence[int], max_history: int
+) -> dict[str, Counter]:
     """Return {split: Counter of rows}, a row being (user, history, item, time of each, time).
 
     Args:
-        events (list): (user, item, time in ms), in file order.
-        items (set): items with metadata.
-        protocol (str): timestamp or last_out.
-        instants (pair of int): first of valid and of test, for timestamp.
-        max_history (int): latest items kept.
+        events: in file order.
+        items: items with metadata.
+        protocol: timestamp or last_out.
+        instants: first of valid and of test, for timestamp.
+        max_history: latest items kept.
     """
     first = first_of_each(events)
     if protocol == "last_out":
         first = keep_core(first, items)
-    users: dict = {}
+    users: dict[str, list[tuple[int, int, str]]] = {}
     for (user, item), (time, line) in first.items():
         if item in items:
             users.setdefault(user, []).append((time, line, item))
-    rows: dict = {split: Counter() for split in SPLITS}
+    rows: dict[str, Counter] = {split: Counter() for split in SPLITS}
     for user, mine in users.items():
         mine.sort()
         for n in range(1, len(mine)):
@@ -95,7 +104,7 @@ def naive_rows(events, items, protocol, instants, max_history):
     return rows
 
 
-def file_rows(build, split):
+def file_rows(build: Path, split: str) -> Counter:
     """Return the rows of one `.inter` file as a Counter of the same tuples."""
     rows: Counter = Counter()
     with open(build / f"{build.name}.{split}.inter", encoding="utf-8") as file:
@@ -106,7 +115,7 @@ def file_rows(build, split):
     return rows
 
 
-def naive_table3(rows, metadata):
+def naive_table3(rows: dict[str, Counter], metadata: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Return Table 3's columns of `naive_rows`, and rows and users."""
     every = [row for split in SPLITS for row in rows[split].elements()]
     items = {row[2] for row in every} | {item for row in every for item in row[1]}
@@ -122,19 +131,19 @@ def naive_table3(rows, metadata):
     }
 
 
-def naive_text(meta):
+def naive_text(meta: dict[str, Any]) -> str:
     """Return an item's text as recommenders read it: a field's parts joined by commas, each field a sentence."""
     fields = [[meta["title"]], meta["features"], meta["categories"], meta["description"]]
     cleaned = [", ".join(part for part in map(clean, field) if part) for field in fields]
     return " ".join(field if field[-1] in ".!?…。！？" else f"{field}." for field in cleaned if field)
 
 
-def clean(text):
+def clean(text: str) -> str:
     """Return a text without tags and entities, its white space single."""
     return " ".join(re.sub(r"<[^>]*>", " ", html.unescape(text)).split())
 
 
-def naive_counts(reviews, metadata):
+def naive_counts(reviews: list[dict[str, Any]], metadata: list[dict[str, Any]]) -> dict[str, Any]:
     """Return Table 1's columns of raw records."""
     described, items = {m["parent_asin"] for m in metadata}, {r["parent_asin"] for r in reviews}
     months = sorted(datetime.datetime.fromtimestamp(r["timestamp"] / 1000, datetime.timezone.utc) for r in reviews)

@@ -1,33 +1,41 @@
 """Reproduce rows: run their steps, compare with the source or with what a small run must show, write the results."""
 
+from __future__ import annotations
+
 import json
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.files.write import write_text
-from recbole_blair.reproduce.steps import Planner, Runner
-from recbole_blair.reproduce.tables import UNITS, find_rows, load_smoke
+from recbole_blair.reproduce.steps import Places, Planner
+from recbole_blair.reproduce.tables import UNITS, Row, find_rows, load_smoke
 from recbole_blair.schema import VERSION
+
+if TYPE_CHECKING:
+    from recbole_blair.reproduce.checks import Check
+    from recbole_blair.reproduce.runner import Runner
+    from recbole_blair.reproduce.world import World
 
 SCALES = ("smoke", "full")
 WITHIN, OUTSIDE, NOT_COMPARABLE = "within tolerance", "outside", "not comparable"
 PASS, FAIL = "pass", "FAIL"
+Result = dict[str, Any]  # of a step, a figure or a row, as the results files hold it
+OnRow = Callable[[Result], object]
 
 
-def reproduce(spec, places, scale="smoke", on_row=None):
+def reproduce(spec: str, places: Places, scale: str = "smoke", on_row: OnRow | None = None) -> list[Result]:
     """Reproduce the rows that ids name.
 
     Args:
-        spec (str): see `tables.find_rows`.
-        places (Places)
-        scale (str): smoke or full.
-        on_row (callable): gets each finished row's result.
-
-    Returns:
-        list of dict: as the results files hold them.
+        spec: see `tables.find_rows`.
+        places: where files are.
+        scale: smoke or full.
+        on_row: gets each finished row's result.
 
     Raises:
         InputError: an unknown id or scale; in full whatever a command refuses, after the rows before it were saved.
@@ -38,19 +46,21 @@ def reproduce(spec, places, scale="smoke", on_row=None):
     return (run_smoke if scale == "smoke" else run_full)(rows, places, on_row)
 
 
-def run_full(rows, places, on_row=None):
+def run_full(rows: Sequence[Row], places: Places, on_row: OnRow | None = None) -> list[Result]:
     """Run rows as the source did; see `reproduce`."""
+    from recbole_blair.reproduce.runner import Runner  # heavy: loads the rooms of all commands
+
     planner = Planner(places)
-    plans = {row.id: planner.plan(row) for row in rows}  # what is wrong with one is said before anything runs
+    names = {row.id: planner.steps_of(row) for row in rows}  # the errors of all rows are raised before anything runs
     folder = Path(places.output_dir) / "full"
     runner, results = Runner(planner, places, folder / "steps"), []
     for row in rows:
         started = time.perf_counter()
-        found = [runner.run(name) for name in plans[row.id]]
-        result = {
-            **describe(row, planner, plans[row.id]),
-            "figures": compare(row, found[-1]),
-            "runs": found[-1]["runs"],
+        measured = [runner.run(name) for name in names[row.id]][-1]
+        result: Result = {
+            **describe(row, planner, names[row.id]),
+            "figures": compare(row, measured),
+            "runs": measured["runs"],
             "seconds": round(time.perf_counter() - started, 1),
         }
         result["verdict"] = verdict(result["figures"])
@@ -61,8 +71,8 @@ def run_full(rows, places, on_row=None):
     return results
 
 
-def describe(row, planner, names):
-    """Return what says which run a result is of."""
+def describe(row: Row, planner: Planner, names: Sequence[str]) -> Result:
+    """Return the fields that identify the run of a result."""
     steps = [planner.steps[name] for name in names]
     return {
         "id": row.id,
@@ -78,15 +88,15 @@ def describe(row, planner, names):
     }
 
 
-def compare(row, result):
-    """Return one dict a published figure: metric, paper, ours, difference, verdict, why."""
+def compare(row: Row, result: Result) -> list[Result]:
+    """Return one dict per published figure: metric, paper, ours, difference, verdict, why."""
     return [compare_figure(row, metric, paper, result) for metric, paper in row.published.items()]
 
 
-def compare_figure(row, metric, paper, result):
+def compare_figure(row: Row, metric: str, paper: float | str | None, result: Result) -> Result:
     """Compare one figure; numbers in the row's unit, months and the like as they are."""
     ours = result["metrics"].get(metric)
-    if isinstance(ours, int | float) and metric_scales(metric):
+    if isinstance(ours, int | float) and is_share(metric):
         ours = ours * UNITS[row.unit]
     figure = {"metric": metric, "paper": paper, "ours": ours, "difference": None}
     spread = result.get("deviation", {}).get(metric)
@@ -106,30 +116,31 @@ def compare_figure(row, metric, paper, result):
     return figure | {"difference": difference, "verdict": WITHIN if near else OUTSIDE, "why": why}
 
 
-def metric_scales(metric):
-    """Tell whether a metric is a share, which per cent multiplies."""
+def is_share(metric: str) -> bool:
+    """Return whether a metric is a share, which a table in per cent holds times 100."""
     return metric not in ("queries", "items", "candidates")
 
 
-def verdict(figures):
+def verdict(figures: Iterable[Result]) -> str:
     """Return the row's verdict: outside if any figure is, not comparable if none can be compared."""
-    found = {figure["verdict"] for figure in figures}
-    return OUTSIDE if OUTSIDE in found else WITHIN if WITHIN in found else NOT_COMPARABLE
+    verdicts = {figure["verdict"] for figure in figures}
+    return OUTSIDE if OUTSIDE in verdicts else WITHIN if WITHIN in verdicts else NOT_COMPARABLE
 
 
-def run_smoke(rows, places, on_row=None):
-    """Run rows on generated data; every run is made afresh, equal ones once; see `reproduce`."""
+def run_smoke(rows: Sequence[Row], places: Places, on_row: OnRow | None = None) -> list[Result]:
+    """Run rows on generated data; nothing of earlier runs is reused, equal steps run once; see `reproduce`."""
     folder = Path(places.output_dir) / "smoke"
     folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="work-", dir=folder))
     try:
-        return smoke_in(work, rows, folder, on_row)
+        return run_smoke_in(work, rows, folder, on_row)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def smoke_in(work, rows, folder, on_row=None):
+def run_smoke_in(work: Path, rows: Sequence[Row], folder: Path, on_row: OnRow | None = None) -> list[Result]:
     """Run rows on a world made in `work`; results go to `folder`."""
+    from recbole_blair.reproduce.runner import Runner  # heavy: loads the rooms of all commands
     from recbole_blair.reproduce.smoke import SmokePlanner
     from recbole_blair.reproduce.world import World
 
@@ -139,9 +150,9 @@ def smoke_in(work, rows, folder, on_row=None):
     runner, results = Runner(planner, planner.places, work / "steps"), []
     for row in rows:
         started = time.perf_counter()
-        names = planner.plan(row)
+        names = planner.steps_of(row)
         checks = check_row(row, runner, names, world, settings)
-        result = {
+        result: Result = {
             **describe(row, planner, names),
             "checks": [{"name": c.name, "verdict": PASS if c.ok else FAIL, "says": c.says} for c in checks],
             "verdict": PASS if checks and all(c.ok for c in checks) else FAIL,
@@ -154,15 +165,15 @@ def smoke_in(work, rows, folder, on_row=None):
     return results
 
 
-def check_row(row, runner, names, world, settings):
+def check_row(row: Row, runner: Runner, names: Sequence[str], world: World, settings: dict[str, Any]) -> list[Check]:
     """Return the Checks of one row; one that cannot be run has failed."""
-    from recbole_blair.reproduce import checks, ranking_checks
+    from recbole_blair.reproduce import checks, ranking_checks  # heavy: load models
 
     try:
-        found = [runner.run(name) for name in names]
+        step_results = [runner.run(name) for name in names]
     except (InputError, ArithmeticError, RuntimeError) as error:
         return [checks.Check("runs", False, f"{type(error).__name__}: {' '.join(str(error).split())}")]
-    context = checks.Context(world, settings, runner.planner, names, found)
+    context = checks.Context(world, settings, runner.planner, names, step_results)
     results = []
     for name in row.checks:
         key = f"check {name}"
@@ -173,20 +184,20 @@ def check_row(row, runner, names, world, settings):
     return results
 
 
-def results_path(folder, table):
+def results_path(folder: Path | str, table: str) -> Path:
     """Return the results file of one table."""
     return Path(folder) / "results" / f"{table}.json"
 
 
-def save(folder, table, result):
+def save(folder: Path, table: str, result: Result) -> None:
     """Put one row's result into its table's file."""
     path = results_path(folder, table)
-    found = load_results(path)
-    found[result["id"]] = result
-    write_text(path, json.dumps(found, indent=1, default=str) + "\n")
+    results = load_results(path)
+    results[result["id"]] = result
+    write_text(path, json.dumps(results, indent=1, default=str) + "\n")
 
 
-def load_results(path):
+def load_results(path: Path) -> dict[str, Result]:
     """Return a results file, empty where there is none.
 
     Raises:

@@ -1,9 +1,13 @@
 """The small scale: the same rows, with generated data, stand-ins for encoders and small budgets."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import Any
 
 from recbole_blair.reproduce.steps import Places, Planner, Step
-from recbole_blair.reproduce.tables import load_smoke
+from recbole_blair.reproduce.tables import Row, load_smoke
+from recbole_blair.reproduce.world import World
 from recbole_blair.schema import DEFAULT_PLM
 
 STEAM = "steam"
@@ -14,18 +18,18 @@ class SmokePlanner(Planner):
     """Turns rows into steps on a generated world.
 
     Args:
-        world (World): see `recbole_blair.reproduce.world`.
-        settings (dict): props/reproduce/smoke.yaml.
+        world: the generated files.
+        settings: None reads props/reproduce/smoke.yaml.
     """
 
-    def __init__(self, world, settings=None):
+    def __init__(self, world: World, settings: dict[str, Any] | None = None) -> None:
         super().__init__(Places(raw_dir=str(world.raw_dir), data_path=str(world.data_path), progress=False))
         self.world = world
         self.settings = load_smoke() if settings is None else settings
 
-    def encoder(self, name, names):
+    def encoder(self, name: str | None, names: list[str]) -> str | None:
         """Return the stand-in of an encoder."""
-        entry = self.encoders.get(name, {})
+        entry = self.encoders.get(name or "", {})
         if "pretrain" in entry:
             return super().encoder(name, names)
         kind = entry.get("smoke")
@@ -35,17 +39,17 @@ class SmokePlanner(Planner):
             return f"step:{made}"
         return kind
 
-    def random(self):
+    def random(self) -> str:
         """Return the folder of the encoder of random weights."""
         return str(self.world.encoder())
 
-    def pretraining(self, keys):
+    def pretraining(self, keys: dict[str, Any]) -> Step:
         """Return the small pretraining: the row's objective on generated pairs."""
         keys = {k: v for k, v in keys.items() if k != "pairs"}
         own = self.settings["pretrain_mlm"] if keys["objective"] == "mlm" else {}
         return Step("pretrain", {**keys, "dataset": self.world.domain, **self.settings["pretrain"], **own})
 
-    def adapt(self, step, row):
+    def adapt(self, step: Step, row: Row) -> Step | None:
         """Put generated data and small budgets in place of a step's own."""
         command, keys = step.command, dict(step.keys)
         if command == "pools" and not keys.pop("wanted", False):
@@ -67,7 +71,7 @@ class SmokePlanner(Planner):
             keys.pop("plm", None) if keys.get("plm") == DEFAULT_PLM else None
         return Step(command, keys)
 
-    def dataset(self, command, name):
+    def dataset(self, command: str, name: str) -> str:
         """Return the generated data set that stands for `name`."""
         if command in ("search", "pools"):
             return str(self.world.queries("esci" if "esci" in Path(name).name else "c4"))

@@ -1,27 +1,29 @@
-"""From a row to steps, the commands with all their keys, and from a step to its result; equal steps run once."""
+"""From a row to steps, the commands with all their keys; equal steps of several rows are one."""
+
+from __future__ import annotations
 
 import hashlib
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from recbole_blair.errors import InputError
-from recbole_blair.reproduce.tables import load_encoders
+from recbole_blair.reproduce.tables import Row, load_encoders
 
 PLACEHOLDER = re.compile(r"\{([\w.-]+)\}")
-STEP = "step:"  # a value that begins so stands for the folder of another step
+STEP = "step:"  # a value with this prefix stands for the folder of another step
 
 
 class Step(NamedTuple):
     """One command with its keys; its name says what it computes."""
 
     command: str
-    keys: dict
+    keys: dict[str, Any]
 
     @property
-    def name(self):
+    def name(self) -> str:
         """Return `<command>-<hash of the keys>`, the step's folder."""
         text = json.dumps([self.command, self.keys], sort_keys=True, default=str)
         return f"{self.command}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -29,18 +31,18 @@ class Step(NamedTuple):
 
 @dataclass
 class Places:
-    """Where things are and how visibly they run: nothing that changes a result but by device and precision."""
+    """Where files are and how commands run: only device and precision can change a result."""
 
     raw_dir: str = "raw"
     data_path: str = "dataset"
     output_dir: str = "runs/reproduce"
     plm: str | None = None
     measuring: str | None = None  # folder of the measuring data; None: the one that holds raw_dir
-    seeds: list | None = None  # in place of a row's
+    seeds: list[int] | None = None  # in place of a row's
     progress: bool = True
-    train: dict | None = None  # keys of train that say where, as in device and threads
+    train: dict[str, Any] | None = None  # keys of train that say where, as in device and threads
 
-    def scope(self):
+    def scope(self) -> dict[str, Any]:
         """Return what placeholders may name beside a row's own."""
         raw = Path(self.raw_dir)
         return {"raw_dir": str(raw), "plm": self.plm, "measuring": str(self.measuring or raw.parent)}
@@ -50,16 +52,16 @@ class Planner:
     """Turns rows into steps of the full scale.
 
     Args:
-        places (Places)
-        encoders (dict or None): as props/reproduce/encoders.yaml; None reads that file.
+        places: where files are.
+        encoders: as props/reproduce/encoders.yaml; None reads that file.
     """
 
-    def __init__(self, places, encoders=None):
+    def __init__(self, places: Places, encoders: dict[str, Any] | None = None) -> None:
         self.places = places
         self.encoders = load_encoders() if encoders is None else encoders
         self.steps: dict[str, Step] = {}
 
-    def plan(self, row):
+    def steps_of(self, row: Row) -> list[str]:
         """Return the names of the row's steps in order, each after those it needs; the last is measured.
 
         Raises:
@@ -77,32 +79,32 @@ class Planner:
                 names.append(self.add(step))
         return names
 
-    def adapt(self, step, row):
+    def adapt(self, step: Step, row: Row) -> Step | None:
         """Change a step or leave it out (None): `pools` is for the sets whose pool is not published."""
         if step.command != "pools":
             return step
         keys = dict(step.keys)
         return Step("pools", keys) if keys.pop("wanted", False) else None
 
-    def add(self, step):
-        """Remember a step; returns its name."""
+    def add(self, step: Step) -> str:
+        """Store a step; return its name."""
         self.steps.setdefault(step.name, step)
         return step.name
 
-    def fill(self, keys, row, names):
-        """Return keys with placeholders filled; those that come out empty are left out."""
+    def fill(self, keys: dict[str, Any], row: Row, names: list[str]) -> dict[str, Any]:
+        """Return keys with placeholders filled; those without a value are left out."""
         scope = {**self.places.scope(), **row.scope()}
         filled = {}
         for key, value in keys.items():
             if value == "{encoder}":
                 value = self.encoder(row.encoder, names)
             else:
-                value = self.fill_value(value, scope, row)
+                value = self.fill_value(value, scope)
             if value is not None:
                 filled[key] = value
         return filled
 
-    def fill_value(self, value, scope, row):
+    def fill_value(self, value: Any, scope: dict[str, Any]) -> Any:
         """Return one value with its placeholders filled, twice where a row's own value holds one."""
         for _ in range(2):
             if not isinstance(value, str):
@@ -114,8 +116,8 @@ class Planner:
                 value = PLACEHOLDER.sub(lambda match: str(scope.get(match[1], match[0])), value)
         return value
 
-    def encoder(self, name, names):
-        """Return an encoder's `plm`; the pretraining that makes it is planned first.
+    def encoder(self, name: str | None, names: list[str]) -> str | None:
+        """Return an encoder's `plm`; the step of the pretraining that makes it is added first.
 
         Raises:
             InputError: it is named by --plm, which was not given.
@@ -124,9 +126,7 @@ class Planner:
             return None
         entry = self.encoders[name]
         if "pretrain" in entry:
-            keys = {
-                k: self.fill_value(v, self.places.scope(), None) for k, v in entry["pretrain"].items() if k != "plm"
-            }
+            keys = {k: self.fill_value(v, self.places.scope()) for k, v in entry["pretrain"].items() if k != "plm"}
             keys["plm"] = self.encoder(entry["pretrain"]["plm"][1:-1], names)
             made = self.add(self.pretraining(keys))
             if made not in names:
@@ -134,45 +134,9 @@ class Planner:
             return STEP + made
         if entry["plm"] == "{plm}" and not self.places.plm:
             raise InputError(f"the encoder {name} is a folder of yours; name it by --plm=FOLDER")
-        plm = self.fill_value(entry["plm"], self.places.scope(), None)
+        plm = self.fill_value(entry["plm"], self.places.scope())
         return str(Path(plm).resolve()) if Path(plm).is_dir() else plm
 
-    def pretraining(self, keys):
+    def pretraining(self, keys: dict[str, Any]) -> Step:
         """Return the step that pretrains an encoder."""
         return Step("pretrain", keys)
-
-
-class Runner:
-    """Runs steps, each once.
-
-    Args:
-        planner (Planner): knows the steps.
-        places (Places)
-        folder (path): gets one folder a step.
-    """
-
-    def __init__(self, planner, places, folder):
-        self.planner, self.places, self.folder = planner, places, Path(folder)
-        self.results: dict[str, object] = {}  # a dict, or the exception that a step ended with
-
-    def run(self, name):
-        """Return the result of a step: `metrics` flat, `runs` its folders; runs what is not there yet."""
-        from recbole_blair.reproduce import commands
-
-        if name not in self.results:
-            step = self.planner.steps[name]
-            keys = {k: self.resolve(v) for k, v in step.keys.items()}
-            try:
-                self.results[name] = commands.RUN[step.command](keys, self.places, self.folder / name)
-            except (InputError, ArithmeticError, RuntimeError) as error:
-                self.results[name] = error
-        found = self.results[name]
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    def resolve(self, value):
-        """Return a value, or the folder of the step it stands for."""
-        if isinstance(value, str) and value.startswith(STEP):
-            return str(self.folder / value.removeprefix(STEP))
-        return value

@@ -1,7 +1,10 @@
-"""The tables to reproduce: YAML files read into rows that lack nothing, and found by their ids."""
+"""The tables to reproduce: YAML files read into complete rows, found by their ids."""
+
+from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from recbole_blair.config import load_yaml
 from recbole_blair.errors import InputError, nearest
@@ -18,53 +21,53 @@ SEVERAL = re.compile(r"[,\s]+")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table on one data set: what is run, what the source says, how near is near enough."""
+    """One line of a table on one data set: what is run, what the source says, how large a difference is tolerated."""
 
     table: str
     name: str
     label: str  # of the data
     source: str
     unit: str
-    data: dict  # `dataset` and what else the commands name
+    data: dict[str, Any]  # `dataset` and what else the commands name
     encoder: str | None
     model: str | None
-    seeds: tuple
-    commands: tuple  # of (command, keys with placeholders), the last one is measured
-    published: dict  # metric -> value in `unit`, None: not legible
-    reasons: dict  # metric -> why it cannot be compared
-    tolerance: dict  # relative, absolute, why
-    cost: dict  # hours on one A100 or H200, derived
-    checks: tuple  # what --scale=smoke asserts
+    seeds: tuple[int, ...]
+    commands: tuple[tuple[str, dict[str, Any]], ...]  # keys hold placeholders; the last command is measured
+    published: dict[str, Any]  # metric -> value in `unit`, None: not legible
+    reasons: dict[str, str]  # metric -> why it cannot be compared
+    tolerance: dict[str, Any]  # relative, absolute, why
+    cost: dict[str, Any]  # hours on one A100 or H200, derived
+    checks: tuple[str, ...]  # what --scale=smoke asserts
     note: str = ""
-    keys: dict = field(default_factory=dict)
+    keys: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def id(self):
+    def id(self) -> str:
         """Return `<table>/<name>/<data>`."""
         return f"{self.table}/{self.name}/{self.label}"
 
-    def scope(self):
+    def scope(self) -> dict[str, Any]:
         """Return what placeholders of the commands may name."""
         return {**self.data, "model": self.model, "encoder": self.encoder, "seeds": list(self.seeds) or None}
 
 
-def table_ids():
+def table_ids() -> list[str]:
     """Return the ids of all tables: the names of their files."""
-    found = (path.stem for path in (props_dir() / FOLDER).glob("*.yaml"))
-    return sorted(name for name in found if name not in NOT_TABLES)
+    names = (path.stem for path in (props_dir() / FOLDER).glob("*.yaml"))
+    return sorted(name for name in names if name not in NOT_TABLES)
 
 
-def load_encoders():
+def load_encoders() -> dict[str, Any]:
     """Return the encoders that rows name."""
     return load_yaml(props_dir() / FOLDER / "encoders.yaml")
 
 
-def load_smoke():
+def load_smoke() -> dict[str, Any]:
     """Return the settings of --scale=smoke."""
     return load_yaml(props_dir() / FOLDER / "smoke.yaml")
 
 
-def load_table(name):
+def load_table(name: str) -> list[Row]:
     """Return the rows of one table.
 
     Raises:
@@ -86,7 +89,7 @@ def load_table(name):
     return rows
 
 
-def build_row(table, name, label, given, encoders):
+def build_row(table: str, name: str, label: str, given: dict[str, Any], encoders: dict[str, Any]) -> Row:
     """Return the Row of one data set of a table's line, defaults filled in."""
     data = dict(given["data"][label])
     hours = data.pop("hours") * max(1, len(given["seeds"])) + encoder_hours(given.get("encoder"), encoders)
@@ -111,14 +114,14 @@ def build_row(table, name, label, given, encoders):
     )
 
 
-def encoder_hours(name, encoders):
+def encoder_hours(name: str | None, encoders: dict[str, Any]) -> float:
     """Return the hours of an encoder's pretraining and of those it starts from."""
-    entry = encoders.get(name, {})
+    entry = encoders.get(name or "", {})
     base = str(entry.get("pretrain", {}).get("plm", ""))[1:-1]
     return entry.get("hours", 0) + (encoder_hours(base, encoders) if base in encoders else 0)
 
 
-def single_command(table, name, entry):
+def single_command(table: str, name: str, entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return (command, keys) of one entry `{command: keys}`.
 
     Raises:
@@ -130,14 +133,14 @@ def single_command(table, name, entry):
     return command, keys
 
 
-def named_values(values, metrics):
+def named_values(values: dict[str, Any] | list, metrics: list[str] | None) -> dict[str, Any]:
     """Return metric -> value, from a mapping or from a list in the order of `metrics`."""
     if isinstance(values, dict):
         return dict(values)
-    return dict(zip(metrics, values, strict=True))
+    return dict(zip(metrics or (), values, strict=True))
 
 
-def find_rows(spec):
+def find_rows(spec: str) -> list[Row]:
     """Return the rows of ids joined by commas: tables, rows, the first parts of a row's id, or `all`.
 
     Raises:
@@ -147,14 +150,14 @@ def find_rows(spec):
     rows = [row for name in tables for row in tables[name]]
     chosen: dict[str, Row] = {}
     for wanted in [part for part in SEVERAL.split(str(spec)) if part]:
-        found = [row for row in rows if wanted in (ALL, row.id) or row.id.startswith(f"{wanted}/")]
-        if not found:
+        named = [row for row in rows if wanted in (ALL, row.id) or row.id.startswith(f"{wanted}/")]
+        if not named:
             known = [*tables, *(row.id.rsplit("/", 1)[0] for row in rows), *(row.id for row in rows)]
             raise InputError(
                 f"unknown id {wanted!r}.{nearest(wanted, known)} Tables: {', '.join(tables)}; "
                 "`recbole-blair reproduce --list` shows every row"
             )
-        chosen.update((row.id, row) for row in found)
+        chosen.update((row.id, row) for row in named)
     if not chosen:
         raise InputError("no id given; `recbole-blair reproduce --list` shows them")
     return list(chosen.values())

@@ -1,49 +1,54 @@
 """What --scale=smoke runs on: generated reviews, the same as Steam's files and as query sets, and a random encoder."""
 
+from __future__ import annotations
+
 import functools
 import gzip
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dataset_tools.raw.domains import raw_root
+from dataset_tools.raw.sample import write_sample
 from recbole_blair.reproduce.naive import read_lines
+
+if TYPE_CHECKING:
+    from transformers import BertModel, PreTrainedTokenizerBase
 
 SEARCH_DOMAINS = ("Video_Games", "Baby_Products", "Office_Products", "Sports_and_Outdoors", "All_Beauty")
 SEED = 2020
-WORDS_A_QUERY = 6
+WORDS_PER_QUERY = 6
 
 
 class World:
     """The generated files of one smoke run, each made when it is first asked for.
 
     Args:
-        folder (path): gets raw/, dataset/, steam/, esci/, c4/ and encoder/.
-        settings (dict): props/reproduce/smoke.yaml.
+        folder: gets raw/, dataset/, steam/, esci/, c4/ and encoder/.
+        settings: props/reproduce/smoke.yaml.
     """
 
-    def __init__(self, folder, settings):
+    def __init__(self, folder: Path | str, settings: dict[str, Any]) -> None:
         self.folder, self.settings = Path(folder), settings
         self.raw_dir, self.data_path = self.folder / "raw", self.folder / "dataset"
         users, items = settings["world"]["users"], settings["world"]["items"]
         self.domain = f"sample-u{users}-i{items}"
 
     @functools.cached_property
-    def raw(self):
+    def raw(self) -> tuple[Path, Path]:
         """The paths of the raw reviews and metadata."""
-        from dataset_tools.raw.domains import raw_root
-        from dataset_tools.raw.sample import write_sample
-
         sizes = self.settings["world"]
         return write_sample(raw_root(self.raw_dir), self.domain, sizes["users"], sizes["items"], progress=False)
 
-    @functools.cache  # noqa: B019  one world a run
-    def records(self, kind):
+    @functools.cache  # noqa: B019  one world per run
+    def records(self, kind: str) -> list[dict[str, Any]]:
         """Return the raw records, `review` or `meta`."""
         return list(read_lines(self.raw[kind == "meta"]))
 
     @functools.cache  # noqa: B019
-    def steam(self):
+    def steam(self) -> tuple[str, str]:
         """Return the paths of reviews and games as Steam's are published: Python literals, dates without time."""
         folder = self.folder / "steam"
         reviews, games = folder / "steam_reviews.json.gz", folder / "steam_games.json.gz"
@@ -80,58 +85,60 @@ class World:
         return str(reviews), str(games)
 
     @functools.cache  # noqa: B019
-    def queries(self, kind):
+    def queries(self, kind: str) -> Path:
         """Return the folder of a generated query set in the published format: `c4` or `esci`."""
         folder = self.folder / kind
         folder.mkdir(parents=True, exist_ok=True)
         meta = {m["parent_asin"]: m for m in self.records("meta")}
         category = {item: SEARCH_DOMAINS[n % len(SEARCH_DOMAINS)] for n, item in enumerate(meta)}
-        wanted = {}
-        for review in self.records("review"):  # one query an item, the words of its first review
-            if review["parent_asin"] in meta and len(wanted) < self.settings["queries"]:
-                wanted.setdefault(review["parent_asin"], f"{review['title']} {review['text']}")
+        texts: dict[str, str] = {}  # item: query
+        for review in self.records("review"):  # one query per item, the words of its first review
+            if review["parent_asin"] in meta and len(texts) < self.settings["queries"]:
+                texts.setdefault(review["parent_asin"], f"{review['title']} {review['text']}")
         write = _write_c4 if kind == "c4" else _write_esci
-        write(folder, meta, category, wanted)
+        write(folder, meta, category, texts)
         return folder
 
     @functools.cache  # noqa: B019
-    def encoder(self):
+    def encoder(self) -> Path:
         """Return the folder of a tiny BERT of random weights, with the tokenizer of the generated texts."""
         return write_encoder(self.folder / "encoder", self.records("meta"), self.settings["encoder"])
 
 
-def _write_literals(path, rows):
-    """Write one Python literal a line."""
+def _write_literals(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write one Python literal per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with gzip.open(path, "wt", encoding="utf-8") as file:
         file.writelines(f"{row!r}\n" for row in rows)
 
 
-def search_text(meta):
+def search_text(meta: dict[str, Any]) -> str:
     """Return an item's text: title and description."""
     return " ".join([meta["title"], *meta["features"], *meta["description"]])
 
 
-def _write_c4(folder, meta, category, wanted):
+def _write_c4(folder: Path, meta: dict[str, dict[str, Any]], category: dict[str, str], queries: dict[str, str]) -> None:
     """Write test.csv and item_pool.jsonl as Amazon-C4's."""
-    import pandas as pd
+    import pandas as pd  # heavy
 
-    rows = [(n, query, item) for n, (item, query) in enumerate(wanted.items())]
+    rows = [(n, query, item) for n, (item, query) in enumerate(queries.items())]
     pd.DataFrame(rows, columns=["qid", "query", "item_id"]).to_csv(folder / "test.csv", index=False)
     lines = [{"item_id": i, "category": category[i], "metadata": search_text(m)} for i, m in meta.items()]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "item_pool.jsonl").write_text(text, encoding="utf-8")
 
 
-def _write_esci(folder, meta, category, wanted):
+def _write_esci(
+    folder: Path, meta: dict[str, dict[str, Any]], category: dict[str, str], queries: dict[str, str]
+) -> None:
     """Write examples and categories as ESCI's; some rows are not for the test, not from the US, or not Exact."""
-    import pandas as pd
+    import pandas as pd  # heavy
 
     rng = np.random.default_rng(SEED)
     items, rows = list(meta), []
-    for number, (item, text) in enumerate(wanted.items()):
+    for number, (item, text) in enumerate(queries.items()):
         words = [word.strip(".,!") for word in search_text(meta[item]).split() if len(word) > 4]
-        chosen = rng.choice(len(words), min(WORDS_A_QUERY, len(words)), replace=False)
+        chosen = rng.choice(len(words), min(WORDS_PER_QUERY, len(words)), replace=False)
         query = " ".join(words[n].lower() for n in chosen) or text
         rows.append((query, number, item, "us", "E", 1, "test"))
         other = items[int(rng.integers(len(items)))]
@@ -146,13 +153,13 @@ def _write_esci(folder, meta, category, wanted):
     (folder / "asin2category.json").write_text(json.dumps(category), encoding="utf-8")
 
 
-def spread_states(body, tokenizer, texts, positions):
-    """Drop the positions and change the last layer norm so that the pooled states have mean 0 and deviation 1.
+def spread_states(body: BertModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], positions: int) -> None:
+    """Set the positions to 0 and change the last layer norm so that the pooled states have mean 0 and deviation 1.
 
-    Random weights give every text nearly the same state, which tells its length better than its words; few epochs would
-    not find the difference.
+    Random weights give every text nearly the same state, which depends on its length more than on its words; a few
+    epochs would not learn the difference.
     """
-    import torch
+    import torch  # heavy
 
     body.embeddings.position_embeddings.weight.data.zero_()
     batch = tokenizer(texts, padding=True, truncation=True, max_length=positions, return_tensors="pt")
@@ -160,24 +167,21 @@ def spread_states(body, tokenizer, texts, positions):
     with torch.inference_mode():
         states = body(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
         pooled = (states * mask).sum(1) / mask.sum(1)  # (B, D)
-        norm = body.encoder.layer[-1].output.LayerNorm
+        norm: Any = body.encoder.layer[-1].output.LayerNorm  # type: ignore[union-attr]
         scale = 1 / (pooled - pooled.mean(0)).std()
         norm.weight.mul_(scale)
         norm.bias.sub_(pooled.mean(0)).mul_(scale)
 
 
-def write_encoder(folder, records, shape):
+def write_encoder(folder: Path, records: list[dict[str, Any]], shape: dict[str, Any]) -> Path:
     """Write a BERT of random weights with a masked-language head, pooled by the mean.
 
     Args:
-        folder (Path)
-        records (list of dict): metadata; the tokenizer is trained on their texts.
-        shape (dict): keys of the BERT's configuration, `vocab_size` and `positions`.
-
-    Returns:
-        Path: the folder.
+        folder: is returned.
+        records: metadata; the tokenizer is trained on their texts.
+        shape: keys of the BERT's configuration, `vocab_size` and `positions`.
     """
-    import torch
+    import torch  # heavy, as is transformers
     from transformers import AutoModelForMaskedLM, BertConfig
 
     from recbole_blair.pretrain.load import save_tokenizer, train_tokenizer

@@ -68,7 +68,7 @@ def test_every_row_can_be_planned_with_keys_its_command_knows(rows):
 
     planner = Planner(Places(plm="."))
     for row in rows:
-        planner.plan(row)
+        planner.steps_of(row)
     for step in planner.steps.values():
         keys = dict(step.keys)
         assert not any("{" in str(value) for value in keys.values()), step
