@@ -1,8 +1,21 @@
 """`recbole-blair build-c4`: a product-search test set from your own five-star reviews."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from recbole_blair.errors import InputError
 from recbole_blair.files.output import check_output_folder
 from recbole_blair.schema import TEST_START_MS
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from dataset_tools.storage.resources import Resources
+    from recbole_blair.cli.options import Parser
+
+# Inside the functions: what loads DuckDB and the search room.
 
 SUMMARY = "build a product-search test set: an LLM rewrites five-star reviews as requests"
 EXAMPLE = (
@@ -11,36 +24,43 @@ EXAMPLE = (
 )
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     """Add the flags."""
-    add = parser.add_argument
+    add = parser.add
     add("--dataset", help="domains, as in A,B; all = the 33 categories")
-    add("--raw_dir", default="dataset", help="raw reviews and metadata, as prepare reads them")
-    add("--output_dir", default="dataset/my-c4", help="where test.csv, item_pool.jsonl.gz and the journal go")
-    add("--n", type=int, default=1000, help="requests wanted")
-    add("--seed", type=int, default=0, help="of the sample and the pool")
+    add("--raw_dir", kind="path", default="dataset", help="raw reviews and metadata, as prepare reads them")
+    add(
+        "--output_dir",
+        kind="path",
+        default="dataset/my-c4",
+        help="where test.csv, item_pool.jsonl.gz and the journal go",
+    )
+    add("--n", kind="int, >=1, <=1e7", default=1000, help="requests wanted")
+    add("--seed", key="seed", default=0, help="of the sample and the pool")
     add("--model", help="the server's name of the model")
     add("--base_url", help="any OpenAI-compatible server (default: the client's own)")
-    add("--prompt", help="YAML with system and user (default: props/prompts/build_c4.yaml)")
-    add("--temperature", type=float, default=0.7, help="of the model")
-    add("--language", default="en", help="en or any (no language check)")
-    add("--attempts", type=int, default=3, help="replies asked for a review before it is given up")
-    add("--concurrency", type=int, default=8, help="calls at once")
-    add("--timeout_s", type=float, default=60.0, help="of one call")
-    add("--retries", type=int, default=6, help="server failures in a row that a call survives")
-    add("--max_calls", type=int, help="cap over all runs of this build (default: 2 n)")
-    add("--max_tokens", type=int, help="cap over all runs of this build (default: 3 times the estimate)")
-    add("--price_in", type=float, help="per million prompt tokens, for the estimate")
-    add("--price_out", type=float, help="per million reply tokens, for the estimate")
-    add("--candidates", type=int, default=50, help="in-domain candidates a request; 0 = wanted items only")
-    add("--min_chars", type=int, default=100, help="characters of a review")
-    add("--start_ms", type=int, default=TEST_START_MS, help="first instant of the test window, Unix ms")
-    add("--memory_limit", default="4GB", help="of DuckDB")
+    add("--prompt", kind="path", help="YAML with system and user (default: props/prompts/build_c4.yaml)")
+    add("--temperature", kind="float, >=0, <=2", default=0.7, help="of the model")
+    add("--language", kind="str, en|any", default="en", help="en or any (no language check)")
+    add("--attempts", kind="int, >=1, <=100", default=3, help="replies asked for a review before it is given up")
+    add("--concurrency", key="plm_concurrency", default=8, help="calls at once")
+    add("--timeout_s", kind="float, >0, <=1e5", default=60.0, help="of one call")
+    add("--retries", kind="int, >=0, <=1000", default=6, help="server failures in a row that a call survives")
+    add("--max_calls", kind="int, >=1, <=1e9", help="cap over all runs of this build (default: 2 n)")
+    add("--max_tokens", kind="int, >=1", help="cap over all runs of this build (default: 3 times the estimate)")
+    add("--price_in", kind="float, >=0", help="per million prompt tokens, for the estimate")
+    add("--price_out", kind="float, >=0", help="per million reply tokens, for the estimate")
+    add(
+        "--candidates", kind="int, >=0, <=1e6", default=50, help="in-domain candidates a request; 0 = wanted items only"
+    )
+    add("--min_chars", kind="int, >=0, <=1e6", default=100, help="characters of a review")
+    add("--start_ms", kind="int", default=TEST_START_MS, help="first instant of the test window, Unix ms")
+    add("--memory_limit", key="memory_limit", default="4GB", help="of DuckDB")
     add("--dry_run", action="store_true", help="sample, print the estimate, call nothing")
     add("--quiet", action="store_true", help="no progress bars")
 
 
-def run(args):
+def run(args: Namespace) -> int:
     """Sample, estimate, rewrite, draw the pool."""
     from dataset_tools.pools.five_star_reviews import Draw, sample_reviews
     from dataset_tools.raw.domains import resolve_datasets
@@ -49,8 +69,6 @@ def run(args):
 
     if not args.dataset or not (args.model or args.dry_run):
         raise InputError(f"--dataset and --model are needed; example: {EXAMPLE}")
-    if args.n < 1:
-        raise InputError(f"--n={args.n}: at least 1 request must be asked for")
     prompt = build.load_prompt(args.prompt)
     if not args.dry_run:
         check_output_folder(args.output_dir)
@@ -79,7 +97,9 @@ def run(args):
     return 0
 
 
-def _print_estimate(args, counts, expected, max_calls, max_tokens):
+def _print_estimate(
+    args: Namespace, counts: dict[str, Any], expected: dict[str, Any], max_calls: int, max_tokens: int
+) -> None:
     """Say what will be sent and what it may cost, before anything is sent."""
     eligible = sum(counts["eligible"].values())
     print(f"{eligible:,} eligible reviews; sampled ones without item metadata: {counts['item_without_metadata']}")
@@ -92,10 +112,8 @@ def _print_estimate(args, counts, expected, max_calls, max_tokens):
     print(f"caps: {max_calls:,} calls, {max_tokens:,} tokens; review texts are sent to {where}")
 
 
-def _write_pool(args, domains, resources):
+def _write_pool(args: Namespace, domains: list[str], resources: Resources) -> None:
     """Draw the candidate pool of the finished requests."""
-    from pathlib import Path
-
     from dataset_tools.pools.candidate_pools import PoolRequest, build_pool, read_item_ids
 
     folder = Path(args.output_dir)
@@ -103,7 +121,7 @@ def _write_pool(args, domains, resources):
     build_pool(request, args.raw_dir, folder / "item_pool.jsonl.gz", domains, resources)
 
 
-def _print_report(args, report):
+def _print_report(args: Namespace, report: dict[str, Any]) -> None:
     """Print the counts and the next command."""
     print(f"{report['requests']} requests, {report['calls']} calls, {report['tokens']:,} tokens")
     for name in ("rejected", "failed_calls"):

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
 from recbole_blair.errors import InputError
 from recbole_blair.schema import DEFAULT_PLM, TFIDF_SVD
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from recbole_blair.cli.options import Parser
 
 SUMMARY = "compare a query with item texts by an encoder's cosine"
 EXAMPLE = 'recbole-blair compare "a quiet keyboard for the office" "Membrane keyboard, silent keys" "Gaming mouse"'
 
 
-def configure(parser: ArgumentParser) -> None:
+def configure(parser: Parser) -> None:
     """Add the options."""
-    parser.add_argument("query", help="the text that is looked for")
-    parser.add_argument("items", nargs="+", metavar="item", help="texts it is compared with")
-    parser.add_argument("--plm", default=DEFAULT_PLM, help="hub id or folder of the encoder")
-    parser.add_argument("--revision", default=None, help="branch, tag or commit of a hub id")
-    parser.add_argument("--pooling", default=None, choices=("cls", "mean"), help="empty: as the model says, else cls")
-    parser.add_argument("--max_length", type=int, default=512, help="tokens kept of a text")
-    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N or cpu")
-    parser.add_argument("--precision", default="fp32", choices=("auto", "fp32", "bf16"), help="fp32 for a few texts")
-    parser.add_argument("--cache_dir", default=None, help="where hub downloads are kept; empty: the hub's cache")
+    add = parser.add
+    add("query", type=str, help="the text that is looked for")
+    add("items", type=str, nargs="+", metavar="item", help="texts it is compared with")
+    add("--plm", key="plm", default=DEFAULT_PLM, help="hub id or folder of the encoder")
+    add("--revision", key="plm_revision", help="branch, tag or commit of a hub id")
+    add("--pooling", key="plm_pooling", help="empty: as the model says, else cls")
+    add("--max_length", key="plm_max_length", default=512, help="tokens kept of a text")
+    add("--device", key="device", default="auto", help="auto, cuda, cuda:N or cpu")
+    add("--precision", key="precision", default="fp32", help="fp32 for a few texts")
+    add("--cache_dir", kind="path", help="where hub downloads are kept; empty: the hub's cache")
 
 
 def run(args: Namespace) -> int:

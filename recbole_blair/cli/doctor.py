@@ -1,5 +1,7 @@
 """`recbole-blair doctor`: what is installed, what the machine has, which work-arounds are on, what to repair."""
 
+from __future__ import annotations
+
 import os
 import platform
 import re
@@ -7,10 +9,20 @@ import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recbole_blair import compat
+from recbole_blair.config.kinds import usable_cores
 from recbole_blair.errors import InputError
+from recbole_blair.files.paths import props_dir
 from recbole_blair.schema import VERSION
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from recbole_blair.cli.options import Parser
+
+# Inside the functions: what may be missing or broken here, which the report then says (torch, psutil, packaging).
 
 SUMMARY = "print versions, devices and work-arounds; name every problem with its fix"
 EXAMPLE = "recbole-blair doctor"
@@ -20,12 +32,13 @@ PYTHON_RANGE = ((3, 10), (3, 14))  # from, below
 LEAST_FREE_GB = 2  # the sample, its features and one run, with room to spare
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     """Add the folder whose disk is looked at."""
-    parser.add_argument("--output_dir", default=".", help="look at the free disk of this folder")
+    add = parser.add
+    add("--output_dir", kind="path", default=".", help="look at the free disk of this folder")
 
 
-def run(args):
+def run(args: Namespace) -> int:
     """Print the report; return 1 where something is broken."""
     problems = find_broken_python() + compat.find_problems()
     problems += print_requirements()
@@ -42,21 +55,21 @@ def run(args):
     return 1
 
 
-def print_line(label, value, note=""):
+def print_line(label: str, value: object, note: str = "") -> None:
     """Print one aligned line of the report."""
     print(f"  {label:<22} {value}{'  ' + note if note else ''}")
 
 
-def find_broken_python(version=None):
+def find_broken_python(version: tuple[int, ...] | None = None) -> list[str]:
     """Return a problem where the interpreter is outside the tested range."""
-    version = tuple(version or sys.version_info)
+    version = version or sys.version_info[:3]
     if PYTHON_RANGE[0] <= version[:2] < PYTHON_RANGE[1]:
         return []
     shown = ".".join(map(str, version[:3]))
     return [f"Python {shown} is running; expected 3.10 to 3.13; make an environment with one of these"]
 
 
-def read_requirements():
+def read_requirements() -> list[tuple[str, str, str | None]]:
     """Return what this installation asks for: [(name, version range, extra or None)].
 
     Raises:
@@ -77,14 +90,14 @@ def read_requirements():
     return found
 
 
-def fits(version, wanted):
+def fits(version: str, wanted: str) -> bool:
     """Whether a version lies in a range such as `>=2.2,<3`."""
     from packaging.specifiers import SpecifierSet
 
     return SpecifierSet(wanted).contains(version, prereleases=True)
 
 
-def print_requirements():
+def print_requirements() -> list[str]:
     """Print installed versions, required ones first; return the problems among the required ones."""
     print(f"recbole_blair {VERSION}, Python {platform.python_version()}, {platform.platform()}")
     print("\nrequired")
@@ -110,11 +123,10 @@ def print_requirements():
     return problems
 
 
-def print_machine(folder):
+def print_machine(folder: Path) -> list[str]:
     """Print cores, memory, disk and devices; return the problems."""
     print("\nmachine")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print_line("cores", f"{cores} usable of {os.cpu_count()}")
+    print_line("cores", f"{usable_cores()} usable of {os.cpu_count()}")
     problems = []
     try:
         import psutil
@@ -131,7 +143,7 @@ def print_machine(folder):
     return problems
 
 
-def print_disk(folder):
+def print_disk(folder: Path) -> list[str]:
     """Print the free disk of a folder, or of the nearest that exists above it; return the problems."""
     folder = folder.resolve()
     while not folder.exists():
@@ -149,7 +161,7 @@ def print_disk(folder):
     return problems
 
 
-def print_devices():
+def print_devices() -> None:
     """Print torch's devices and where bfloat16 is native."""
     if compat.installed_version("torch") is None:
         return
@@ -172,7 +184,7 @@ def print_devices():
         print_line("cuda", f"none ({why})")
 
 
-def print_workarounds():
+def print_workarounds() -> list[str]:
     """Turn the work-arounds on, print them with their cause; return the problems."""
     print("\nwork-arounds for library versions")
     if compat.find_problems():
@@ -191,10 +203,8 @@ def print_workarounds():
     return []
 
 
-def find_missing_props():
+def find_missing_props() -> list[str]:
     """Return a problem where the YAML defaults cannot be found."""
-    from recbole_blair.files.paths import props_dir
-
     try:
         folder = props_dir()
     except InputError as error:
@@ -204,7 +214,7 @@ def find_missing_props():
     return []
 
 
-def print_network():
+def print_network() -> None:
     """Print what is known about the hub, without contacting it, and how to do without."""
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     state = "offline (HF_HUB_OFFLINE is set)" if offline else "used when files are missing"

@@ -2,59 +2,60 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from recbole_blair.cli.options import add_ray_options, ray_options
+from recbole_blair.cli.options import add_ray_options, ray_options, refuse_unused
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import shown, why_no_folder
 from recbole_blair.schema import DEFAULT_PLM, PROTOCOLS, TFIDF_SVD
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from recbole_blair.cli.options import Parser
 
 SUMMARY = "encode a build's item texts into its feature file; goes on where it was interrupted"
 EXAMPLE = (
     f"recbole-blair encode --dataset=Games --plm={DEFAULT_PLM}; over a cluster: "
     f"recbole-blair encode --dataset=Games --plm={DEFAULT_PLM} --engine=ray --ray_address=auto"
 )
+API_OPTIONS = ("dimensions", "base_url", "concurrency", "send_dimensions")
 CLUSTER_ONLY = ("workers", "cpus_per_worker", "shards")
 
 
-def configure(parser: ArgumentParser) -> None:
+def configure(parser: Parser) -> None:
     """Add the options."""
-    parser.add_argument("--dataset", default=None, help="name of a prepared dataset: Video_Games, Games, sample …")
-    parser.add_argument("--data_path", default="dataset", help="folder that holds the builds")
-    parser.add_argument("--protocol", default="timestamp", choices=PROTOCOLS, help="which build of the dataset")
-    parser.add_argument("--build", default=None, help="a build's folder, in place of --dataset")
-    parser.add_argument("--plm", default=DEFAULT_PLM, help=f"hub id, folder, openai:NAME, or {TFIDF_SVD}")
-    parser.add_argument("--pooling", default=None, choices=("cls", "mean"), help="empty: as the model says, else cls")
-    parser.add_argument("--max_length", type=int, default=512, help="tokens kept of a text")
-    parser.add_argument("--device", default="auto", help="auto and cuda: every GPU; cuda:N; cpu")
-    parser.add_argument(
-        "--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 where the chip has it"
-    )
-    parser.add_argument("--revision", default=None, help="branch, tag or commit of a hub id")
-    parser.add_argument("--plm_dimensions", type=int, default=None, help="width asked of openai:NAME; empty: its own")
-    parser.add_argument(
-        "--plm_base_url", default=None, help="server of openai:NAME; empty: OPENAI_BASE_URL, else its own"
-    )
-    parser.add_argument("--plm_concurrency", type=int, default=4, help="requests to openai:NAME in flight")
-    parser.add_argument(
-        "--plm_send_dimensions", type=parse_boolean, default=True, help="False: the server takes no such parameter"
-    )
-    parser.add_argument("--batch_tokens", type=int, default=None, help="tokens per batch; empty: by device")
-    parser.add_argument("--cache_dir", default=None, help="where hub downloads are kept; empty: the hub's cache")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("--force", action="store_true", help="replace a whole feature file too")
+    add = parser.add
+    add("--dataset", kind="name", help="name of a prepared dataset: Video_Games, Games, sample …")
+    add("--data_path", kind="path", default="dataset", help="folder that holds the builds")
+    add("--protocol", key="protocol", default="timestamp", help="which build of the dataset")
+    add("--build", kind="path", help="a build's folder, in place of --dataset")
+    add("--plm", key="plm", default=DEFAULT_PLM, help=f"hub id, folder, openai:NAME, or {TFIDF_SVD}")
+    add("--pooling", key="plm_pooling", help="empty: as the model says, else cls")
+    add("--max_length", key="plm_max_length", default=512, help="tokens kept of a text")
+    add("--device", key="device", default="auto", help="auto and cuda: every GPU; cuda:N; cpu")
+    add("--precision", key="precision", default="auto", help="auto: bf16 where the chip has it")
+    add("--revision", key="plm_revision", help="branch, tag or commit of a hub id")
+    add("--plm_dimensions", key="plm_dimensions", help="width asked of openai:NAME; empty: its own")
+    add("--plm_base_url", help="server of openai:NAME; empty: OPENAI_BASE_URL, else its own")
+    add("--plm_concurrency", key="plm_concurrency", help="requests to openai:NAME in flight; empty: 4")
+    add("--plm_send_dimensions", key="plm_send_dimensions", help="False: the server takes no such parameter")
+    add("--batch_tokens", kind="int, >=1, <=1e9", help="tokens per batch; empty: by device")
+    add("--cache_dir", kind="path", help="where hub downloads are kept; empty: the hub's cache")
+    add("--quiet", action="store_true", help="no progress bar")
+    add("--force", action="store_true", help="replace a whole feature file too")
     add_ray_options(parser)
-    parser.add_argument(
-        "--workers", type=int, default=None, help="ray: processes; empty: one per GPU, or for some CPUs"
-    )
-    parser.add_argument("--cpus_per_worker", type=int, default=None, help="ray: empty: 4 at most, or 1 beside a GPU")
-    parser.add_argument("--shards", type=int, default=None, help="ray: parts of the work; empty: at most 32 per worker")
+    add("--workers", kind="int, >=1, <=4096", help="ray: processes; empty: one per GPU, or for some CPUs")
+    add("--cpus_per_worker", kind="int, >=1, <=4096", help="ray: empty: 4 at most, or 1 beside a GPU")
+    add("--shards", kind="int, >=1, <=1e6", help="ray: parts of the work; empty: at most 32 per worker")
 
 
 def run(args: Namespace) -> int:
     """Encode, and print the path of the feature file."""
+    refuse_unused(args, [f"plm_{name}" for name in API_OPTIONS], args.plm.startswith("openai:"), "--plm=openai:NAME")
+    refuse_unused(args, ("pooling", "revision"), args.plm != TFIDF_SVD, "a pretrained encoder")
+    api = {name: getattr(args, f"plm_{name}") for name in API_OPTIONS}
     options = {
         "device": args.device,
         "precision": args.precision,
@@ -65,7 +66,7 @@ def run(args: Namespace) -> int:
         "cache_dir": args.cache_dir,
         "progress": not args.quiet,
         "force": args.force,
-        **api_options(args),
+        **{name: value for name, value in api.items() if value is not None},
     }
     folder, ray = _build_folder(args), ray_options(args.engine, vars(args), CLUSTER_ONLY)
     if ray is None:
@@ -80,22 +81,6 @@ def run(args: Namespace) -> int:
         path = encode_build_over_cluster(folder, args.plm, ray, **parts, **options)
     print(path)
     return 0
-
-
-def api_options(args: Namespace) -> dict[str, Any]:
-    """Return what an API's model is asked for; empty for any other encoder."""
-    given = {"dimensions": args.plm_dimensions, "base_url": args.plm_base_url}
-    if str(args.plm).startswith("openai:"):
-        return {**given, "concurrency": args.plm_concurrency, "send_dimensions": args.plm_send_dimensions}
-    return {key: value for key, value in given.items() if value is not None}
-
-
-def parse_boolean(text: str) -> bool:
-    """Read true or false."""
-    values = {"true": True, "1": True, "false": False, "0": False}
-    if text.lower() not in values:
-        raise ValueError(text)
-    return values[text.lower()]
 
 
 def _build_folder(args: Namespace) -> Path:

@@ -1,33 +1,39 @@
 """The console script `recbole-blair`: finds the commands of this folder; InputError becomes exit 2."""
 
+from __future__ import annotations
+
 import argparse
 import importlib
 import pkgutil
 import sys
+from typing import TYPE_CHECKING
 
 from recbole_blair import cli
+from recbole_blair.cli.options import Parser
 from recbole_blair.errors import run_guarded
 from recbole_blair.parallel.environment import set_environment
 from recbole_blair.parallel.launch import end_together, is_first_process
 from recbole_blair.schema import VERSION
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from types import ModuleType
 
-def command_names():
+
+def command_names() -> list[str]:
     """Return the commands: the files of this folder, `_` written as `-`."""
-    found = (m.name for m in pkgutil.iter_modules(cli.__path__))
-    return sorted(name.replace("_", "-") for name in found if name not in ("main", "options"))
+    names = (module.name for module in pkgutil.iter_modules(cli.__path__))
+    return sorted(name.replace("_", "-") for name in names if name not in ("main", "options"))
 
 
-def load_command(name):
+def load_command(name: str) -> ModuleType:
     """Import the file of one command."""
     return importlib.import_module(f"recbole_blair.cli.{name.replace('-', '_')}")
 
 
-def build_parser(names):
+def build_parser(names: Iterable[str]) -> Parser:
     """Build the argument parser with one sub-parser for each of `names`."""
-    parser = argparse.ArgumentParser(
-        prog="recbole-blair", description="Text-based sequential recommendation on RecBole, around BLaIR."
-    )
+    parser = Parser(prog="recbole-blair", description="Text-based sequential recommendation on RecBole, around BLaIR.")
     parser.add_argument("--version", action="version", version=f"recbole_blair {VERSION}")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name in names:
@@ -45,11 +51,11 @@ def build_parser(names):
     return parser
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        int: 0 done, 2 wrong use or input (one line on stderr), 1 failure. Ctrl-C gives 130.
+        0 done, 2 wrong use or input (one line on stderr), 1 failure. Ctrl-C gives 130.
     """
     set_environment()
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -57,14 +63,18 @@ def main(argv=None):
     if argv and argv[0] in names and getattr(load_command(argv[0]), "PASS_THROUGH", False):
         return guard(lambda: load_command(argv[0]).run(argv[1:]))
     wanted = [argv[0]] if argv and argv[0] in names else names  # import only what is run
-    args = build_parser(wanted).parse_args(argv)
-    return guard(lambda: load_command(args.command).run(args))
+
+    def run() -> int:
+        args = build_parser(wanted).parse_args(argv)
+        return load_command(args.command).run(args)
+
+    return guard(run)
 
 
-def guard(run):
+def guard(run: Callable[[], int | None]) -> int:
     """Call `run()`; print what a user can mend, and Ctrl-C, as one line and return the exit status."""
 
-    def work():
+    def work() -> int:
         status = run() or 0
         end_together()
         return status

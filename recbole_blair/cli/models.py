@@ -1,20 +1,30 @@
 """`recbole-blair models`: every recommender that can be named."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from recbole_blair.errors import InputError
+from recbole_blair.registry import ModelInfo, list_models, use_plugins
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from recbole_blair.cli.options import Parser
+
 SUMMARY = "list the recommenders with their source and one line"
 EXAMPLE = "recbole-blair models --plugin=myrec.py"
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     """Add the options."""
-    parser.add_argument("--plugin", default=None, help="a Python file of a model of your own; several by commas")
-    parser.add_argument("--source", default=None, help="only these: recbole_blair, plugin, package or RecBole")
+    add = parser.add
+    add("--plugin", help="a Python file of a model of your own; several by commas")
+    add("--source", help="only these: recbole_blair, plugin, package or RecBole")
 
 
-def run(args):
-    """Print one line a model; a model that cannot be imported is marked broken and says why below the list."""
-    from recbole_blair.errors import InputError
-    from recbole_blair.registry import list_models, use_plugins
-
+def run(args: Namespace) -> int:
+    """Print one line per model; a model that cannot be imported is marked broken and says why below the list."""
     use_plugins(args.plugin)
     listed = [
         i for i in list_models().items() if not args.source or i[1].source.lower().startswith(args.source.lower())
@@ -37,7 +47,7 @@ def run(args):
     return 0
 
 
-def first_line(info):
+def first_line(info: ModelInfo) -> str:
     """The first line of what a model's docstring says."""
     lines = (info.load_class().__doc__ or "").strip().splitlines()
     return lines[0].strip().lstrip("r").strip() if lines else ""

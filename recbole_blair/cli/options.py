@@ -1,22 +1,62 @@
-"""What several commands share: flags of keys (`--key=value`), and the options that say which Ray."""
+"""What several commands share: the parser of their options, flags of keys (`--key=value`), and which Ray is used."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from argparse import ArgumentParser
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from recbole_blair.config.keys import KeyOption, Keys, read_flag
 from recbole_blair.config.kinds import Kind, KindError, Option, shorten
-from recbole_blair.errors import InputError
+from recbole_blair.errors import InputError, nearest
 from recbole_blair.files.paths import props_dir
 
 if TYPE_CHECKING:
-    import argparse
+    from argparse import Namespace
     from collections.abc import Mapping, Sequence
 
     from recbole_blair.parallel.ray_cluster import RayOptions
 
+LONGEST_MESSAGE = 500  # characters: what was typed may be long
+FLAG_ACTIONS = ("store_true", "version")
 RAY_ONLY = ("ray_address", "ray_cpus", "report_usage")
 ENGINES = Kind.parse("str, local|ray")
+
+
+class Parser(ArgumentParser):
+    """argparse's parser, with options that are checked by kinds, and errors of one line."""
+
+    def add(self, *names: str, kind: str = "str", key: str = "", file: str = "overall.yaml", **settings: Any) -> None:
+        """Add an option or an argument.
+
+        Args:
+            *names: as argparse takes them.
+            kind: what its values are, as in recbole_blair/config/kinds.py.
+            key: in place of `kind`: the key of `file`, below props/, whose kind it has.
+            **settings: as argparse takes them.
+        """
+        if settings.get("action") not in FLAG_ACTIONS:
+            settings["type"] = KeyOption(key, file) if key else Option(kind)
+        self.add_argument(*names, **settings)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; an unknown option is refused by the command's own parser, which knows the others."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse a command line.
+
+        Raises:
+            InputError: always.
+        """
+        message = re.sub(r"^argument ([^:]+): =", r"\1=", message)
+        unknown = re.match(r"unrecognized arguments: (--\S+?)(=|\s|$)", message)
+        known = [name for action in self._actions for name in action.option_strings]
+        hint = nearest(unknown[1], known) if unknown else ""
+        raise InputError(f"{message[:LONGEST_MESSAGE]}{'.' if hint else ''}{hint}; see {self.prog} --help")
 
 
 def parse_flags(argv: Sequence[str], keys: Keys, bare: Sequence[str], example: str) -> dict[str, Any]:
@@ -67,18 +107,30 @@ def take_options(pairs: dict[str, Any], names: Sequence[str], bare: Sequence[str
     return options
 
 
+def refuse_unused(args: Namespace, names: Sequence[str], used: bool, owner: str) -> None:
+    """Refuse options that were given where nothing reads them; those that were not are None.
+
+    Raises:
+        InputError: names the first, and what it belongs to.
+    """
+    given = [name for name in names if getattr(args, name) is not None]
+    if given and not used:
+        value = shorten(getattr(args, given[0])).strip("'")
+        raise InputError(f"--{given[0]}={value} belongs to {owner}; leave it out")
+
+
 def keys_text(file: str) -> str:
     """Return a YAML file of defaults as --help prints it."""
     lines = (props_dir() / file).read_text(encoding="utf-8").splitlines()
     return "\n".join(f"  {line}".rstrip() for line in lines)
 
 
-def add_ray_options(parser: argparse.ArgumentParser) -> None:
+def add_ray_options(parser: Parser) -> None:
     """Add --engine and what says which Ray."""
-    add = parser.add_argument
-    add("--engine", default="local", type=Option("str, local|ray"), help="ray: over a cluster, docs/scaling.md")
+    add = parser.add
+    add("--engine", default="local", kind="str, local|ray", help="ray: over a cluster, docs/scaling.md")
     add("--ray_address", help="auto or host:port of a cluster; empty: one is started here")
-    add("--ray_cpus", type=KeyOption("ray_cpus", "tune/tune.yaml"), help="CPUs of the one started here; empty: all")
+    add("--ray_cpus", key="ray_cpus", file="tune/tune.yaml", help="CPUs of the one started here; empty: all")
     add("--report_usage", action="store_true", help="let Ray send its usage statistics")
 
 

@@ -1,9 +1,25 @@
 """`recbole-blair prepare`: raw reviews and metadata -> atomic files."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from recbole_blair.cli.options import RAY_ONLY, add_ray_options, ray_options
+from recbole_blair.config import check_dataset_name
+from recbole_blair.config.keys import props_keys
+from recbole_blair.errors import InputError
 from recbole_blair.files.output import check_output_folder
 from recbole_blair.files.read import why_no_folder
-from recbole_blair.schema import MAX_HISTORY, PROTOCOLS, TEST_START_MS, VALID_START_MS
+from recbole_blair.schema import MAX_HISTORY, TEST_START_MS, VALID_START_MS
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from dataset_tools.builds.settings import AmazonSettings
+    from recbole_blair.cli.options import Parser
+    from recbole_blair.parallel.ray_cluster import RayOptions
+
+# Inside the functions: what loads DuckDB (dataset_tools) or starts processes (cluster).
 
 SUMMARY = "make the atomic files of datasets: download or generate what is missing, clean, split, write"
 EXAMPLE = (
@@ -15,9 +31,9 @@ OWN_ONLY = ("interactions", "items", "columns", "item_columns", "list_separator"
 AMAZON_ONLY = ("raw_dir", "revision", "sample_users", "sample_items")
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     """Add the options."""
-    add = parser.add_argument
+    add = parser.add
     add(
         "--dataset",
         required=True,
@@ -25,12 +41,16 @@ def configure(parser):
     )
     add(
         "--source",
-        choices=("amazon", "csv", "jsonl", "parquet", "python"),
+        kind="str, amazon|csv|jsonl|parquet|python",
         help="amazon, or with --interactions the format of files whose extensions do not tell (csv); python: Python "
         "literals",
     )
-    add("--interactions", help="own data: CSV, JSON lines or Parquet, one event a row; .gz for the text ones")
-    add("--items", help="own data: the items' texts, one item a row; empty: for models of ids alone")
+    add(
+        "--interactions",
+        kind="path",
+        help="own data: CSV, JSON lines or Parquet, one event a row; .gz for the text ones",
+    )
+    add("--items", kind="path", help="own data: the items' texts, one item a row; empty: for models of ids alone")
     add("--columns", help="own data: user_id=…,item_id=…,timestamp=…; numbers from 1 for a CSV without header")
     add(
         "--item_columns",
@@ -40,39 +60,47 @@ def configure(parser):
     add("--timestamp_unit", default="ms", help="own data: ms, s, iso, or a format such as %%d.%%m.%%Y %%H:%%M")
     add("--list_separator", help="own data: splits categories and features, as | does in Action|Comedy")
     add("--delimiter", help="own data: of CSV; empty: by extension (a comma, a tab for .tsv, :: for .dat)")
-    add("--encoding", default="utf-8", choices=("utf-8", "utf-16", "latin-1"), help="own data: of CSV")
-    add("--data_path", default="dataset", help="the builds go into <data_path>/<build>/")
-    add("--raw_dir", default="raw", help="holds raw/review_categories/ and raw/meta_categories/, or is that raw/")
-    add("--protocol", default="timestamp", choices=PROTOCOLS, help="how rows are split")
-    add("--valid_start_ms", type=int, help=f"first instant of valid; empty: {VALID_START_MS}, or 8:1:1 for own data")
-    add("--test_start_ms", type=int, help=f"first instant of test; empty: {TEST_START_MS}, or 8:1:1 for own data")
-    add("--max_history", type=int, default=MAX_HISTORY, help="latest items kept as a row's history")
-    add("--ascii_text", type=_boolean, nargs="?", const=True, default=False, help="drop non-ASCII, as released")
-    add("--catalogue", default="interactions", choices=("interactions", "all"), help="items in .item: of rows, or all")
-    add("--memory_limit", default="4GB", help="memory DuckDB may use before it spills to disk")
-    add("--threads", type=int, help="empty: the cores, at most 8")
+    add("--encoding", kind="str, utf-8|utf-16|latin-1", default="utf-8", help="own data: of CSV")
+    add("--data_path", kind="path", default="dataset", help="the builds go into <data_path>/<build>/")
+    add(
+        "--raw_dir",
+        kind="path",
+        default="raw",
+        help="holds raw/review_categories/ and raw/meta_categories/, or is that raw/",
+    )
+    add("--protocol", key="protocol", default="timestamp", help="how rows are split")
+    add(
+        "--valid_start_ms",
+        key="valid_start_ms",
+        help=f"first instant of valid; empty: {VALID_START_MS}, or 8:1:1 for own data",
+    )
+    add(
+        "--test_start_ms",
+        key="test_start_ms",
+        help=f"first instant of test; empty: {TEST_START_MS}, or 8:1:1 for own data",
+    )
+    add("--max_history", key="max_history", default=MAX_HISTORY, help="latest items kept as a row's history")
+    add("--ascii_text", kind="bool", nargs="?", const=True, default=False, help="drop non-ASCII, as released")
+    add("--catalogue", key="catalogue", default="interactions", help="items in .item: of rows, or all")
+    add("--memory_limit", key="memory_limit", default="4GB", help="memory DuckDB may use before it spills to disk")
+    add("--threads", kind="int, >=1, <=4096", help="at most the cores; empty: the cores, at most 8")
     add("--revision", default="main", help="hub version of the raw files")
-    add("--sample_users", type=int, help="users of the generated dataset")
-    add("--sample_items", type=int, help="items of the generated dataset")
-    add("--dry_run", type=_boolean, nargs="?", const=True, default=False, help="print the plan and do nothing")
+    add("--sample_users", key="sample_users", help="users of the generated dataset")
+    add("--sample_items", key="sample_items", help="items of the generated dataset")
+    add("--dry_run", kind="bool", nargs="?", const=True, default=False, help="print the plan and do nothing")
     add("--quiet", action="store_true", help="no progress bars")
     add_ray_options(parser)
 
 
-def _boolean(text):
-    """Read true or false, in the spellings of RecBole's command line."""
-    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if text.lower() not in values:
-        raise ValueError(text)
-    return values[text.lower()]
-
-
-def run(args):
+def run(args: Namespace) -> int:
     """Make each dataset and print its statistics, in the columns of the paper's Table 3."""
     from dataset_tools.builds.settings import AMAZON_KEYS, AmazonSettings
     from dataset_tools.raw.domains import resolve_datasets
-    from recbole_blair.errors import InputError
 
+    for name in args.dataset.split(","):
+        check_dataset_name(name.strip())
+    if args.threads is not None and args.ray_address is None:  # a cluster's nodes have cores of their own
+        props_keys("overall.yaml").check("threads", args.threads, "the command line")
     ray = ray_options(args.engine, vars(args))
     if not args.dry_run and why_no_folder(args.data_path):  # a folder that is there may hold the build already
         check_output_folder(args.data_path)
@@ -90,7 +118,7 @@ def run(args):
     return run_amazon(builds, args, ray)
 
 
-def run_amazon(builds, args, ray):
+def run_amazon(builds: list[AmazonSettings], args: Namespace, ray: RayOptions | None) -> int:
     """Make each dataset; with several, one that fails is named and the others are made."""
     from dataset_tools.builds.statistics_file import require_stats, table3_line
     from dataset_tools.prepare import plan_build, prepare_build
@@ -111,11 +139,10 @@ def run_amazon(builds, args, ray):
     return 0
 
 
-def run_own(args):
+def run_own(args: Namespace) -> int:
     """Make a dataset from files of the user's own and print its statistics, instants and dropped rows."""
     from dataset_tools.builds.statistics_file import require_stats, table3_line
     from dataset_tools.own_data import prepare_own
-    from recbole_blair.errors import InputError
 
     if args.interactions is None:
         raise InputError("data of your own needs --interactions=FILE")

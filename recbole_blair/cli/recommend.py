@@ -1,45 +1,58 @@
 """`recbole-blair recommend`: the best items for known users, or for any history."""
 
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
 from recbole_blair.files.output import check_output_file
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from recbole_blair.cli.options import Parser
+    from recbole_blair.recommend.recommender import Recommender
+
+# Inside the functions: what loads torch and RecBole.
 
 SUMMARY = "recommend items of a trained run to known users or to histories of anybody"
 EXAMPLE = "recbole-blair recommend --checkpoint=runs/games --users=histories.jsonl --top=10 --output=top.jsonl"
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     """Add the options."""
+    add = parser.add
     add_run_options(parser)
-    parser.add_argument(
+    add(
         "--users",
         required=True,
         help="JSONL file of {user_id, item_id_list[, timestamp_list]}, file of ids, or ids of known users: A,B,C",
     )
-    parser.add_argument("--top", type=int, default=10, help="items a user")
-    parser.add_argument("--exclude_history", action="store_true", help="leave out the items of the user's history")
-    parser.add_argument(
-        "--format", default=None, help="table, jsonl, csv or parquet; empty: by the ending of --output, else table"
+    add("--top", kind="int, >=1, <=1e6", default=10, help="items a user")
+    add("--exclude_history", action="store_true", help="leave out the items of the user's history")
+    add(
+        "--format",
+        kind="str, table|jsonl|csv|parquet",
+        help="table, jsonl, csv or parquet; empty: by the ending of --output, else table",
     )
-    parser.add_argument("--output", default=None, help="file to write; empty: print")
+    add("--output", kind="path", help="file to write; empty: print")
 
 
-def add_run_options(parser):
+def add_run_options(parser: Parser) -> None:
     """Add the options that say which run, and what there is around it."""
-    parser.add_argument("--checkpoint", required=True, help="a run's folder")
-    parser.add_argument("--new_items", default=None, help="JSONL file of {item_id, title, …}: items training never saw")
-    parser.add_argument(
-        "--request_time",
-        default=None,
-        help="for HSTU (time_bias: request): now, Unix ms or a date; empty: the end of the data",
-    )
-    parser.add_argument("--data_path", default=None, help="folder that holds the build; empty: where the run had it")
-    parser.add_argument("--plm", default=None, help="encoder of new items; empty: where the run had it")
-    parser.add_argument("--plugin", default=None, help="file of a model of one's own; empty: where the run had it")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--precision", default=None, help="fp32, bf16 or auto; empty: the run's own")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    add = parser.add
+    add("--checkpoint", kind="path", required=True, help="a run's folder")
+    add("--new_items", kind="path", help="JSONL file of {item_id, title, …}: items training never saw")
+    add("--request_time", help="for HSTU (time_bias: request): now, Unix ms or a date; empty: the end of the data")
+    add("--data_path", kind="path", help="folder that holds the build; empty: where the run had it")
+    add("--plm", key="plm", help="encoder of new items; empty: where the run had it")
+    add("--plugin", help="file of a model of one's own; empty: where the run had it")
+    add("--device", key="device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--precision", key="precision", help="fp32, bf16 or auto; empty: the run's own")
+    add("--quiet", action="store_true", help="no progress bars")
 
 
-def open_recommender(args):
+def open_recommender(args: Namespace) -> Recommender:
     """Open the run the options name, its new items added."""
     from recbole_blair import load
 
@@ -55,10 +68,8 @@ def open_recommender(args):
     )
 
 
-def run(args):
+def run(args: Namespace) -> int:
     """Write the recommendations."""
-    import sys
-
     from recbole_blair.recommend.output import choose_format, write_recommendations
 
     name = choose_format(args.format, args.output)

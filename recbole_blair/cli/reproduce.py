@@ -1,6 +1,20 @@
 """`recbole-blair reproduce`: a paper's table, or one of our own, by one command."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from recbole_blair.errors import InputError
 from recbole_blair.files.output import check_output_folder
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterable
+
+    from recbole_blair.cli.options import Parser
+    from recbole_blair.reproduce.steps import Places
+
+# Inside the functions: what loads torch, DuckDB and RecBole (reproduce).
 
 SUMMARY = "reproduce a table: run it, compare with the published values; or all of them small, on generated data"
 EXAMPLE = (
@@ -9,27 +23,35 @@ EXAMPLE = (
 )
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     """Add the options."""
-    add = parser.add_argument
+    add = parser.add
     add("id", nargs="?", help="a table, a row, or several by commas; all; see --list")
-    add("--scale", default="smoke", help="smoke: generated data, minutes for all rows; full: as published")
+    add(
+        "--scale",
+        kind="str, smoke|full",
+        default="smoke",
+        help="smoke: generated data, minutes for all rows; full: as published",
+    )
     add("--list", action="store_true", help="print every row: data, model, published values, tolerance, cost")
     add("--status", action="store_true", help="print which rows have results, and where")
-    add("--raw_dir", default="raw", help="full: raw files as published; steam/ in it holds Steam's")
-    add("--data_path", default="dataset", help="full: the builds and query sets")
-    add("--measuring", help="full: folder of the measuring data (slices-…); empty: the one that holds raw_dir")
-    add("--plm", help="full: the encoder of rows that name MiniLM, a folder")
-    add("--output_dir", default="runs/reproduce", help="results and run folders; the same one goes on")
-    add("--seeds", help="full: in place of a row's own, as in 2020,2021")
-    add("--device", default="auto", help="full: auto, cpu, cuda, cuda:N")
-    add("--threads", type=int, help="full: CPU threads; empty: PyTorch's own choice")
+    add("--raw_dir", kind="path", default="raw", help="full: raw files as published; steam/ in it holds Steam's")
+    add("--data_path", kind="path", default="dataset", help="full: the builds and query sets")
+    add(
+        "--measuring",
+        kind="path",
+        help="full: folder of the measuring data (slices-…); empty: the one that holds raw_dir",
+    )
+    add("--plm", key="plm", help="full: the encoder of rows that name MiniLM, a folder")
+    add("--output_dir", kind="path", default="runs/reproduce", help="results and run folders; the same one goes on")
+    add("--seeds", key="seeds", help="full: in place of a row's own, as in 2020,2021")
+    add("--device", key="device", default="auto", help="full: auto, cpu, cuda, cuda:N")
+    add("--threads", key="threads", help="full: CPU threads; empty: PyTorch's own choice")
     add("--quiet", action="store_true", help="no progress bars")
 
 
-def run(args):
+def run(args: Namespace) -> int:
     """List, show the status, or reproduce and print each row's verdict; 1 when one is outside or fails."""
-    from recbole_blair.errors import InputError
     from recbole_blair.reproduce import display
     from recbole_blair.reproduce.tables import ALL, find_rows
 
@@ -52,23 +74,16 @@ def run(args):
     return 1 if failed else 0
 
 
-def show(lines):
+def show(lines: Iterable[str]) -> None:
     """Print lines at once, so that a pipe shows them as they come."""
     print("\n".join(lines), flush=True)
 
 
-def places(args):
-    """Return where things are.
-
-    Raises:
-        InputError: seeds that are no numbers.
-    """
-    from recbole_blair.errors import InputError
+def places(args: Namespace) -> Places:
+    """Return where things are."""
     from recbole_blair.reproduce.steps import Places
 
-    try:
-        seeds = [int(part) for part in args.seeds.split(",")] if args.seeds else None
-    except ValueError:
-        raise InputError(f"--seeds={args.seeds} must be whole numbers by commas, as in --seeds=2020,2021") from None
     train = {"device": args.device, **({"threads": args.threads} if args.threads else {})}
-    return Places(args.raw_dir, args.data_path, args.output_dir, args.plm, args.measuring, seeds, not args.quiet, train)
+    return Places(
+        args.raw_dir, args.data_path, args.output_dir, args.plm, args.measuring, args.seeds, not args.quiet, train
+    )

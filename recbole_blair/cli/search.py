@@ -1,50 +1,83 @@
 """`recbole-blair search`: rank an item pool for queries, score it, or answer one query."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from recbole_blair.cli.options import refuse_unused
 from recbole_blair.errors import InputError
 from recbole_blair.schema import DEFAULT_PLM
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from recbole_blair.cli.options import Parser
+
+# Inside the functions: what loads NumPy and torch (search).
 
 SUMMARY = "product search: score BM25, an encoder or both on a query set, or search a pool with one query"
 EXAMPLE = "recbole-blair search --dataset=amazon-c4 --retriever=bm25"
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     """Add the flags."""
-    add = parser.add_argument
+    add = parser.add
     add("--dataset", help="amazon-c4, esci, or a folder with test.csv and item_pool.jsonl[.gz]")
-    add("--retriever", default="bm25", help="bm25, hybrid, tfidf-svd, or an encoder (hub id or folder)")
-    add("--plm", default=DEFAULT_PLM, help="encoder of --retriever=hybrid")
+    add("--retriever", key="plm", default="bm25", help="bm25, hybrid, tfidf-svd, or an encoder (hub id or folder)")
+    add("--plm", key="plm", help=f"encoder of --retriever=hybrid; empty: {DEFAULT_PLM}")
     add("--query", help="search with this one query and print the items")
-    add("--top", type=int, default=10, help="items printed for --query")
-    add("--protocol", default="rows", help="rows: one right item a row (the papers); graded: E 1, S .1, C .01, I 0")
-    add("--topk", default="10,50,100", help="cut-offs; the largest is the depth of the run file")
-    add("--baseline", help="run folder to test against (paired); with --run: nothing is searched")
-    add("--run", help="saved run folder to compare with --baseline")
-    add("--data_path", default="dataset", help="where published sets and indexes are kept")
-    add("--index_dir", help="folder of this pool's vectors and indexes (default: by the pool's hash)")
-    add("--output_dir", help="run folder (default: runs/<time>-search-<retriever>-<dataset>)")
-    add("--bm25_variant", default="lucene", help="lucene, robertson, atire, or released (the papers' script)")
-    add("--k1", type=float, default=1.5, help="BM25 term saturation")
-    add("--b", type=float, default=0.75, help="BM25 length normalisation")
-    add("--stopwords", default="english", help="english or none")
-    add("--stemmer", default="none", help="none or english")
-    add("--index", default="exact", help="exact, hnsw or ivf (faiss; its recall against exact is printed)")
-    add("--effort", type=int, help="candidates looked at (hnsw) or lists probed (ivf)")
-    add("--fusion_depth", type=int, default=1000, help="items each side gives to hybrid")
-    add("--search_precision", default="auto", help="fp32, bf16 (candidates, re-scored: same result) or auto")
-    add("--memory_limit_mb", type=int, default=1024, help="working memory of exact search")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    add("--precision", default="auto", help="of the encoder: fp32, bf16 or auto")
-    add("--pooling", help="cls or mean (default: what the encoder declares)")
-    add("--max_length", type=int, default=512, help="tokens kept of a text")
+    add("--top", kind="int, >=1, <=1e6", default=10, help="items printed for --query")
+    add(
+        "--protocol",
+        kind="str, rows|graded",
+        default="rows",
+        help="rows: one right item per row (the papers); graded: E 1, S .1, C .01, I 0",
+    )
+    add("--topk", key="topk", default="10,50,100", help="cut-offs; the largest is the depth of the run file")
+    add("--baseline", kind="path", help="run folder to test against (paired); with --run: nothing is searched")
+    add("--run", kind="path", help="saved run folder to compare with --baseline")
+    add("--data_path", kind="path", default="dataset", help="where published sets and indexes are kept")
+    add("--index_dir", kind="path", help="folder of this pool's vectors and indexes (default: by the pool's hash)")
+    add("--output_dir", kind="path", help="run folder (default: runs/<time>-search-<retriever>-<dataset>)")
+    variants = "str, lucene|robertson|atire|released"
+    add("--bm25_variant", kind=variants, help="released: the papers' script; empty: lucene")
+    add("--k1", kind="float, >=0, <=1000", help="BM25 term saturation; empty: 1.5")
+    add("--b", kind="float, >=0, <=1", help="BM25 length normalisation; empty: 0.75")
+    add("--stopwords", kind="str, english|none", help="of BM25; empty: english")
+    add("--stemmer", kind="str, none|english", help="of BM25; empty: none")
+    add(
+        "--index",
+        kind="str, exact|hnsw|ivf",
+        default="exact",
+        help="exact, hnsw or ivf (faiss; its recall against exact is printed)",
+    )
+    add("--effort", kind="int, >=1, <=1e6", help="candidates looked at (hnsw) or lists probed (ivf)")
+    add("--fusion_depth", kind="int, >=1, <=1e6", help="items each side gives to hybrid; empty: 1000")
+    add(
+        "--search_precision",
+        key="precision",
+        default="auto",
+        help="fp32, bf16 (candidates, re-scored: same result) or auto",
+    )
+    add("--memory_limit_mb", kind="int, >=1, <=1e7", default=1024, help="working memory of exact search")
+    add("--device", key="device", default="auto", help="auto, cpu, cuda, cuda:N")
+    add("--precision", key="precision", default="auto", help="of the encoder: fp32, bf16 or auto")
+    add("--pooling", key="plm_pooling", help="cls or mean (default: what the encoder declares)")
+    add("--max_length", key="plm_max_length", default=512, help="tokens kept of a text")
     add("--revision", help="hub version of the data set's files")
     add("--plm_revision", help="hub version of the encoder")
-    add("--bootstrap", type=int, default=1000, help="bootstrap samples of the intervals; 0 = none")
-    add("--seed", type=int, default=0, help="of bootstrap, tests and approximate indexes")
+    add("--bootstrap", kind="int, >=0, <=1e6", default=1000, help="bootstrap samples of the intervals; 0 = none")
+    add("--seed", key="seed", default=0, help="of bootstrap, tests and approximate indexes")
     add("--quiet", action="store_true", help="no progress bars")
 
 
-def run(args):
+def run(args: Namespace) -> int:
     """Answer one query, compare two runs, or score a query set."""
+    hybrid, with_bm25 = args.retriever == "hybrid", args.retriever in ("bm25", "hybrid")
+    refuse_unused(args, ("effort",), args.index != "exact", "--index=hnsw and ivf")
+    refuse_unused(args, ("plm", "fusion_depth"), hybrid, "--retriever=hybrid")
+    refuse_unused(args, ("bm25_variant", "k1", "b", "stopwords", "stemmer"), with_bm25, "--retriever=bm25 and hybrid")
+    refuse_unused(args, ("pooling", "plm_revision"), args.retriever != "bm25", "encoders")
     from recbole_blair.search import display
 
     if args.run is not None:
@@ -65,7 +98,7 @@ def run(args):
     return _score(args)
 
 
-def _score(args):
+def _score(args: Namespace) -> int:
     """Score a query set and print the tables."""
     from recbole_blair.search import display
     from recbole_blair.search.evaluate import evaluate
@@ -75,7 +108,7 @@ def _score(args):
         args.retriever,
         output_dir=args.output_dir,
         protocol=args.protocol,
-        ks=_cutoffs(args.topk),
+        ks=args.topk,
         n_boot=args.bootstrap,
         baseline=args.baseline,
         seed=args.seed,
@@ -94,7 +127,7 @@ def _score(args):
     return 0
 
 
-def _index_line(report):
+def _index_line(report: dict[str, Any]) -> str | None:
     """Return the line on an approximate index, or None."""
     index = report["depends_on"].get("index")
     if not index:
@@ -103,27 +136,19 @@ def _index_line(report):
     return f"approximate index {index['kind']}: {recall}, checked on {index['checked_queries']} queries"
 
 
-def _cutoffs(text):
-    """Parse `10,50,100`."""
-    try:
-        return [int(part) for part in str(text).split(",") if part.strip()]
-    except ValueError:
-        raise InputError(f"--topk={text!r}: whole numbers, as in --topk=10,100") from None
-
-
-def _where(args):
+def _where(args: Namespace) -> dict[str, Any]:
     """Return where things are."""
     return {"data_path": args.data_path, "index_dir": args.index_dir, "revision": args.revision}
 
 
-def _ranking(args):
+def _ranking(args: Namespace) -> dict[str, Any]:
     """Return the arguments of the ranker."""
     encoding = {key: getattr(args, key) for key in ("device", "precision", "pooling", "max_length")}
     encoding["revision"] = args.plm_revision
-    bm25 = {"variant": args.bm25_variant, "k1": args.k1, "b": args.b}
-    return {
-        "plm": args.plm,
-        "bm25": bm25 | {"stopwords": args.stopwords, "stemmer": args.stemmer},
+    bm25 = {"variant": args.bm25_variant, **{key: getattr(args, key) for key in ("k1", "b", "stopwords", "stemmer")}}
+    ranking = {
+        "plm": args.plm or DEFAULT_PLM,
+        "bm25": {key: value for key, value in bm25.items() if value is not None},
         "encoding": encoding,
         "index_kind": args.index,
         "effort": args.effort,
@@ -132,3 +157,4 @@ def _ranking(args):
         "fusion_depth": args.fusion_depth,
         "progress": not args.quiet,
     }
+    return {key: value for key, value in ranking.items() if value is not None}

@@ -1,6 +1,22 @@
 """`recbole-blair stats`: count raw reviews and metadata, beside the published figures."""
 
+from __future__ import annotations
+
+import shutil
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import write_json
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterator, Sequence
+
+    from recbole_blair.cli.options import Parser
+
+# Inside the functions: what loads DuckDB (dataset_tools).
 
 SUMMARY = "count reviews, users, items, words of raw files (Tables 1 and 3 of the BLaIR paper), per domain and in all"
 EXAMPLE = "recbole-blair stats Games Baby --raw_dir=raw --output=stats.json"
@@ -11,35 +27,47 @@ TABLE1_HEADS = (
 TABLE3_HEADS = ("domain", "#Items", "#Inters", "Avg.n", "Avg.t", "from")
 
 
-def configure(parser):
+def configure(parser: Parser) -> None:
     """Add the options."""
-    add = parser.add_argument
+    add = parser.add
     add(
         "domains", nargs="+", metavar="domain", help="official or short names, sample, all (33 categories), or own data"
     )
-    add("--raw_dir", default="raw", help="holds raw/review_categories/ and raw/meta_categories/, or is that raw/")
-    add("--data_path", default="dataset", help="a build there gives Table 3; else it is computed and not kept")
+    add(
+        "--raw_dir",
+        kind="path",
+        default="raw",
+        help="holds raw/review_categories/ and raw/meta_categories/, or is that raw/",
+    )
+    add(
+        "--data_path",
+        kind="path",
+        default="dataset",
+        help="a build there gives Table 3; else it is computed and not kept",
+    )
     add("--no_table3", action="store_true", help="count Table 1 only")
-    add("--memory_limit", default="4GB", help="memory DuckDB may use before it spills to the temporary folder (TMPDIR)")
-    add("--threads", type=int, help="empty: the cores, at most 8")
+    add(
+        "--memory_limit",
+        key="memory_limit",
+        default="4GB",
+        help="memory DuckDB may use before it spills to the temporary folder (TMPDIR)",
+    )
+    add("--threads", key="threads", help="empty: the cores, at most 8")
     add("--revision", default="main", help="hub version of raw files that are missing and are downloaded")
     add(
         "--output",
+        kind="path",
         help="JSON file for all counts, differences and notes; a count of several domains goes on after a kill",
     )
     add("--quiet", action="store_true", help="no progress bars")
 
 
-def run(args):
+def run(args: Namespace) -> int:
     """Count, print both tables, the differences to the published figures and what explains them."""
-    import shutil
-    from pathlib import Path
-
     from dataset_tools.counts.published import compare
     from dataset_tools.counts.raw_counts import count_domains
     from dataset_tools.raw.domains import resolve_datasets
     from dataset_tools.storage.resources import Resources
-    from recbole_blair.files.write import write_json
 
     output = Path(args.output) if args.output else None
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
@@ -66,7 +94,7 @@ def run(args):
     return 0
 
 
-def report_lines(found, differences, notes):
+def report_lines(found: dict[str, Any], differences: Sequence[Any], notes: Sequence[str]) -> Iterator[str]:
     """Yield the lines that are printed."""
     yield "Table 1: raw files"
     rows = [*found["domains"], *([found["total"]] if found["total"] else [])]
@@ -90,14 +118,14 @@ def report_lines(found, differences, notes):
     yield from (f"- {note}" for note in notes)
 
 
-def table1_cells(one):
+def table1_cells(one: dict[str, Any]) -> list[str]:
     """Return the cells of a row of Table 1."""
     from dataset_tools.counts.raw_counts import COUNTS
 
     return [one["domain"], *(f"{one[name]:,}" for name in COUNTS), day(one["first_ms"]), day(one["last_ms"])]
 
 
-def table3_cells(one):
+def table3_cells(one: dict[str, Any]) -> list[str]:
     """Return the cells of a row of Table 3; a figure that could not be had is a dash."""
     found = one["table3"]
     if found["items"] is None:
@@ -107,7 +135,7 @@ def table3_cells(one):
     return [one["domain"], *counts, *means, found["source"]]
 
 
-def difference_cells(row):
+def difference_cells(row: Any) -> list[str]:
     """Return the cells of one published figure; `equal` where ours rounds to it."""
     from dataset_tools.counts.published import parse_figure
 
@@ -117,19 +145,17 @@ def difference_cells(row):
     return [row.where, str(row.table), row.column, f"{row.ours:,}", shown(row.published), ratio]
 
 
-def shown(figure):
+def shown(figure: str) -> str:
     """Return a published figure as printed: whole numbers with commas."""
     return f"{int(figure):,}" if figure.isdigit() else figure
 
 
-def day(time_ms):
+def day(time_ms: int | None) -> str:
     """Return the date of Unix milliseconds, UTC; a dash for None."""
-    from datetime import datetime, timezone
-
     return "-" if time_ms is None else datetime.fromtimestamp(time_ms / 1000, timezone.utc).date().isoformat()
 
 
-def aligned(rows):
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield rows of cells as lines: the first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:

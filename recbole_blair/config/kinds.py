@@ -35,6 +35,7 @@ MAX_INT = 10**15 - 1  # Unix milliseconds have 13 digits; floats hold every whol
 MAX_ITEMS = 1000  # of a list
 NAME_BYTES, PATH_BYTES = 255, 4095  # what Linux takes
 OWN_NAME_BYTES = 150  # of a name that suffixes are added to, as in <dataset>.<encoder>.feature.json
+BOOLEANS = {"1": "true", "0": "false"}  # what RecBole's command lines write, too
 SHOWN = 60  # characters of a value in a message
 
 
@@ -213,9 +214,10 @@ class Option:
         from argparse import ArgumentTypeError
 
         try:
-            value = self.kind.read(text)
-            if value is None:
+            if text == "":
                 raise KindError(text, f"is empty; expected {self.kind.describe()}, or leave it out")
+            typed = self.kind.type in TEXTS and not self.kind.is_list
+            value = text if typed else self.kind.read(BOOLEANS.get(text, text) if self.kind.type == "bool" else text)
             return self.kind.check(value)
         except KindError as error:
             # `cli.main.Parser` puts the option's name before the equals sign

@@ -4,6 +4,7 @@ Sources: Robertson and Zaragoza, 2009; Kamphuis et al., ECIR 2020 (the Lucene va
 released `bm25.py` the variant `released` follows.
 """
 
+import math
 import re
 from array import array
 from concurrent.futures import ThreadPoolExecutor
@@ -89,7 +90,7 @@ class BM25Index:
     """
 
     def __init__(self, variant="lucene", k1=1.5, b=0.75, stopwords="english", stemmer="none"):
-        if k1 < 0 or not 0 <= b <= 1:
+        if not 0 <= k1 < math.inf or not 0 <= b <= 1:
             raise InputError(f"k1={k1}, b={b}: k1 is at least 0 and b from 0 to 1")
         self.variant, self.k1, self.b = variant, k1, b
         self.analyser = Analyser(variant, stopwords, stemmer)

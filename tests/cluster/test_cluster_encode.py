@@ -129,8 +129,8 @@ def test_a_removed_node_loses_nothing(build, whole, tiny_bert, capfd):
     [
         (("--plm=tfidf-svd",), "is fitted on the whole catalogue in one process"),
         (("--device=cuda:1",), "Ray hands out the GPUs"),
-        (("--shards=0",), "--shards=0 must be at least 1"),
-        (("--ray_cpus=0",), "--ray_cpus=0 must be at least 1"),
+        (("--shards=0",), "--shards=0 is out of range; expected int, 1 to"),
+        (("--ray_cpus=0",), "--ray_cpus=0 is out of range; expected int, 1 to"),
         (("--engine=local",), "--cpus_per_worker=1 belongs to --engine=ray"),
     ],
 )

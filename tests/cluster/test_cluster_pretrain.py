@@ -97,9 +97,9 @@ def test_what_a_worker_refuses_is_one_line_and_is_not_tried_again(ray_here, tmp_
     ("more", "message"),
     [
         (("--engine=ray",), "--engine=ray needs --num_workers=N"),
-        (("--engine=ray", "--num_workers=0"), "--num_workers=0 must be at least 1"),
-        (("--engine=ray", "--num_workers=two"), "--num_workers=two is not a number"),
-        (("--engine=dask",), "--engine=dask is not one of local, ray"),
+        (("--engine=ray", "--num_workers=0"), "num_workers=0 in the command line is out of range; expected int, 1 to"),
+        (("--engine=ray", "--num_workers=two"), "num_workers='two' in the command line is a str; expected int, 1 to"),
+        (("--engine=dask",), "--engine='dask' is not one of local, ray"),
         (("--num_workers=2",), "--num_workers=2 belongs to --engine=ray"),
     ],
 )

@@ -126,9 +126,9 @@ def own_problem(argv):
         return None
     if not argv or argv[0] not in command_names():
         return f"no command {argv[:1]}; known: {', '.join(command_names())}"
-    if not getattr(load_command(argv[0]), "PASS_THROUGH", False):
-        return parser_problem(lambda: build_parser(argv[:1]).parse_args(argv))
     try:
+        if not getattr(load_command(argv[0]), "PASS_THROUGH", False):
+            return parser_problem(lambda: build_parser(argv[:1]).parse_args(argv))
         return {"train": train_problem, "tune": tune_problem, "pretrain": pretrain_problem}[argv[0]](argv[1:])
     except InputError as error:
         return str(error)

@@ -208,9 +208,9 @@ def test_another_data_set_gets_a_part_of_its_own(own_runs, tmp_path, capsys):
         (["nowhere"], "nowhere is no folder"),
         (["RUNS", "--by=age"], "--by=age: known are"),
         (["RUNS", "--metric=ndcg@7"], "has no ndcg@7; choose --metric from what it has: recall@10"),
-        (["RUNS", "--metric=map"], "unknown metric 'map'"),
+        (["RUNS", "--metric=map"], "--metric=map is not one of recall@K"),
         (["RUNS", "--output=report.pdf"], "expected the name of a page"),
-        (["RUNS", "--samples=5"], "--samples 100 or above"),
+        (["RUNS", "--samples=5"], "--samples=5 is out of range; expected int, 100 to 1,000,000"),
     ],
 )
 def test_wrong_use_is_one_line(tiny_runs, tmp_path, monkeypatch, capsys, flags, message):

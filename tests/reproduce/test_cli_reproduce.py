@@ -34,7 +34,7 @@ def test_list_shows_every_row(capsys):
             ["slices-search/minilm/c4", "--scale=full"],
             "the encoder MiniLM is a folder of yours; name it by --plm=FOLDER",
         ),
-        (["blair-table3", "--scale=full", "--seeds=a"], "--seeds=a must be whole numbers"),
+        (["blair-table3", "--scale=full", "--seeds=a"], "--seeds=a is a str; expected list of int"),
     ],
 )
 def test_bad_input_is_one_line(capsys, argv, message):
