@@ -3,8 +3,11 @@
 Sources: Malkov and Yashunin, arXiv:1603.09320 (HNSW); Johnson, Douze and Jégou, arXiv:1702.08734 (faiss).
 """
 
+from __future__ import annotations
+
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,13 +15,18 @@ from recbole_blair.errors import InputError
 from recbole_blair.files.write import whole_file
 from recbole_blair.search.topk import NOTHING
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import faiss
+
 KINDS = ("hnsw", "ivf")
 HNSW_LINKS, HNSW_BUILD = 32, 200  # faiss's usual link count; candidates looked at while building
 ADD_ROWS = 65536
 TRAIN_PER_LIST = 64  # faiss asks for at least 39 training vectors a list
 
 
-def _faiss():
+def _faiss() -> ModuleType:
     """Import faiss or say how to get it."""
     try:
         import faiss
@@ -29,7 +37,7 @@ def _faiss():
     return faiss
 
 
-def unit_rows(vectors):
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
     """Return a float32 copy with rows of length 1; zero rows stay zero."""
     rows = np.array(vectors, dtype=np.float32)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -37,14 +45,14 @@ def unit_rows(vectors):
     return rows
 
 
-def build_index(items, kind, seed=0, progress=True):
+def build_index(items: np.ndarray, kind: str, seed: int = 0, progress: bool = True) -> faiss.Index:
     """Build a faiss inner-product index over normalised vectors, adding a chunk at a time.
 
     Args:
         items (N, D) float: raw vectors, also a memory map.
-        kind (str): `hnsw` (32 links, 200 build candidates) or `ivf` (4 √N lists, at most one a vector; k-means
+        kind: `hnsw` (32 links, 200 build candidates) or `ivf` (4 √N lists, at most one a vector; k-means
             on a seeded sample).
-        seed (int): of the k-means sample.
+        seed: of the k-means sample.
 
     Raises:
         InputError: unknown kind, or faiss is not installed.
@@ -72,12 +80,14 @@ def build_index(items, kind, seed=0, progress=True):
     return index
 
 
-def search_index(index, queries, k, effort=None):
+def search_index(
+    index: faiss.Index, queries: np.ndarray, k: int, effort: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Search a faiss index.
 
     Args:
-        queries (n, D) float: raw vectors. k (int): depth.
-        effort (int or None): HNSW candidates looked at (default max(2 k, 128)) or IVF lists probed (default a
+        queries (n, D) float: raw vectors. k: depth.
+        effort: HNSW candidates looked at (default max(2 k, 128)) or IVF lists probed (default a
             sixteenth of them, at least 8).
 
     Returns:
@@ -101,19 +111,19 @@ def search_index(index, queries, k, effort=None):
     )
 
 
-def recall_against(found, exact):
+def recall_against(found: np.ndarray, exact: np.ndarray) -> float:
     """Return the mean share of the exact best k that `found` holds; both (n, k) positions, -1 = nothing."""
     shares = [len(np.intersect1d(a, b[b >= 0])) / max(1, (b >= 0).sum()) for a, b in zip(found, exact)]
     return float(np.mean(shares))
 
 
-def write_index(index, path):
+def write_index(index: faiss.Index, path: Path | str) -> None:
     """Write a faiss index."""
     with whole_file(path) as temporary:
         _faiss().write_index(index, str(temporary))
 
 
-def read_index(path, n_items, width):
+def read_index(path: Path | str, n_items: int, width: int) -> faiss.Index:
     """Read a faiss index and check that it is over as many vectors of that width.
 
     Raises:

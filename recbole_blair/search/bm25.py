@@ -4,15 +4,21 @@ Sources: Robertson and Zaragoza, 2009; Kamphuis et al., ECIR 2020 (the Lucene va
 released `bm25.py` the variant `released` follows.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from array import array
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.search.topk import empty_ranking, top_k
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 VARIANTS = ("lucene", "robertson", "atire", "released")
 STOPWORDS = ("english", "none")
@@ -29,12 +35,12 @@ class Analyser:
     """Text to terms: lower case, words of two characters or more, no stop words; optionally stemmed.
 
     Args:
-        variant (str): of VARIANTS; `released` keeps case, single characters and punctuation.
-        stopwords (str): `english` (33 words of Lucene's list; `released`: the long list) or `none`.
-        stemmer (str): `none` or `english` (Snowball, needs PyStemmer).
+        variant: of VARIANTS; `released` keeps case, single characters and punctuation.
+        stopwords: `english` (33 words of Lucene's list; `released`: the long list) or `none`.
+        stemmer: `none` or `english` (Snowball, needs PyStemmer).
     """
 
-    def __init__(self, variant="lucene", stopwords="english", stemmer="none"):
+    def __init__(self, variant: str = "lucene", stopwords: str = "english", stemmer: str = "none") -> None:
         for value, known, key in (
             (variant, VARIANTS, "bm25_variant"),
             (stopwords, STOPWORDS, "stopwords"),
@@ -48,14 +54,14 @@ class Analyser:
         self.stem = _load_stemmer(stemmer)
         self.name = f"{variant}-{stopwords}-{stemmer}"
 
-    def __call__(self, text):
+    def __call__(self, text: str) -> list[str]:
         """Return the terms of `text`, in order, repeats kept."""
         words = self.find(text.lower() if self.lower else text)
         words = [w for w in words if w not in self.stop]
         return self.stem(words) if self.stem else words
 
 
-def _load_stopwords(variant, stopwords):
+def _load_stopwords(variant: str, stopwords: str) -> frozenset[str]:
     """Return the stop words as a set."""
     if stopwords == "none":
         return frozenset()
@@ -64,7 +70,7 @@ def _load_stopwords(variant, stopwords):
     return frozenset(STOPWORDS_EN_PLUS if variant == "released" else STOPWORDS_EN)
 
 
-def _load_stemmer(stemmer):
+def _load_stemmer(stemmer: str) -> Callable[[list[str]], list[str]] | None:
     """Return a function over a list of words, or None."""
     if stemmer == "none":
         return None
@@ -79,9 +85,9 @@ class BM25Index:
     """A pool's BM25 index: one score a (term, item), summed over a query's terms (a repeated term counts again).
 
     Args:
-        variant (str): `lucene` (default), `robertson`, `atire`, or `released`.
-        k1, b (float): term saturation and length normalisation.
-        stopwords, stemmer (str): see Analyser.
+        variant: `lucene` (default), `robertson`, `atire`, or `released`.
+        k1, b: term saturation and length normalisation.
+        stopwords, stemmer: see Analyser.
 
     `released` differs from textbook BM25 as the papers' script does: case is kept, the document length is replaced
     by the corpus size for every item, and a negative IDF becomes a quarter of the mean IDF. It differs from the
@@ -89,7 +95,10 @@ class BM25Index:
     long English list.
     """
 
-    def __init__(self, variant="lucene", k1=1.5, b=0.75, stopwords="english", stemmer="none"):
+    def __init__(
+        self, variant: str = "lucene", k1: float = 1.5, b: float = 0.75,
+        stopwords: str = "english", stemmer: str = "none",
+    ) -> None:  # fmt: skip
         if not 0 <= k1 < math.inf or not 0 <= b <= 1:
             raise InputError(f"k1={k1}, b={b}: k1 is at least 0 and b from 0 to 1")
         self.variant, self.k1, self.b = variant, k1, b
@@ -98,11 +107,11 @@ class BM25Index:
         self.vocab: dict[str, int] = {}
 
     @property
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         """What the scores depend on besides the pool."""
         return {"variant": self.variant, "k1": self.k1, "b": self.b, "analyser": self.analyser.name}
 
-    def build(self, texts, progress=True):
+    def build(self, texts: Sequence[str], progress: bool = True) -> BM25Index:
         """Index the pool's texts, in pool order. An item without terms is indexed and never found."""
         import bm25s
 
@@ -118,7 +127,7 @@ class BM25Index:
         self.data, self.indices, self.indptr = (bm25.scores[key] for key in ("data", "indices", "indptr"))
         return self
 
-    def _count(self, texts, progress):
+    def _count(self, texts: Sequence[str], progress: bool) -> list[array[int]]:
         """Return each text's term numbers; fills the vocabulary."""
         from tqdm import tqdm
 
@@ -127,11 +136,11 @@ class BM25Index:
             rows.append(array("i", [vocab.setdefault(term, len(vocab)) for term in self.analyser(text)]))
         return rows
 
-    def term_numbers(self, text):
+    def term_numbers(self, text: str) -> list[int]:
         """Return the query's known terms as numbers (repeats kept)."""
         return [self.vocab[term] for term in self.analyser(text) if term in self.vocab]
 
-    def scores(self, text):
+    def scores(self, text: str) -> np.ndarray:
         """Score every item for one query: (N,) float32; 0 = no term in common."""
         scores = np.zeros(self.n_items, dtype=np.float32)
         for term in self.term_numbers(text):
@@ -139,13 +148,15 @@ class BM25Index:
             scores[self.indices[span]] += self.data[span]  # an item occurs once in a term's list
         return scores
 
-    def search(self, texts, k, progress=True, threads=2):
+    def search(
+        self, texts: Sequence[str], k: int, progress: bool = True, threads: int = 2
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Rank the pool for each query.
 
         Args:
-            texts (list of str): queries.
-            k (int): depth.
-            threads (int): queries ranked at once; each holds one score a pool item.
+            texts: queries.
+            k: depth.
+            threads: queries ranked at once; each holds one score a pool item.
 
         Returns:
             positions (n, k) int64, scores (n, k) float32. Items without a common term are not ranked: -1, -inf.
@@ -154,7 +165,7 @@ class BM25Index:
 
         positions, values = empty_ranking(len(texts), k)
 
-        def one(text):
+        def one(text: str) -> tuple[np.ndarray, np.ndarray]:
             scores = self.scores(text)
             return top_k(scores, k, floor=0.0)
 
@@ -167,7 +178,9 @@ class BM25Index:
         return positions, values
 
 
-def _build_released(rows, n_terms, k1, b):
+def _build_released(
+    rows: Sequence[array[int]], n_terms: int, k1: float, b: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Build the released script's scores as a term-major matrix (data, indices, indptr)."""
     from scipy import sparse
 

@@ -1,14 +1,22 @@
 """From `--dataset` to files: a folder, or a published data set that is downloaded where it is missing."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import shown, why_no_folder
 from recbole_blair.files.write import whole_file
 from recbole_blair.schema import HF_DATASET
 from recbole_blair.search import esci, readers, tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from recbole_blair.search.readers import Pool
+    from recbole_blair.search.tasks import Task
 
 C4, ESCI = "amazon-c4", "esci"
 C4_REPO, ESCI_REPO = "McAuley-Lab/Amazon-C4", "tasksource/esci"
@@ -28,14 +36,16 @@ class Files(NamedTuple):
     categories: Path | None
 
 
-def find_files(dataset, data_path="dataset", revision=None, download=True):
+def find_files(
+    dataset: str, data_path: Path | str = "dataset", revision: str | None = None, download: bool = True
+) -> Files:
     """Find a data set's files: in the folder given, its parent (a pool shared by several), or `<data_path>/<name>`.
 
     Args:
-        dataset (str): `amazon-c4`, `esci`, or a folder.
-        data_path (path): where published sets are kept and downloaded to.
-        revision (str or None): hub version of the download.
-        download (bool): fetch what a published set lacks.
+        dataset: `amazon-c4`, `esci`, or a folder.
+        data_path: where published sets are kept and downloaded to.
+        revision: hub version of the download.
+        download: fetch what a published set lacks.
 
     Raises:
         InputError: no such folder, no pool in it, or no network for a published set.
@@ -60,11 +70,11 @@ def find_files(dataset, data_path="dataset", revision=None, download=True):
     return files
 
 
-def _look(folder):
+def _look(folder: Path) -> Files:
     """Return the files of a folder; the pool and the category mapping may lie in its parent."""
     here = folder.resolve()
 
-    def first(names, folders):
+    def first(names: Sequence[str], folders: Sequence[Path]) -> Path | None:
         return next((f / n for f in folders for n in names if (f / n).is_file()), None)
 
     return Files(
@@ -78,7 +88,7 @@ def _look(folder):
     )
 
 
-def _download(dataset, folder, revision):
+def _download(dataset: str, folder: Path, revision: str | None) -> None:
     """Fetch what a published set lacks; a complete folder needs no network."""
     files = _look(folder) if folder.is_dir() else None
     if dataset == C4:
@@ -93,12 +103,13 @@ def _download(dataset, folder, revision):
         fetch(HF_DATASET, CATEGORY_FILE, folder, None)
     files = _look(folder)
     if files.queries is None:
-        examples = esci.load_examples(files.examples)
-        categories = readers.load_asin2category(files.categories, set(examples["product_id"]))
-        esci.write_queries(esci.published_rows(examples, categories, files.examples), folder / readers.QUERY_FILE)
+        path = files.examples or folder / esci.EXAMPLES_FILE
+        examples = esci.load_examples(path)
+        categories = readers.load_asin2category(files.categories or folder / CATEGORY_FILE, set(examples["product_id"]))
+        esci.write_queries(esci.published_rows(examples, categories, path), folder / readers.QUERY_FILE)
 
 
-def _fetch_esci_examples(folder, revision):
+def _fetch_esci_examples(folder: Path, revision: str | None) -> None:
     """Fetch the test part of the ESCI data and keep the judgement columns under the official file name."""
     import pandas as pd
     from huggingface_hub import HfApi
@@ -118,7 +129,7 @@ def _fetch_esci_examples(folder, revision):
         table[list(esci.EXAMPLE_COLUMNS)].to_parquet(temporary)
 
 
-def fetch(repo, filename, folder, revision=None):
+def fetch(repo: str, filename: str, folder: Path, revision: str | None = None) -> Path:
     """Download one file of a hub data set into `folder` (resumes, shows progress); returns its path.
 
     Raises:
@@ -136,7 +147,7 @@ def fetch(repo, filename, folder, revision=None):
         raise _no_download(repo, filename, folder, error) from error
 
 
-def _no_download(repo, filename, folder, error):
+def _no_download(repo: str, filename: str, folder: Path, error: Exception) -> InputError:
     """Build the message for a download that failed."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return InputError(
@@ -145,14 +156,17 @@ def _no_download(repo, filename, folder, error):
     )
 
 
-def load_pool(files):
+def load_pool(files: Files) -> tuple[Pool, dict[str, str] | None]:
     """Load a data set's pool and the category mapping beside it.
 
     Returns:
-        pool (Pool): from its pool file, else all ESCI products. categories (dict or None): item id -> category, from
+        pool: from its pool file, else all ESCI products. categories: item id -> category, from
         `asin2category.json` where there is one, for the pool's and the judged items.
     """
-    pool = readers.load_pool(files.pool) if files.pool is not None else esci.pool_of_products(files.products)
+    if files.pool is not None:
+        pool = readers.load_pool(files.pool)
+    else:
+        pool = esci.pool_of_products(files.products or files.folder / esci.PRODUCTS_FILE)
     if files.categories is None:
         return pool, None
     wanted = set(pool.item_ids)
@@ -163,29 +177,30 @@ def load_pool(files):
     return replace(pool, categories=own), categories
 
 
-def load_task(files, pool, protocol="rows", categories=None):
+def load_task(files: Files, pool: Pool, protocol: str = "rows", categories: Mapping[str, str] | None = None) -> Task:
     """Load the queries of a data set under a protocol.
 
     `rows`: the query file as it is, or the ESCI examples through the published filters. `graded`: the ESCI examples
     with their four labels; from a query file alone all its rows are Exact, so siblings count and nothing else does.
 
     Args:
-        categories (dict or None): item id -> domain; None takes the pool's categories.
+        categories: item id -> domain; None takes the pool's categories.
 
     Raises:
         InputError: no queries in the folder, an unknown protocol, or what the readers refuse.
     """
     if protocol not in tasks.PROTOCOLS:
         raise InputError(f"protocol {protocol!r} is unknown; choose from {', '.join(tasks.PROTOCOLS)}")
-    if files.queries is None and files.examples is None:
+    if files.queries is not None and (protocol == "rows" or files.examples is None):
+        queries = readers.load_queries(files.queries)
+        if protocol == "rows":
+            return tasks.build_rows_task(queries, pool, categories)
+        return tasks.build_graded_task(tasks.judgements_of(queries), pool, categories)
+    if files.examples is None:
         raise InputError(
             f"{files.folder} holds no queries; expected {readers.QUERY_FILE} (qid, query, item_id) or "
             f'{esci.EXAMPLES_FILE}. To search with one query of your own: --query="…"'
         )
-    if protocol == "rows" and files.queries is not None:
-        return tasks.build_rows_task(readers.load_queries(files.queries), pool, categories)
-    if files.examples is None:
-        return tasks.build_graded_task(tasks.judgements_of(readers.load_queries(files.queries)), pool, categories)
     examples = esci.load_examples(files.examples)
     if protocol == "rows":
         known = categories or dict(zip(pool.item_ids, pool.categories))

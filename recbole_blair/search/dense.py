@@ -7,12 +7,21 @@ queries (many equal vectors at the border) are searched once more without droppi
 does not depend on the chunks, the device or the precision: it is the full stable sort.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
+import torch
 
 from recbole_blair.errors import InputError
 from recbole_blair.ops import has_fast_bf16
 from recbole_blair.search.topk import NOTHING
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
 PRECISIONS = ("auto", "fp32", "bf16")
 FP32_ROUNDOFF, BF16_ROUNDOFF = 2.0**-24, 2.0**-8  # half a unit in the last place of 1
 DEFAULT_MEMORY_MB = 1024
@@ -23,17 +32,20 @@ CROWDED = 8  # a query with more newcomers than this many lists is cut by topk i
 PAIRS = 2**22  # numbers gathered at once when pairs are scored again
 
 
-def search(queries, items, k, device="cpu", precision="fp32", memory_limit_mb=DEFAULT_MEMORY_MB, progress=True):
+def search(
+    queries: np.ndarray, items: np.ndarray, k: int, device: str = "cpu", precision: str = "fp32",
+    memory_limit_mb: int = DEFAULT_MEMORY_MB, progress: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Rank all items for each query by the dot product of the normalised vectors.
 
     Args:
         queries (n, D) float: raw vectors.
         items (N, D) float: raw vectors, also a memory map; read a chunk at a time.
-        k (int): depth; at most N items are ranked.
-        device (str): torch device of the products.
-        precision (str): `fp32`, `bf16` (candidates only, re-scored: same result), or `auto`.
-        memory_limit_mb (int): bound on working memory, besides the vectors given and the result.
-        progress (bool): show a progress bar.
+        k: depth; at most N items are ranked.
+        device: torch device of the products.
+        precision: `fp32`, `bf16` (candidates only, re-scored: same result), or `auto`.
+        memory_limit_mb: bound on working memory, besides the vectors given and the result.
+        progress: show a progress bar.
 
     Returns:
         positions (n, k) int64 by score, equal scores by position, -1 = no item left; scores (n, k) float32.
@@ -42,8 +54,6 @@ def search(queries, items, k, device="cpu", precision="fp32", memory_limit_mb=DE
     Raises:
         InputError: widths differ, a vector that is not finite, an unknown precision, no memory for one chunk.
     """
-    import torch
-
     queries = np.asarray(queries, dtype=np.float32)
     _check_shapes(queries, items, k)
     dtype = candidate_dtype(precision, device)
@@ -61,10 +71,10 @@ def search(queries, items, k, device="cpu", precision="fp32", memory_limit_mb=DE
     return _pad(positions.cpu().numpy(), scores.cpu().numpy(), k)
 
 
-def _search_pass(query, items, k, dtype, memory_limit_mb, progress):
+def _search_pass(
+    query: Tensor, items: np.ndarray, k: int, dtype: torch.dtype, memory_limit_mb: int, progress: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Search by products in `dtype`; return positions, scores (n, k) and the rows (m,) that are not proven."""
-    import torch
-
     keep = min(len(items), 3 * k if dtype == torch.bfloat16 else k + max(32, k // 4))
     plan = plan_memory(len(query), len(items), items.shape[1], keep, memory_limit_mb)
     candidates = _Candidates(normalise(query.clone(), "query", 0), keep, dtype)
@@ -74,13 +84,13 @@ def _search_pass(query, items, k, dtype, memory_limit_mb, progress):
     return positions, scores, (~proven).nonzero()[:, 0]
 
 
-def _pad(positions, scores, k):
+def _pad(positions: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Widen to k columns: -1 and -inf where the pool has no more items."""
     extra = ((0, 0), (0, k - positions.shape[1]))
     return np.pad(positions, extra, constant_values=NOTHING), np.pad(scores, extra, constant_values=-np.inf)
 
 
-def _check_shapes(queries, items, k):
+def _check_shapes(queries: np.ndarray, items: np.ndarray, k: int) -> None:
     """Refuse shapes that cannot be searched."""
     if queries.ndim != 2 or len(items.shape) != 2 or queries.shape[1] != items.shape[1]:
         raise InputError(
@@ -91,19 +101,17 @@ def _check_shapes(queries, items, k):
         raise InputError(f"depth {k}: at least 1 item a query must be asked for")
 
 
-def candidate_dtype(precision, device):
+def candidate_dtype(precision: str, device: str) -> torch.dtype:
     """Return the torch type of the candidate products."""
-    import torch
-
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision!r} is unknown; choose from {', '.join(PRECISIONS)}")
     if precision == "auto":
-        device = torch.device(device)
-        precision = "bf16" if device.type == "cuda" and has_fast_bf16(device) else "fp32"
+        place = torch.device(device)
+        precision = "bf16" if place.type == "cuda" and has_fast_bf16(place) else "fp32"
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-def plan_memory(n_queries, n_items, width, keep, memory_limit_mb):
+def plan_memory(n_queries: int, n_items: int, width: int, keep: int, memory_limit_mb: int) -> tuple[int, int]:
     """Return (queries a block, items a chunk) that keep the working memory under the limit.
 
     Every query has its normalised vector, a copy in the product's type and its list (12 bytes an entry). A chunk
@@ -127,9 +135,10 @@ def plan_memory(n_queries, n_items, width, keep, memory_limit_mb):
     return block, min(chunk, n_items, CHUNK_LIMIT)
 
 
-def read_chunks(items, plan, device, what, progress):
+def read_chunks(
+    items: np.ndarray, plan: tuple[int, int], device: torch.device, what: str, progress: bool
+) -> Iterator[tuple[Tensor, int]]:
     """Yield (normalised chunk (C, D) on the device, its first position): a short chunk first, then larger ones."""
-    import torch
     from tqdm import tqdm
 
     with tqdm(total=len(items), desc=what, unit="item", disable=not progress) as bar:
@@ -139,7 +148,7 @@ def read_chunks(items, plan, device, what, progress):
             bar.update(stop - start)
 
 
-def _spans(n, first, chunk):
+def _spans(n: int, first: int, chunk: int) -> Iterator[tuple[int, int]]:
     """Yield (start, stop) over n rows: a short first span, then doubling up to `chunk`."""
     start, size = 0, first
     while start < n:
@@ -148,17 +157,15 @@ def _spans(n, first, chunk):
         start, size = stop, min(chunk, size * 4)
 
 
-def normalise(vectors, what, offset):
+def normalise(vectors: Tensor, what: str, offset: int) -> Tensor:
     """Scale rows to length 1, in place; zero rows stay zero.
 
     Args:
-        vectors (n, D) float32 tensor. what (str), offset (int): for the message.
+        vectors (n, D) float32 tensor. what, offset: for the message.
 
     Raises:
         InputError: a row holds NaN or infinity, or is too long for fp32.
     """
-    import torch
-
     norm = torch.linalg.vector_norm(vectors, dim=1)
     if not torch.isfinite(norm).all():
         row = int((~torch.isfinite(norm)).nonzero()[0, 0]) + offset
@@ -169,9 +176,7 @@ def normalise(vectors, what, offset):
 class _Candidates:
     """The best `keep` items of each query by the product's approximate score, in no certain order."""
 
-    def __init__(self, query, keep, dtype):
-        import torch
-
+    def __init__(self, query: Tensor, keep: int, dtype: torch.dtype) -> None:
         n, self.width = query.shape
         self.keep, self.dtype, self.low = keep, dtype, query.to(dtype)
         self.scores = torch.full((n, keep), -torch.inf, device=query.device)
@@ -179,7 +184,7 @@ class _Candidates:
         self.query_error = torch.linalg.vector_norm(query - self.low.float(), dim=1)
         self.item_error = 0.0
 
-    def add(self, items, offset, block):
+    def add(self, items: Tensor, offset: int, block: int) -> None:
         """Merge a chunk of normalised items (C, D) whose first row has position `offset`."""
         low = items.to(self.dtype)
         if self.dtype != items.dtype:
@@ -188,7 +193,7 @@ class _Candidates:
         for start in range(0, len(self.low), block):
             self._add_block(self.low[start : start + block] @ low.T, start, offset)
 
-    def _add_block(self, approx, start, offset):
+    def _add_block(self, approx: Tensor, start: int, offset: int) -> None:
         """Merge scores (B, C) of the queries from `start` on."""
         rows = slice(start, start + len(approx))
         limit = self.scores[rows].amin(dim=1)  # of the list's worst entry
@@ -204,10 +209,8 @@ class _Candidates:
         if int(counts.max()):
             self._merge_newcomers(approx, mask, counts, start, offset)
 
-    def _merge_newcomers(self, approx, mask, counts, start, offset):
+    def _merge_newcomers(self, approx: Tensor, mask: Tensor, counts: Tensor, start: int, offset: int) -> None:
         """Merge the few marked scores of each row."""
-        import torch
-
         pairs = mask.nonzero()  # (P, 2), by row
         row, column = pairs[:, 0], pairs[:, 1]
         slot = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
@@ -217,45 +220,41 @@ class _Candidates:
         scores[row, slot], positions[row, slot] = approx[row, column].float(), column + offset
         self._merge(slice(start, start + len(counts)), scores, positions)
 
-    def _merge(self, rows, scores, positions):
+    def _merge(self, rows: slice | Tensor, scores: Tensor, positions: Tensor) -> None:
         """Merge lists into those of `rows`, keeping the best."""
-        import torch
-
         scores = torch.cat([self.scores[rows], scores], dim=1)
         positions = torch.cat([self.positions[rows], positions], dim=1)
         scores, order = scores.topk(self.keep, dim=1, sorted=False)
         self.scores[rows], self.positions[rows] = scores, positions.gather(1, order)
 
-    def proven(self, k):
+    def proven(self, k: int) -> Tensor:
         """Return (n,) bool: True where no item outside the list can belong to the best k."""
         best = self.scores.topk(k, dim=1).values[:, -1]
         bound = error_bound(self.width, self.dtype, best, self.query_error, self.item_error)
         return self.scores.amin(dim=1) < best - 2 * bound
 
 
-def error_bound(width, dtype, score, query_error=0.0, item_error=0.0):
+def error_bound(
+    width: int, dtype: torch.dtype, score: Tensor | float, query_error: Tensor | float = 0.0, item_error: float = 0.0
+) -> Tensor:
     """Bound |product - exact score| for unit vectors, for scores up to `score`.
 
     Inputs: |q·x - q'·x'| ≤ |q - q'| + |x - x'| (1 + |q - q'|), where ' is the rounded vector. Sum: `width` roundings
     in fp32 (Higham, Accuracy and Stability, section 3.1: width · u / (1 - width · u) · |q||x|) and as much again for
     lengths that are 1 only up to rounding. Output: one rounding to the product's type.
     """
-    import torch
-
     out = BF16_ROUNDOFF if dtype == torch.bfloat16 else FP32_ROUNDOFF
     known = query_error + item_error * (1 + query_error) + 2 * (width + 2) * FP32_ROUNDOFF
     return known + 1.01 * out * (torch.abs(torch.as_tensor(score)) + known)
 
 
-def rescore(candidates, query, items, k):
+def rescore(candidates: _Candidates, query: Tensor, items: np.ndarray, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Score the candidates again and sort them.
 
     Returns:
         positions, scores (n, k): sorted by score, equal scores by position. proven (n,) bool: True where no item
         outside the list can belong to the best k.
     """
-    import torch
-
     positions = candidates.positions.sort(dim=1).values
     exact = torch.empty_like(candidates.scores)
     step = max(1, PAIRS // (query.shape[1] * positions.shape[1]))
@@ -268,7 +267,9 @@ def rescore(candidates, query, items, k):
     return positions.gather(1, order)[:, :k].contiguous(), exact[:, :k].contiguous(), proven
 
 
-def search_in_doubt(query, at_least, items, k, memory_limit_mb, progress):
+def search_in_doubt(
+    query: Tensor, at_least: Tensor, items: np.ndarray, k: int, memory_limit_mb: int, progress: bool
+) -> tuple[Tensor, Tensor]:
     """Search a few queries again, keeping every item that the rounding error leaves in doubt.
 
     Args:
@@ -277,8 +278,6 @@ def search_in_doubt(query, at_least, items, k, memory_limit_mb, progress):
     Returns:
         positions, scores (n, k), as the full stable sort gives them.
     """
-    import torch
-
     scores = torch.full((len(query), k), -torch.inf, device=query.device)
     positions = torch.full((len(query), k), NOTHING, dtype=torch.int64, device=query.device)
     zero = ~query.any(dim=1)  # an all-zero query ties everything: pool order
@@ -301,15 +300,13 @@ def search_in_doubt(query, at_least, items, k, memory_limit_mb, progress):
     return positions, scores
 
 
-def gather(items, positions):
+def gather(items: np.ndarray, positions: Tensor) -> Tensor:
     """Return rows of the pool (P, D) float32 on the device of `positions` (P,)."""
-    import torch
-
     rows = np.asarray(items[positions.cpu().numpy()], dtype=np.float32)
     return torch.from_numpy(rows).to(positions.device)
 
 
-def exact_scores(query, items):
+def exact_scores(query: Tensor, items: Tensor) -> Tensor:
     """Return the cosine in float64, rounded to fp32: the number every part of dense search ranks by.
 
     Args:
@@ -318,8 +315,6 @@ def exact_scores(query, items):
     Returns:
         (...) float32; 0 where a vector is all zero.
     """
-    import torch
-
     query, items = query.double(), items.double()
     length = torch.linalg.vector_norm(query, dim=-1) * torch.linalg.vector_norm(items, dim=-1)
     dot = items.mul_(query).sum(dim=-1)

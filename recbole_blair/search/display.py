@@ -1,12 +1,18 @@
 """Tables for people: the scores of a run, its comparison with another, and what a query found."""
 
+from __future__ import annotations
+
 import shutil
 import textwrap
+from typing import TYPE_CHECKING, Any
 
 from recbole_blair.search.metrics import MEAN_DOMAINS, MEAN_QUERIES
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def score_table(report):
+
+def score_table(report: dict[str, Any]) -> str:
     """Return a run's scores as text: per cent, with the 95 % bootstrap interval where there is one."""
     metrics = [m for m in report["table"][0] if "@" in m and not m.endswith(("_low", "_high"))]
     deepest = max(int(m.split("@")[1]) for m in metrics)
@@ -16,7 +22,7 @@ def score_table(report):
     return table(header, rows)
 
 
-def _cell(row, metric):
+def _cell(row: dict[str, Any], metric: str) -> str:
     """Return `mean [low, high]` in per cent."""
     cell = f"{100 * row[metric]:.2f}"
     if f"{metric}_low" in row:
@@ -24,7 +30,7 @@ def _cell(row, metric):
     return cell
 
 
-def comparison_table(comparison):
+def comparison_table(comparison: dict[str, Any]) -> str:
     """Return a comparison of two runs as text: difference of the means in points, interval, p-values."""
     header = ["metric", "difference", "95 % interval", "p (randomisation)", "p (t-test)", "better/worse/equal"]
     rows = []
@@ -38,7 +44,7 @@ def comparison_table(comparison):
     return table(header, rows)
 
 
-def missing_line(report):
+def missing_line(report: dict[str, Any]) -> str:
     """Return the line that names judged items that are not in the pool, or an empty string."""
     missing, left_out = report["missing"], report["left_out"]
     if not missing and not left_out:
@@ -48,7 +54,7 @@ def missing_line(report):
     return f"not scored: {len(left_out)} queries; judged items not in the pool: {len(missing)}: {named}{more}"
 
 
-def answer_table(found):
+def answer_table(found: Sequence[tuple[int, float, str, str, str]]) -> str:
     """Return search results as text, fitted to the terminal."""
     if not found:
         return "nothing found: no item shares a word with the query"
@@ -61,7 +67,7 @@ def answer_table(found):
     return table(["", "score", "item", "category", "text"], rows, numbers=2)
 
 
-def table(header, rows, numbers=0):
+def table(header: list[str], rows: list[list[str]], numbers: int = 0) -> str:
     """Return rows as aligned text; the first `numbers` columns are right-aligned."""
     widths = [max(len(str(row[c])) for row in [header, *rows]) for c in range(len(header))]
     lines = []

@@ -3,11 +3,21 @@
 Sources: arXiv:2206.06588 (the files and labels); arXiv:2403.03952 section 4.3 (the filters).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import whole_file
 from recbole_blair.schema import ITEM_ID, UNKNOWN_DOMAIN
 from recbole_blair.search.readers import Pool, Queries, read_table
 from recbole_blair.search.tasks import LABELS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import pandas as pd
 
 EXAMPLES_FILE = "shopping_queries_dataset_examples.parquet"
 PRODUCTS_FILE = "shopping_queries_dataset_products.parquet"
@@ -15,7 +25,7 @@ EXAMPLE_COLUMNS = ("query", "query_id", "product_id", "product_locale", "esci_la
 PRODUCT_COLUMNS = ("product_id", "product_title", "product_description", "product_locale")
 
 
-def load_examples(path, locale="us", split="test"):
+def load_examples(path: Path | str, locale: str = "us", split: str = "test") -> pd.DataFrame:
     """Load the judgements of one split and locale, small version, in file order.
 
     Labels are `E S C I` as published or spelt out; both are read.
@@ -45,12 +55,14 @@ def load_examples(path, locale="us", split="test"):
     return table
 
 
-def published_rows(examples, categories, path="ESCI examples"):
+def published_rows(
+    examples: pd.DataFrame, categories: Mapping[str, str], path: Path | str = "ESCI examples"
+) -> Queries:
     """Apply the published filters: label Exact, item of a known category; one row a (query, item).
 
     Args:
-        examples (DataFrame): from `load_examples`.
-        categories (dict): item id -> category; an item that is not there, or whose category holds `Unknown`, goes.
+        examples: from `load_examples`.
+        categories: item id -> category; an item that is not there, or whose category holds `Unknown`, goes.
 
     Returns:
         Queries: qids count rows from 0, as the released script numbers them.
@@ -71,17 +83,17 @@ def published_rows(examples, categories, path="ESCI examples"):
     )
 
 
-def graded_judgements(examples):
+def graded_judgements(examples: pd.DataFrame) -> Iterator[tuple[str, str, str, str]]:
     """Yield (query id, query, item id, label) of every judged pair."""
     for row in examples.itertuples(index=False):
-        yield str(row.query_id), row.query, str(row.product_id), row.esci_label
+        yield str(row.query_id), str(row.query), str(row.product_id), str(row.esci_label)
 
 
-def pool_of_products(path, locale="us"):
+def pool_of_products(path: Path | str, locale: str = "us") -> Pool:
     """Build a pool of all products of a locale; the text is title and description, cleaned; no category is known.
 
     Args:
-        path (str or Path): the products file.
+        path: the products file.
 
     Raises:
         InputError: missing columns, no product of the locale, a product twice.
@@ -103,7 +115,7 @@ def pool_of_products(path, locale="us"):
     return Pool(ids, [UNKNOWN_DOMAIN] * len(ids), texts, str(path))
 
 
-def write_queries(queries, path):
+def write_queries(queries: Queries, path: Path | str) -> None:
     """Write a query file in the published columns (qid, query, item_id)."""
     import pandas as pd
 

@@ -1,7 +1,10 @@
 """Rank, score, save, compare: what `recbole-blair search` does."""
 
+from __future__ import annotations
+
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.output import check_output_folder
@@ -10,28 +13,27 @@ from recbole_blair.search.index_dir import IndexDir
 from recbole_blair.search.rankers import Ranker
 from recbole_blair.search.topk import NOTHING
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import numpy as np
+    import pandas as pd
+
+    from recbole_blair.search.tasks import Task
+
 
 def evaluate(
-    dataset,
-    retriever,
-    output_dir=None,
-    data_path="dataset",
-    index_dir=None,
-    protocol="rows",
-    ks=(10, 50, 100),
-    n_boot=1000,
-    seed=0,
-    revision=None,
-    baseline=None,
-    **ranking,
-):
+    dataset: str, retriever: str, output_dir: Path | str | None = None, data_path: Path | str = "dataset",
+    index_dir: Path | str | None = None, protocol: str = "rows", ks: Iterable[int] = (10, 50, 100), n_boot: int = 1000,
+    seed: int = 0, revision: str | None = None, baseline: Path | str | None = None, **ranking: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Rank the pool for each query of a data set, score it and save the run.
 
     Args:
-        dataset (str): `amazon-c4`, `esci` or a folder. retriever (str): `bm25`, `hybrid` or an encoder.
-        output_dir (path or None): None: `runs/<time>-search-<retriever>-<dataset>`.
-        protocol (str): `rows` or `graded`, see tasks. ks (iterable of int): cut-offs; the largest is the depth.
-        n_boot (int): bootstrap samples. baseline (path or None): run folder to compare with.
+        dataset: `amazon-c4`, `esci` or a folder. retriever: `bm25`, `hybrid` or an encoder.
+        output_dir: None: `runs/<time>-search-<retriever>-<dataset>`.
+        protocol: `rows` or `graded`, see tasks. ks: cut-offs; the largest is the depth.
+        n_boot: bootstrap samples. baseline: run folder to compare with.
         ranking: further arguments of Ranker.
 
     Returns:
@@ -73,19 +75,21 @@ def evaluate(
         "peak_memory_mb": _peak_memory_mb(),
         "versions": _versions(),
     }
-    if base is not None:
+    if base is not None and baseline is not None:
         report["against"] = compare(task, values, base, baseline, seed)
     runs.write_run(output_dir, task, pool, positions, scores, values, report)
     return report | {"output_dir": str(output_dir), "left_out": task.left_out, "missing": task.missing}
 
 
-def default_output_dir(retriever, dataset):
+def default_output_dir(retriever: str, dataset: str) -> Path:
     """Return `runs/<time>-search-<retriever>-<dataset>`."""
     name = Path(retriever.replace(":", "-")).name or "encoder"
     return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-search-{name}-{dataset}"
 
 
-def compare(task, values, base, baseline, seed=0):
+def compare(
+    task: Task, values: Mapping[str, np.ndarray], base: pd.DataFrame, baseline: Path | str, seed: int = 0
+) -> dict[str, Any]:
     """Compare a run with an earlier one on the same rows: metric -> result of compare_scores."""
     import pandas as pd
 
@@ -93,22 +97,25 @@ def compare(task, values, base, baseline, seed=0):
     return {"run": Path(baseline).name} | _compare_tables(ours, base, seed)
 
 
-def compare_runs(ours_dir, base_dir, seed=0):
+def compare_runs(ours_dir: Path | str, base_dir: Path | str, seed: int = 0) -> dict[str, Any]:
     """Compare two saved runs: metric -> result of compare_scores."""
     return _compare_tables(runs.load_per_query(ours_dir), runs.load_per_query(base_dir), seed)
 
 
-def _compare_tables(ours, base, seed):
+def _compare_tables(ours: pd.DataFrame, base: pd.DataFrame, seed: int) -> dict[str, Any]:
     """Compare two per-query tables on the metrics both have."""
     ours, base = significance.align_runs(ours, base)
     shared = [c for c in ours.columns if "@" in c and c in base.columns]
     if not shared:
         raise InputError("the two runs share no metric; score both with the same --topk")
     groups = ours["group"].to_numpy()
-    return {m: significance.compare_scores(ours[m], base[m], groups, seed=seed) for m in shared}
+    return {m: significance.compare_scores(ours[m].to_numpy(), base[m].to_numpy(), groups, seed=seed) for m in shared}
 
 
-def answer(query, dataset, retriever, top=10, data_path="dataset", index_dir=None, revision=None, **ranking):
+def answer(
+    query: str, dataset: str, retriever: str, top: int = 10, data_path: Path | str = "dataset",
+    index_dir: Path | str | None = None, revision: str | None = None, **ranking: Any,
+) -> list[tuple[int, float, str, str, str]]:  # fmt: skip
     """Search a pool with one query.
 
     Returns:
@@ -133,7 +140,7 @@ def answer(query, dataset, retriever, top=10, data_path="dataset", index_dir=Non
     ]
 
 
-def _peak_memory_mb():
+def _peak_memory_mb() -> float | None:
     """Return the process's largest resident size so far in MB, None where the system does not tell."""
     try:
         import resource
@@ -145,7 +152,7 @@ def _peak_memory_mb():
     return round(peak / (2**20 if sys.platform == "darwin" else 1024), 1)
 
 
-def _versions():
+def _versions() -> dict[str, str]:
     """Return the versions the ranking depends on."""
     from importlib.metadata import PackageNotFoundError, version
 

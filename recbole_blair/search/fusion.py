@@ -1,18 +1,25 @@
 """Reciprocal rank fusion of rankings."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from recbole_blair.search.topk import NOTHING, empty_ranking
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 RRF_K = 60  # the constant of the paper
 
 
-def fuse(rankings, k, rrf_k=RRF_K):
+def fuse(rankings: Sequence[np.ndarray], k: int, rrf_k: int = RRF_K) -> tuple[np.ndarray, np.ndarray]:
     """Fuse rankings: an item's score is the sum of 1 / (rrf_k + rank), ranks from 1.
 
     Args:
         rankings (list of (n, depth) int64): pool positions, best first, -1 = nothing; depths may differ.
-        k (int): depth of the result.
+        k: depth of the result.
 
     Returns:
         positions (n, k) int64, scores (n, k) float32; equal scores in pool order; -1, -inf where nothing is left.

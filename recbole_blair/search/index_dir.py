@@ -4,9 +4,12 @@ The folder is a build in the sense of the feature files: `<folder>/<folder>.item
 `<folder>.<encoder>.feature` its vectors, so `recbole-blair encode` can make them too.
 """
 
+from __future__ import annotations
+
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +20,12 @@ from recbole_blair.files.write import whole_folder, write_json, write_text
 from recbole_blair.schema import ITEM_ID, TFIDF_SVD
 from recbole_blair.search.readers import hash_strings
 
+if TYPE_CHECKING:
+    from faiss import Index as FaissIndex
+
+    from recbole_blair.search.bm25 import BM25Index
+    from recbole_blair.search.readers import Pool
+
 POOL_FILE = "pool.json"
 
 
@@ -24,15 +33,15 @@ class IndexDir:
     """The folder of a pool's indexes.
 
     Args:
-        pool (Pool): candidates.
-        data_path (path): parent of the default folder `search-<hash of the pool>`, shared by all query sets.
-        index_dir (path or None): another folder.
+        pool: candidates.
+        data_path: parent of the default folder `search-<hash of the pool>`, shared by all query sets.
+        index_dir: another folder.
 
     Raises:
         InputError: the folder was made for another pool.
     """
 
-    def __init__(self, pool, data_path="dataset", index_dir=None):
+    def __init__(self, pool: Pool, data_path: Path | str = "dataset", index_dir: Path | str | None = None) -> None:
         self.pool = pool
         self.hash = hash_strings(pool.item_ids, pool.texts)
         self.path = Path(os.path.abspath(index_dir or Path(data_path) / f"search-{self.hash[:8]}"))
@@ -42,7 +51,7 @@ class IndexDir:
         if known.is_file():
             self._check(known)
 
-    def _check(self, known):
+    def _check(self, known: Path) -> None:
         """Refuse the index of another pool."""
         try:
             before = json.loads(known.read_text(encoding="utf-8"))
@@ -56,7 +65,7 @@ class IndexDir:
                 "delete that folder"
             )
 
-    def open(self):
+    def open(self) -> Path:
         """Make the folder and write what pool it belongs to; returns its path."""
         if not (self.path / POOL_FILE).is_file():
             self.path.mkdir(parents=True, exist_ok=True)
@@ -64,7 +73,7 @@ class IndexDir:
             write_json(self.path / POOL_FILE, about, ensure_ascii=True)
         return self.path
 
-    def item_vectors(self, encoder, plm, options, progress=True):
+    def item_vectors(self, encoder: Any, plm: str, options: dict[str, Any], progress: bool = True) -> np.ndarray:
         """Return the pool's vectors (N, D) float32, encoded when they are not there yet.
 
         `tfidf-svd` is fitted on the pool and stays in memory, since its queries need the same fit.
@@ -81,7 +90,7 @@ class IndexDir:
         encode_build(folder, plm, progress=progress, **options)
         return load_features(folder, encoder.name)[0]
 
-    def _item_lines(self):
+    def _item_lines(self) -> str:
         """Return the `.item` file: one line a pool item; texts on one line, quotes as atomic files write them."""
         from recbole_blair.text.item_text import atomic_text
 
@@ -90,7 +99,7 @@ class IndexDir:
             lines.append(f"{item_id}\t{atomic_text(' '.join(text.split()))}\n")
         return "".join(lines)
 
-    def bm25(self, progress=True, **settings):
+    def bm25(self, progress: bool = True, **settings: Any) -> BM25Index:
         """Return the pool's BM25 index with these settings, built and saved when it is not there yet."""
         from recbole_blair.search.bm25 import BM25Index
 
@@ -103,7 +112,9 @@ class IndexDir:
             return index
         return load_bm25(index, folder, len(self.pool))
 
-    def faiss(self, items, kind, encoder_name, seed=0, progress=True):
+    def faiss(
+        self, items: np.ndarray, kind: str, encoder_name: str, seed: int = 0, progress: bool = True
+    ) -> FaissIndex:
         """Return the pool's faiss index over `items` (N, D), built and saved when it is not there yet."""
         from recbole_blair.search import approx
 
@@ -118,7 +129,7 @@ class IndexDir:
         return index
 
 
-def save_bm25(index, folder):
+def save_bm25(index: BM25Index, folder: Path) -> None:
     """Write a BM25 index as plain arrays and JSON."""
     with whole_folder(folder) as temporary:
         for name in ("data", "indices", "indptr"):
@@ -128,7 +139,7 @@ def save_bm25(index, folder):
         (temporary / "index.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-def load_bm25(index, folder, n_items):
+def load_bm25(index: BM25Index, folder: Path | str, n_items: int) -> BM25Index:
     """Fill a BM25 index from its folder.
 
     Raises:

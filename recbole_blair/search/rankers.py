@@ -1,10 +1,20 @@
 """One call from a retriever's name to rankings: bm25, an encoder, or both fused."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from recbole_blair.errors import InputError
-from recbole_blair.search import approx, dense, fusion
+from recbole_blair.schema import DEFAULT_PLM
+from recbole_blair.search import approx, fusion
 from recbole_blair.search.readers import unique_texts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from recbole_blair.search.index_dir import IndexDir
 
 BM25, HYBRID = "bm25", "hybrid"
 INDEXES = ("exact", *approx.KINDS)
@@ -16,45 +26,36 @@ class Ranker:
     """Ranks a pool for queries.
 
     Args:
-        index (IndexDir): of the pool.
-        retriever (str): `bm25`, `hybrid`, or an encoder as `load_encoder` takes it.
-        plm (str): the encoder of `hybrid`.
-        bm25 (dict): settings of BM25Index.
-        encoding (dict): device, precision, pooling, max_length, revision for the encoder.
-        index_kind (str): `exact`, `hnsw` or `ivf`. effort (int or None): see approx.search_index.
-        search_precision (str): precision of the exact candidates: fp32, bf16 or auto.
-        memory_limit_mb (int): of exact search.
+        index: of the pool.
+        retriever: `bm25`, `hybrid`, or an encoder as `load_encoder` takes it.
+        plm: the encoder of `hybrid`.
+        bm25: settings of BM25Index.
+        encoding: device, precision, pooling, max_length, revision for the encoder.
+        index_kind: `exact`, `hnsw` or `ivf`. effort: see approx.search_index.
+        search_precision: precision of the exact candidates: fp32, bf16 or auto.
+        memory_limit_mb: of exact search.
 
     After a search `notes` says what the result depends on, for people and for metrics.json.
     """
 
     def __init__(
-        self,
-        index,
-        retriever,
-        plm=None,
-        bm25=None,
-        encoding=None,
-        index_kind="exact",
-        effort=None,
-        search_precision="auto",
-        memory_limit_mb=dense.DEFAULT_MEMORY_MB,
-        fusion_depth=FUSION_DEPTH,
-        seed=0,
-        progress=True,
-    ):
+        self, index: IndexDir, retriever: str, plm: str | None = None, bm25: dict[str, Any] | None = None,
+        encoding: dict[str, Any] | None = None, index_kind: str = "exact", effort: int | None = None,
+        search_precision: str = "auto", memory_limit_mb: int | None = None, fusion_depth: int = FUSION_DEPTH,
+        seed: int = 0, progress: bool = True,
+    ) -> None:  # fmt: skip
         if index_kind not in INDEXES:
             raise InputError(f"index={index_kind!r} is unknown; choose from {', '.join(INDEXES)}")
         if index_kind != "exact" and retriever == BM25:
             raise InputError(f"index={index_kind} is for encoders; bm25 has one index: leave --index out")
         self.index, self.retriever, self.bm25_settings = index, retriever, bm25 or {}
-        self.plm = plm if retriever == HYBRID else retriever
+        self.plm = plm or DEFAULT_PLM if retriever == HYBRID else retriever
         self.encoding, self.index_kind, self.effort = dict(encoding or {}), index_kind, effort
         self.search_precision, self.memory_limit_mb = search_precision, memory_limit_mb
         self.fusion_depth, self.seed, self.progress = fusion_depth, seed, progress
-        self.notes = {}
+        self.notes: dict[str, Any] = {}
 
-    def search(self, texts, k):
+    def search(self, texts: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
         """Rank the pool for each text; a text that occurs twice is ranked once.
 
         Returns:
@@ -72,7 +73,7 @@ class Ranker:
             positions, scores = self._search_dense(distinct, k)
         return positions[number], scores[number]
 
-    def _search_bm25(self, texts, k):
+    def _search_bm25(self, texts: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
         """Rank by BM25."""
         index = self.index.bm25(progress=self.progress, **self.bm25_settings)
         self.notes["bm25"] = index.settings
@@ -83,14 +84,14 @@ class Ranker:
             )
         return index.search(texts, k, progress=self.progress)
 
-    def _search_dense(self, texts, k):
+    def _search_dense(self, texts: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
         """Rank by cosine of the encoder's vectors."""
-        from recbole_blair.schema import TFIDF_SVD
-        from recbole_blair.text.encoders import load_encoder
+        from recbole_blair.text.encoders import load_encoder  # heavy: loads scikit-learn and torch, as does the next
+        from recbole_blair.text.lexical import LexicalEncoder
 
         encoder = load_encoder(self.plm, **self.encoding)
         items = self.index.item_vectors(encoder, self.plm, self.encoding, self.progress)
-        if self.plm == TFIDF_SVD:
+        if isinstance(encoder, LexicalEncoder):
             queries = encoder.transform(texts)
         else:
             queries = encoder.encode(texts, progress=self.progress)
@@ -105,16 +106,16 @@ class Ranker:
         self._check_recall(result[0], queries, items, k)
         return result
 
-    def _exact(self, queries, items, k):
+    def _exact(self, queries: np.ndarray, items: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Search exactly on the device the encoder ran on."""
+        from recbole_blair.search import dense  # heavy: loads torch, as does the next
         from recbole_blair.text.devices import pick_devices
 
         device = str(pick_devices(self.encoding.get("device", "auto"))[0])
-        return dense.search(
-            queries, items, k, device, self.search_precision, self.memory_limit_mb, progress=self.progress
-        )
+        limit = self.memory_limit_mb or dense.DEFAULT_MEMORY_MB
+        return dense.search(queries, items, k, device, self.search_precision, limit, progress=self.progress)
 
-    def _check_recall(self, found, queries, items, k):
+    def _check_recall(self, found: np.ndarray, queries: np.ndarray, items: np.ndarray, k: int) -> None:
         """Compare the approximate result with the exact one on a seeded sample of the queries."""
         rng = np.random.default_rng(self.seed)
         some = np.sort(rng.choice(len(queries), min(RECALL_QUERIES, len(queries)), replace=False))

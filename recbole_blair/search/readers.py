@@ -3,16 +3,24 @@
 Source: the published files of arXiv:2403.03952 (Amazon-C4 `test.csv`, `sampled_item_metadata_1M.jsonl`).
 """
 
+from __future__ import annotations
+
 import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.files.read import check_file, iter_jsonl, read_parquet, reading
 from recbole_blair.schema import ITEM_ID, UNKNOWN_DOMAIN
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
+    import pandas as pd
 
 QUERY_COLUMNS = ("query", ITEM_ID)  # what a query file must have; qid and the rest are optional
 QUERY_FILE = "test.csv"
@@ -40,7 +48,7 @@ class Pool:
     texts: list[str]
     path: str
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.item_ids)
 
 
@@ -53,18 +61,18 @@ class Queries:
     item_ids: list[str]
     path: str
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.texts)
 
 
-def load_pool(path):
+def load_pool(path: Path | str) -> Pool:
     """Load an item pool, JSON Lines, plain or gzip.
 
     A line is `{item_id, category, metadata}` as published. A line without `metadata` (your own shop) is read as
     raw item metadata and gets the `search` text recipe. A missing category reads as `Unknown`.
 
     Args:
-        path (str or Path): `.jsonl` or `.jsonl.gz`.
+        path: `.jsonl` or `.jsonl.gz`.
 
     Returns:
         Pool: rows in file order.
@@ -73,7 +81,8 @@ def load_pool(path):
         InputError: no file, an empty pool, a broken line, a line without an id, two lines with the same id.
     """
     path = Path(path)
-    item_ids, categories, texts, first_line = [], [], [], {}
+    item_ids, categories, texts = [], [], []
+    first_line: dict[str, int] = {}
     for number, row in iter_jsonl(path, POOL_LINES, keep_surrogates=True):
         item_id = next((str(row[k]) for k in POOL_ID_KEYS if row.get(k) not in (None, "")), None)
         if item_id is None:
@@ -97,7 +106,7 @@ def load_pool(path):
     return Pool(item_ids, categories, texts, str(path))
 
 
-def _pool_text(row):
+def _pool_text(row: dict[str, Any]) -> str:
     """Return a line's text: `metadata` as published, else the `search` recipe over raw metadata."""
     if isinstance(row.get("metadata"), str):
         return row["metadata"]
@@ -106,13 +115,13 @@ def _pool_text(row):
     return item_text(row, recipe="search")
 
 
-def read_table(path, columns, what):
+def read_table(path: Path | str, columns: Sequence[str], what: str) -> pd.DataFrame:
     """Read a CSV or Parquet file as text columns.
 
     Args:
-        path (str or Path): `.csv`, `.csv.gz` or `.parquet`.
-        columns (iterable of str): columns that must be there.
-        what (str): the file's role, for the message.
+        path: `.csv`, `.csv.gz` or `.parquet`.
+        columns: columns that must be there.
+        what: the file's role, for the message.
 
     Returns:
         DataFrame: every column as str (Parquet: as stored), empty cells as "".
@@ -139,7 +148,7 @@ def read_table(path, columns, what):
     return table
 
 
-def load_queries(path):
+def load_queries(path: Path | str) -> Queries:
     """Load a query file as published: `qid,query,item_id` and more, one row a (query, wanted item).
 
     Without a `qid` column the row's number (from 0) is the id.
@@ -160,13 +169,13 @@ def load_queries(path):
     return Queries(qids, texts, item_ids, str(path))
 
 
-def load_asin2category(path, wanted):
+def load_asin2category(path: Path | str, wanted: Container[str]) -> dict[str, str]:
     """Load what is needed of the published `asin2category.json` (item id -> category, 35 M entries on one line).
 
     The file is streamed: a dict of all of it would take several GB.
 
     Args:
-        wanted (set of str): item ids to keep.
+        wanted: item ids to keep.
 
     Raises:
         InputError: no such file, or not one JSON object of strings.
@@ -191,7 +200,7 @@ def load_asin2category(path, wanted):
     return found
 
 
-def hash_strings(*columns):
+def hash_strings(*columns: Sequence[str]) -> str:
     """Return 16 hex digits over lists of strings; an entry's length is part of it, so joins cannot collide."""
     digest = hashlib.sha256()
     for column in columns:
@@ -203,9 +212,10 @@ def hash_strings(*columns):
     return digest.hexdigest()[:16]
 
 
-def unique_texts(texts):
+def unique_texts(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """Return the distinct texts in order of first sight and, for each entry of `texts`, its number there."""
-    numbers, order = {}, []
+    numbers: dict[str, int] = {}
+    order: list[str] = []
     for text in texts:
         if text not in numbers:
             numbers[text] = len(order)

@@ -1,7 +1,10 @@
 """A run on disk: TREC run and qrels files that any tool can score, the same as Parquet, and metrics.json."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,12 +12,20 @@ from recbole_blair.errors import InputError
 from recbole_blair.files.write import whole_file, write_json, write_text
 from recbole_blair.search.topk import NOTHING
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    import pandas as pd
+
+    from recbole_blair.search.readers import Pool
+    from recbole_blair.search.tasks import Task
+
 RUN_FILE, QRELS_FILE = "run.trec", "qrels.trec"
 PER_QUERY_FILE, RANKED_FILE, METRICS_FILE = "per_query.parquet", "ranked.parquet", "metrics.json"
 MISSING_FILE = "missing.tsv"
 
 
-def separate_ties(scores):
+def separate_ties(scores: np.ndarray) -> np.ndarray:
     """Return float32 scores that strictly fall along each row, changed only where they did not.
 
     trec_eval keeps scores in fp32 and ranks equal ones by item id, not as they stand in the file. A tied score is
@@ -30,13 +41,16 @@ def separate_ties(scores):
     return out
 
 
-def write_run(folder, task, pool, positions, scores, values, metrics):
+def write_run(
+    folder: Path | str, task: Task, pool: Pool, positions: np.ndarray, scores: np.ndarray,
+    values: Mapping[str, np.ndarray], metrics: dict[str, Any],
+) -> None:  # fmt: skip
     """Write a run's files, each under a temporary name first; metrics.json last, so a run that has it is whole.
 
     Args:
-        folder (Path): made if missing.
-        task (Task), pool (Pool). positions, scores (n, k): from a ranker.
-        values (dict): metric -> (n,) per-query values. metrics (dict): content of metrics.json.
+        folder: made if missing.
+        task, pool. positions, scores (n, k): from a ranker.
+        values: metric -> (n,) per-query values. metrics: content of metrics.json.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,12 +65,12 @@ def write_run(folder, task, pool, positions, scores, values, metrics):
     write_json(folder / METRICS_FILE, metrics)
 
 
-def _write_lines(path, lines):
+def _write_lines(path: Path | str, lines: Iterable[str]) -> None:
     """Write lines of ids, which may hold lone surrogates when the pool does."""
     write_text(path, "".join(lines), errors="surrogatepass")
 
 
-def _run_lines(task, pool, positions, scores, tag):
+def _run_lines(task: Task, pool: Pool, positions: np.ndarray, scores: np.ndarray, tag: str) -> Iterator[str]:
     """Yield the lines of a TREC run: id Q0 item rank score tag."""
     for query, row, values in zip(task.ids, positions, scores):
         for rank, (place, score) in enumerate(zip(row, values), 1):
@@ -65,14 +79,14 @@ def _run_lines(task, pool, positions, scores, tag):
             yield f"{query} Q0 {pool.item_ids[place]} {rank} {score:.9g} {tag}\n"
 
 
-def _qrels_lines(task, pool):
+def _qrels_lines(task: Task, pool: Pool) -> Iterator[str]:
     """Yield the lines of a TREC qrels file: id 0 item gain (Exact = 100)."""
     for query, judged in zip(task.ids, task.gains):
         for place, gain in sorted(judged.items()):
             yield f"{query} 0 {pool.item_ids[place]} {gain}\n"
 
 
-def _per_query(task, pool, positions, values):
+def _per_query(task: Task, pool: Pool, positions: np.ndarray, values: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return the per-query columns: id, query, domain, the wanted items, the best rank of one (0 = not found)."""
     from recbole_blair.search.tasks import RELEVANT_GAIN
 
@@ -89,7 +103,7 @@ def _per_query(task, pool, positions, values):
     }
 
 
-def _ranked(task, pool, positions, scores):
+def _ranked(task: Task, pool: Pool, positions: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
     """Return the ranked lists as columns: id, rank, item_id, score as computed."""
     found = positions != NOTHING
     row, column = np.nonzero(found)
@@ -102,7 +116,7 @@ def _ranked(task, pool, positions, scores):
     }
 
 
-def _write_parquet(path, columns):
+def _write_parquet(path: Path | str, columns: Mapping[str, Any]) -> None:
     """Write columns as Parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -112,7 +126,7 @@ def _write_parquet(path, columns):
         pq.write_table(table, temporary, compression="zstd")
 
 
-def load_metrics(folder):
+def load_metrics(folder: Path | str) -> dict[str, Any]:
     """Load a run's metrics.json.
 
     Raises:
@@ -125,8 +139,8 @@ def load_metrics(folder):
         raise InputError(f"{folder} holds no whole search run ({METRICS_FILE} missing or broken)") from None
 
 
-def load_per_query(folder):
-    """Load a run's per-query table (DataFrame).
+def load_per_query(folder: Path | str) -> pd.DataFrame:
+    """Load a run's per-query table.
 
     Raises:
         InputError: no whole search run there.

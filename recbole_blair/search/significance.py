@@ -1,19 +1,28 @@
 """Is one ranking better than another on the same queries? Paired tests."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from recbole_blair.errors import InputError
 from recbole_blair.search.metrics import _by_group, bootstrap_means, percentile_interval
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def compare_scores(ours, base, groups, n_perm=10_000, seed=0):
+
+def compare_scores(
+    ours: np.ndarray, base: np.ndarray, groups: np.ndarray, n_perm: int = 10_000, seed: int = 0
+) -> dict[str, Any]:
     """Compare two columns of per-query values on the same rows.
 
     Args:
         ours, base (n,) float64: one metric, same rows in the same order.
         groups (n,) int64: rows with one query text; signs are flipped and samples drawn by whole groups, since
             such rows are not independent.
-        n_perm (int): sign flips of the paired randomisation test, and bootstrap samples of the interval.
+        n_perm: sign flips of the paired randomisation test, and bootstrap samples of the interval.
 
     Returns:
         dict: `difference` of the means, `low`, `high` (95 % bootstrap interval of the difference), `p_value`
@@ -43,7 +52,7 @@ def compare_scores(ours, base, groups, n_perm=10_000, seed=0):
     }
 
 
-def _randomisation_p(sums, n_perm, seed):
+def _randomisation_p(sums: np.ndarray, n_perm: int, seed: int) -> float:
     """Return the two-sided p-value of the mean difference when each group's sign is a coin's toss."""
     rng = np.random.default_rng(seed)
     observed = abs(sums.sum())
@@ -56,13 +65,13 @@ def _randomisation_p(sums, n_perm, seed):
     return (hits + 1) / (n_perm + 1)
 
 
-def _bootstrap_p(means):
+def _bootstrap_p(means: np.ndarray) -> float:
     """Return the two-sided p-value of a difference of 0 from bootstrap means of the difference."""
     fewer = min((means <= 0).sum(), (means >= 0).sum())
     return float(min(1.0, 2 * (fewer + 1) / (len(means) + 1)))
 
 
-def _t_test_p(sums):
+def _t_test_p(sums: np.ndarray) -> float | None:
     """Return the p-value of a one-sample t-test on the groups' differences, None where it is undefined."""
     from scipy import stats
 
@@ -71,11 +80,11 @@ def _t_test_p(sums):
     return float(stats.ttest_1samp(sums, 0.0).pvalue)
 
 
-def align_runs(ours, base):
+def align_runs(ours: pd.DataFrame, base: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return two per-query tables with the same rows in the same order.
 
     Args:
-        ours, base (DataFrame): tables as `runs.load_per_query` returns, with `id` and `query`.
+        ours, base: tables as `runs.load_per_query` returns, with `id` and `query`.
 
     Raises:
         InputError: the runs rank different queries.

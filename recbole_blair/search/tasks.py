@@ -4,13 +4,21 @@ Two protocols. `rows`: one row a (query, wanted item), as the paper scores both 
 just as right counts as wrong. `graded`: one row a query, gains E 1, S .1, C .01, I 0, siblings counted.
 """
 
+from __future__ import annotations
+
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recbole_blair.errors import InputError
 from recbole_blair.search.readers import unique_texts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from recbole_blair.search.readers import Pool, Queries
 
 # Gains of the ESCI benchmark (arXiv:2206.06588) times 100: qrels files hold integers, and NDCG does not change
 # when all gains are multiplied by one number.
@@ -32,26 +40,26 @@ class Task:
 
     ids: list[str]
     texts: list[str]
-    gains: list[dict]
+    gains: list[dict[int, int]]
     domains: list[str]
     groups: np.ndarray
-    missing: list[tuple]
+    missing: list[tuple[str, str]]
     left_out: list[str]
     protocol: str
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.ids)
 
 
-def build_rows_task(queries, pool, categories=None):
+def build_rows_task(queries: Queries, pool: Pool, categories: Mapping[str, str] | None = None) -> Task:
     """Build the paper's task: each row of the query file alone, its item the one right answer.
 
     Rows whose item is not in the pool cannot be scored: they are left out of every mean and listed.
 
     Args:
-        queries (Queries): rows.
-        pool (Pool): candidates.
-        categories (dict or None): item id -> domain; None takes the pool's own category.
+        queries: rows.
+        pool: candidates.
+        categories: item id -> domain; None takes the pool's own category.
 
     Raises:
         InputError: no row's item is in the pool.
@@ -82,22 +90,26 @@ def build_rows_task(queries, pool, categories=None):
     )
 
 
-def build_graded_task(judgements, pool, categories=None):
+def build_graded_task(
+    judgements: Iterable[tuple[str, str, str, str]], pool: Pool, categories: Mapping[str, str] | None = None
+) -> Task:
     """Build the graded task: one row a query, all its judged items of the pool.
 
     The domain of a query is the commonest among its Exact items. Queries without an Exact item in the pool are left
     out; both they and judged items outside the pool are listed.
 
     Args:
-        judgements (iterable): (query id, query text, item id, label); labels are the keys of LABELS.
-        pool (Pool): candidates.
-        categories (dict or None): item id -> domain.
+        judgements: (query id, query text, item id, label); labels are the keys of LABELS.
+        pool: candidates.
+        categories: item id -> domain.
 
     Raises:
         InputError: an unknown label; no query with an Exact item in the pool.
     """
     position = {item_id: i for i, item_id in enumerate(pool.item_ids)}
-    texts, gains, missing = {}, defaultdict(dict), []
+    texts: dict[str, str] = {}
+    gains: dict[str, dict[int, int]] = defaultdict(dict)
+    missing = []
     for query_id, text, item_id, label in judgements:
         if label not in LABELS:
             raise InputError(f"label {label!r} of query {query_id!r}; known labels: {', '.join(LABELS)}")
@@ -122,28 +134,29 @@ def build_graded_task(judgements, pool, categories=None):
     )
 
 
-def judgements_of(queries):
+def judgements_of(queries: Queries) -> Iterator[tuple[str, str, str, str]]:
     """Yield a query file's rows as Exact judgements, one query a distinct text (its first qid names it)."""
-    first = {}
+    first: dict[str, str] = {}
     for qid, text, item_id in zip(queries.qids, queries.texts, queries.item_ids):
         yield first.setdefault(text, qid), text, item_id, "E"
 
 
-def _query_domain(pool, gains, categories):
+def _query_domain(pool: Pool, gains: Mapping[int, int], categories: Mapping[str, str] | None) -> str:
     """Return the commonest domain among the Exact items; equal counts: the earliest in the pool."""
     places = sorted(p for p, gain in gains.items() if gain == RELEVANT_GAIN)
     return Counter(_domain(pool, p, categories) for p in places).most_common(1)[0][0]
 
 
-def _domain(pool, position, categories):
+def _domain(pool: Pool, position: int, categories: Mapping[str, str] | None) -> str:
     """Return an item's domain: the given mapping first, the pool's category else."""
     own = pool.categories[position]
     return categories.get(pool.item_ids[position], own) if categories else own
 
 
-def _row_ids(qids):
+def _row_ids(qids: list[str]) -> list[str]:
     """Return one id a row: the qid where it is unique, else `<qid>.<occurrence from 0>`; no white space."""
-    count, seen, ids = Counter(qids), Counter(), []
+    count, ids = Counter(qids), []
+    seen: Counter[str] = Counter()
     for qid in ("_".join(q.split()) or "q" for q in qids):
         ids.append(f"{qid}.{seen[qid]}" if count[qid] > 1 else qid)
         seen[qid] += 1

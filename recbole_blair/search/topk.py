@@ -1,17 +1,19 @@
 """Keep the best k, equal scores in pool order: what every ranker of this room agrees on."""
 
+from __future__ import annotations
+
 import numpy as np
 
 NOTHING = -1  # position where a ranking ends early
 
 
-def top_k(scores, k, floor=None):
+def top_k(scores: np.ndarray, k: int, floor: float | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return the k best positions of one score vector, as a full stable sort would.
 
     Args:
         scores (N,) float: higher is better; equal scores rank by position.
-        k (int): at most N are returned.
-        floor (float or None): only scores above it count.
+        k: at most N are returned.
+        floor: only scores above it count.
 
     Returns:
         positions (≤ k,) int64, their scores.
@@ -28,7 +30,7 @@ def top_k(scores, k, floor=None):
     return best, scores[best]
 
 
-def _best(scores, k):
+def _best(scores: np.ndarray, k: int) -> np.ndarray:
     """Return the positions of the k best, sorted; ties by position."""
     if k < len(scores):
         limit = np.partition(scores, len(scores) - k)[len(scores) - k]
@@ -40,6 +42,6 @@ def _best(scores, k):
     return chosen[np.argsort(-scores[chosen], kind="stable")]
 
 
-def empty_ranking(n, k):
+def empty_ranking(n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return positions (n, k) filled with NOTHING and scores (n, k) with -inf."""
     return np.full((n, k), NOTHING, dtype=np.int64), np.full((n, k), -np.inf, dtype=np.float32)

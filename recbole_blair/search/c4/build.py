@@ -5,10 +5,13 @@ is given up and the next review takes its place. So the set is the first `n` rev
 calls finish in.
 """
 
+from __future__ import annotations
+
 import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.paths import props_dir
@@ -19,13 +22,19 @@ from recbole_blair.search.c4.journal import Journal
 from recbole_blair.search.c4.rewriter import Budget, BudgetSpent, Rewriter, ServerDown, estimate_tokens
 from recbole_blair.search.readers import QUERY_FILE, hash_strings
 
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator, Sequence
+
+    from dataset_tools.pools.five_star_reviews import Review
+    from recbole_blair.text.api_client import Backoff
+
 COLUMNS = ("qid", "query", "item_id", "user_id", "ori_rating", "ori_review")
 REPLY_TOKENS = 90  # of a usual reply, for the estimate
 FIRST_LOOK = 20  # reviews given up with none passed: the model or the prompt is wrong, stop spending
 JOURNAL_FILE, REPORT_FILE = "journal.jsonl", "report.json"
 
 
-def load_prompt(path=None):
+def load_prompt(path: Path | str | None = None) -> dict[str, str]:
     """Load a prompt: YAML with `system` and `user`, `{review}` in the latter; None takes the project's own.
 
     Raises:
@@ -41,11 +50,14 @@ def load_prompt(path=None):
     return {"system": prompt["system"].strip(), "user": prompt["user"].strip()}
 
 
-def estimate(reviews, n, prompt, price_in=None, price_out=None):
+def estimate(
+    reviews: Sequence[Review], n: int, prompt: dict[str, str], price_in: float | None = None,
+    price_out: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Estimate a build's calls, tokens and cost when every first reply passes.
 
     Args:
-        reviews (list of Review); n (int): requests wanted. price_in, price_out (float or None): per million tokens.
+        reviews; n: requests wanted. price_in, price_out: per million tokens.
 
     Returns:
         dict: `calls`, `prompt_tokens`, `completion_tokens`, `cost` (None without prices).
@@ -54,22 +66,23 @@ def estimate(reviews, n, prompt, price_in=None, price_out=None):
     frame = [{"content": prompt["system"]}, {"content": prompt["user"]}]
     sent = sum(estimate_tokens([*frame[:1], {"content": frame[1]["content"] + r.text}]) for r in chosen)
     got = REPLY_TOKENS * len(chosen)
-    priced = price_in is not None and price_out is not None
-    cost = (sent * price_in + got * price_out) / 1e6 if priced else None
+    cost = None if price_in is None or price_out is None else (sent * price_in + got * price_out) / 1e6
     return {"calls": len(chosen), "prompt_tokens": sent, "completion_tokens": got, "cost": cost}
 
 
 def build_requests(
-    reviews, n, output_dir, model, prompt, max_calls=None, max_tokens=None, attempts=3, concurrency=8, language="en",
-    temperature=0.7, base_url=None, api_key=None, timeout_s=60.0, retries=6, backoff=None, progress=True,
-):  # fmt: skip
+    reviews: Sequence[Review], n: int, output_dir: Path | str, model: str, prompt: dict[str, str],
+    max_calls: int | None = None, max_tokens: int | None = None, attempts: int = 3, concurrency: int = 8,
+    language: str = "en", temperature: float = 0.7, base_url: str | None = None, api_key: str | None = None,
+    timeout_s: float = 60.0, retries: int = 6, backoff: Backoff | None = None, progress: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """Rewrite reviews until `n` pass the checks, and write `test.csv` and `report.json`.
 
     Args:
-        reviews (list of Review): in the order of the sample; more than `n`, since some are given up.
-        output_dir (path): also holds the journal; the same call goes on after a kill or a spent budget.
-        max_calls, max_tokens (int or None): caps over all runs of this build.
-        attempts (int): replies asked for a review. concurrency (int): calls at once.
+        reviews: in the order of the sample; more than `n`, since some are given up.
+        output_dir: also holds the journal; the same call goes on after a kill or a spent budget.
+        max_calls, max_tokens: caps over all runs of this build.
+        attempts: replies asked for a review. concurrency: calls at once.
 
     Returns:
         dict: the report: counts of accepted, given up, each rule, each failure, calls, tokens.
@@ -113,7 +126,9 @@ def build_requests(
 class _Work:
     """Which review is where: accepted, given up, in flight; fed from the journal and by finished calls."""
 
-    def __init__(self, reviews, n, journal, rewriter, attempts, language):
+    def __init__(
+        self, reviews: Sequence[Review], n: int, journal: Journal, rewriter: Rewriter, attempts: int, language: str
+    ) -> None:
         self.reviews, self.n, self.journal, self.rewriter = reviews, n, journal, rewriter
         self.attempts, self.language = attempts, language
         self.text: dict[str, str] = {}
@@ -121,29 +136,29 @@ class _Work:
         for entry in journal.entries:
             self._note(entry)
 
-    def _note(self, entry):
+    def _note(self, entry: dict[str, Any]) -> None:
         """Take a journal entry in."""
         if entry["status"] == "accepted":
             self.text[entry["key"]] = entry["text"]
         elif entry["status"] == "rejected":
             self.rejected[entry["key"]] += 1
 
-    def is_given_up(self, review):
+    def is_given_up(self, review: Review) -> bool:
         """True once all of a review's replies failed the checks."""
         return review.key not in self.text and self.rejected[review.key] >= self.attempts
 
-    def accepted(self):
+    def accepted(self) -> list[tuple[Review, str]]:
         """Return [(review, request)] in the order of the sample."""
         return [(r, self.text[r.key]) for r in self.reviews if r.key in self.text]
 
-    def next_reviews(self, busy):
+    def next_reviews(self, busy: Container[str]) -> Iterator[Review]:
         """Yield the reviews to work on now: the first n, and one more for each that was given up."""
         window = self.n + sum(map(self.is_given_up, self.reviews))
         for review in self.reviews[:window]:
             if review.key not in self.text and review.key not in busy and not self.is_given_up(review):
                 yield review
 
-    def run(self, concurrency, progress):
+    def run(self, concurrency: int, progress: bool) -> None:
         """Work until n are accepted; the first error that ends the build lets the calls in flight finish.
 
         Raises:
@@ -159,7 +174,7 @@ class _Work:
                 f"are used ({self._reasons()}); ask for fewer, or name more domains"
             )
 
-    def _run(self, concurrency, progress):
+    def _run(self, concurrency: int, progress: bool) -> None:
         """Keep `concurrency` calls going."""
         from tqdm import tqdm
 
@@ -183,7 +198,7 @@ class _Work:
                 self.rewriter.backoff.stop.set()
                 raise
 
-    def _one(self, review):
+    def _one(self, review: Review) -> None:
         """Get one reply for a review, check it and write it down."""
         self.rewriter.on_failure = self._failed
         reply = self.rewriter(review.text)
@@ -200,11 +215,11 @@ class _Work:
         self.journal.add(entry)
         self._note(entry)
 
-    def _failed(self, reason):
+    def _failed(self, reason: str) -> None:
         """Write a failed call down: it counts against the budget."""
         self.journal.add({"key": "", "status": "failed", "reason": reason})
 
-    def _check_yield(self):
+    def _check_yield(self) -> None:
         """Stop early when nothing passes."""
         lost = sum(map(self.is_given_up, self.reviews))
         if lost >= FIRST_LOOK and not self.text:
@@ -213,12 +228,12 @@ class _Work:
                 "the prompt before spending more"
             )
 
-    def _reasons(self):
+    def _reasons(self) -> str:
         """Return the rejections by rule, as text."""
         by = Counter(e["reason"] for e in self.journal.entries if e["status"] == "rejected")
         return ", ".join(f"{reason} {count}" for reason, count in by.most_common()) or "no rejection"
 
-    def _explain(self, error):
+    def _explain(self, error: Exception) -> InputError:
         """Turn an ending into one line that says how to go on."""
         so_far = f"{len(self.text)} of {self.n} requests are written down"
         if isinstance(error, BudgetSpent):
@@ -227,7 +242,7 @@ class _Work:
             )
         return InputError(f"the server does not answer: {error}; {so_far}. Run the same command later to go on")
 
-    def report(self):
+    def report(self) -> dict[str, Any]:
         """Return the counts."""
         entries = self.journal.entries
         return {
@@ -241,7 +256,7 @@ class _Work:
         }
 
 
-def _write_csv(path, rows):
+def _write_csv(path: Path | str, rows: Sequence[tuple[Review, str]]) -> None:
     """Write the test set in the published columns."""
     import pandas as pd
 

@@ -1,5 +1,7 @@
 """Is a reply usable as a request? Each rule has a name, and the report counts by it."""
 
+from __future__ import annotations
+
 import re
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
@@ -33,7 +35,7 @@ REASONS = (
 )  # fmt: skip
 
 
-def clean_reply(text):
+def clean_reply(text: str) -> str:
     """Return a reply on one line, without the quotation marks some models put around it."""
     text = " ".join((text or "").split())
     for left, right in (('"', '"'), ("“", "”"), ("'", "'")):
@@ -42,13 +44,16 @@ def clean_reply(text):
     return text
 
 
-def check_reply(text, review, title="", store="", language="en", min_words=8, max_words=150):
+def check_reply(
+    text: str, review: str, title: str = "", store: str = "", language: str = "en", min_words: int = 8,
+    max_words: int = 150,
+) -> str | None:  # fmt: skip
     """Return the first rule a cleaned reply breaks, or None.
 
     Args:
-        text (str): the reply. review (str): the review it was made from. title, store (str): of the item.
-        language (str): `en`, or `any` to leave the language and first-person rules out.
-        min_words, max_words (int): length allowed.
+        text: the reply. review: the review it was made from. title, store: of the item.
+        language: `en`, or `any` to leave the language and first-person rules out.
+        min_words, max_words: length allowed.
 
     Returns:
         str or None: of REASONS. `title`: 3 words in a row of the title; `brand`: the store's name; `model_number`: a
@@ -72,7 +77,7 @@ def check_reply(text, review, title="", store="", language="en", min_words=8, ma
     return _leak(words, title, store) or ("copied" if _shares_run(words, review, COPIED_WORDS) else None)
 
 
-def _leak(words, title, store):
+def _leak(words: list[str], title: str, store: str) -> str | None:
     """Return how the reply names the product, or None."""
     said = set(words)
     titled = [w.lower() for w in WORD.findall(title)]
@@ -87,19 +92,19 @@ def _leak(words, title, store):
     return None
 
 
-def _is_model_number(word):
+def _is_model_number(word: str) -> bool:
     """True for a title word that mixes letters and digits in four or more characters (not a plain measure)."""
     mixed = any(c.isdigit() for c in word) and any(c.isalpha() for c in word)
     return mixed and len(word) > 3 and not re.fullmatch(r"\d+[a-z]{1,4}", word)
 
 
-def _has_run(words, run):
+def _has_run(words: list[str], run: list[str]) -> bool:
     """True if `run` occurs in `words` as it stands."""
     n = len(run)
     return any(words[i : i + n] == run for i in range(len(words) - n + 1))
 
 
-def _shares_run(words, other, n):
+def _shares_run(words: list[str], other: str, n: int) -> bool:
     """True if `words` and the text `other` share `n` words in a row."""
     theirs = [w.lower().replace("’", "'") for w in WORD.findall(other)]
     grams = {tuple(theirs[i : i + n]) for i in range(len(theirs) - n + 1)}

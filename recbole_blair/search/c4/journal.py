@@ -1,10 +1,13 @@
 """Every finished call, one JSON line, on disk before the next step: a kill costs the calls in flight and no other."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 from recbole_blair.errors import InputError
 
@@ -13,8 +16,8 @@ class Journal:
     """The journal of one build, locked against a second process.
 
     Args:
-        path (path): made if missing.
-        about (dict): what the replies depend on; a journal of something else is refused.
+        path: made if missing.
+        about: what the replies depend on; a journal of something else is refused.
 
     `entries` holds what an earlier run finished, in order: dicts with at least `key` and `status`. `torn` is 1 when
     the last line was cut by a kill; it is dropped.
@@ -23,7 +26,7 @@ class Journal:
         InputError: another process writes it; made with other settings; damaged before its last line.
     """
 
-    def __init__(self, path, about):
+    def __init__(self, path: Path | str, about: dict[str, Any]) -> None:
         self.path, self.about = Path(path), about
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path, "a+b")  # noqa: SIM115 (closed by close())
@@ -37,7 +40,7 @@ class Journal:
             self.file.close()
             raise
 
-    def _lock(self):
+    def _lock(self) -> None:
         """Take the file for this process; the system gives it back when the process ends."""
         with contextlib.suppress(ImportError):  # no such lock on Windows
             import fcntl
@@ -49,7 +52,7 @@ class Journal:
                     f"another process is writing {self.path}; wait for it or choose another folder"
                 ) from None
 
-    def _load(self):
+    def _load(self) -> None:
         """Read what is there; cut a torn last line off; start an empty journal with its header."""
         self.file.seek(0)
         lines = self.file.read().split(b"\n")
@@ -70,7 +73,7 @@ class Journal:
             )
         self.entries = rows[1:]
 
-    def _parse(self, number, line):
+    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         """Return a line's object."""
         try:
             row = json.loads(line)
@@ -80,24 +83,24 @@ class Journal:
             pass
         raise InputError(f"{self.path}, line {number}: damaged; remove that line or choose another --output_dir")
 
-    def add(self, entry):
+    def add(self, entry: dict[str, Any]) -> None:
         """Append an entry and wait until it is on disk."""
         with self.mutex:
             self._append(entry)
             self.entries.append(entry)
 
-    def _append(self, row):
+    def _append(self, row: dict[str, Any]) -> None:
         """Write one line through to the disk."""
         self.file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
         self.file.flush()
         os.fsync(self.file.fileno())
 
-    def close(self):
+    def close(self) -> None:
         """Close the file, which unlocks it."""
         self.file.close()
 
-    def __enter__(self):
+    def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
