@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tqdm import tqdm
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import whole_file
@@ -29,7 +30,7 @@ TRAIN_PER_LIST = 64  # faiss asks for at least 39 training vectors a list
 def _faiss() -> ModuleType:
     """Import faiss or say how to get it."""
     try:
-        import faiss
+        import faiss  # an extra
     except ImportError:
         raise InputError(
             "an approximate index needs faiss: pip install 'recbole_blair[search]', or use --index=exact"
@@ -57,8 +58,6 @@ def build_index(items: np.ndarray, kind: str, seed: int = 0, progress: bool = Tr
     Raises:
         InputError: unknown kind, or faiss is not installed.
     """
-    from tqdm import tqdm
-
     faiss = _faiss()
     n, width = items.shape
     if kind == "hnsw":

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.search.topk import empty_ranking, top_k
@@ -65,7 +66,7 @@ def _load_stopwords(variant: str, stopwords: str) -> frozenset[str]:
     """Return the stop words as a set."""
     if stopwords == "none":
         return frozenset()
-    from bm25s.stopwords import STOPWORDS_EN, STOPWORDS_EN_PLUS
+    from bm25s.stopwords import STOPWORDS_EN, STOPWORDS_EN_PLUS  # heavy
 
     return frozenset(STOPWORDS_EN_PLUS if variant == "released" else STOPWORDS_EN)
 
@@ -75,7 +76,7 @@ def _load_stemmer(stemmer: str) -> Callable[[list[str]], list[str]] | None:
     if stemmer == "none":
         return None
     try:
-        import Stemmer
+        import Stemmer  # an extra
     except ImportError:
         raise InputError("stemmer=english needs PyStemmer: pip install PyStemmer, or use --stemmer=none") from None
     return Stemmer.Stemmer(stemmer).stemWords
@@ -113,7 +114,7 @@ class BM25Index:
 
     def build(self, texts: Sequence[str], progress: bool = True) -> BM25Index:
         """Index the pool's texts, in pool order. An item without terms is indexed and never found."""
-        import bm25s
+        import bm25s  # heavy
 
         rows = self._count(texts, progress)
         if not self.vocab:
@@ -129,8 +130,6 @@ class BM25Index:
 
     def _count(self, texts: Sequence[str], progress: bool) -> list[array[int]]:
         """Return each text's term numbers; fills the vocabulary."""
-        from tqdm import tqdm
-
         vocab, rows = self.vocab, []
         for text in tqdm(texts, desc="terms", unit="item", disable=not progress):
             rows.append(array("i", [vocab.setdefault(term, len(vocab)) for term in self.analyser(text)]))
@@ -161,8 +160,6 @@ class BM25Index:
         Returns:
             positions (n, k) int64, scores (n, k) float32. Items without a common term are not ranked: -1, -inf.
         """
-        from tqdm import tqdm
-
         positions, values = empty_ranking(len(texts), k)
 
         def one(text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +179,7 @@ def _build_released(
     rows: Sequence[array[int]], n_terms: int, k1: float, b: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Build the released script's scores as a term-major matrix (data, indices, indptr)."""
-    from scipy import sparse
+    from scipy import sparse  # heavy
 
     n = len(rows)
     lengths = np.fromiter((len(r) for r in rows), dtype=np.int64, count=n)

@@ -111,8 +111,8 @@ def _download(dataset: str, folder: Path, revision: str | None) -> None:
 
 def _fetch_esci_examples(folder: Path, revision: str | None) -> None:
     """Fetch the test part of the ESCI data and keep the judgement columns under the official file name."""
-    import pandas as pd
-    from huggingface_hub import HfApi
+    import pandas as pd  # heavy
+    from huggingface_hub import HfApi  # heavy
 
     try:
         names = HfApi().list_repo_files(ESCI_REPO, repo_type="dataset", revision=revision)
@@ -135,7 +135,7 @@ def fetch(repo: str, filename: str, folder: Path, revision: str | None = None) -
     Raises:
         InputError: no network, no such file, or HF_HUB_OFFLINE is set; says which file to put where.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download  # heavy
 
     try:
         return Path(hf_hub_download(repo, filename, repo_type="dataset", revision=revision, local_dir=str(folder)))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from recbole_blair.errors import InputError
 from recbole_blair.ops import has_fast_bf16
@@ -139,8 +140,6 @@ def read_chunks(
     items: np.ndarray, plan: tuple[int, int], device: torch.device, what: str, progress: bool
 ) -> Iterator[tuple[Tensor, int]]:
     """Yield (normalised chunk (C, D) on the device, its first position): a short chunk first, then larger ones."""
-    from tqdm import tqdm
-
     with tqdm(total=len(items), desc=what, unit="item", disable=not progress) as bar:
         for start, stop in _spans(len(items), min(FIRST_CHUNK, plan[1]), plan[1]):
             chunk = torch.from_numpy(np.array(items[start:stop], dtype=np.float32)).to(device)

@@ -12,6 +12,7 @@ from recbole_blair.files.write import whole_file
 from recbole_blair.schema import ITEM_ID, UNKNOWN_DOMAIN
 from recbole_blair.search.readers import Pool, Queries, read_table
 from recbole_blair.search.tasks import LABELS
+from recbole_blair.text.item_text import item_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -98,8 +99,6 @@ def pool_of_products(path: Path | str, locale: str = "us") -> Pool:
     Raises:
         InputError: missing columns, no product of the locale, a product twice.
     """
-    from recbole_blair.text.item_text import item_text
-
     table = read_table(path, PRODUCT_COLUMNS, "the ESCI products")
     table = table[table["product_locale"] == locale]
     ids = [str(i) for i in table["product_id"]]
@@ -117,7 +116,7 @@ def pool_of_products(path: Path | str, locale: str = "us") -> Pool:
 
 def write_queries(queries: Queries, path: Path | str) -> None:
     """Write a query file in the published columns (qid, query, item_id)."""
-    import pandas as pd
+    import pandas as pd  # heavy
 
     columns = {"qid": queries.qids, "query": queries.texts, ITEM_ID: queries.item_ids}
     with whole_file(path) as temporary:

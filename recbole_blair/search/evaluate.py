@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.output import check_output_folder
+from recbole_blair.schema import VERSION
 from recbole_blair.search import datasets, metrics, runs, significance
 from recbole_blair.search.index_dir import IndexDir
 from recbole_blair.search.rankers import Ranker
@@ -91,7 +94,7 @@ def compare(
     task: Task, values: Mapping[str, np.ndarray], base: pd.DataFrame, baseline: Path | str, seed: int = 0
 ) -> dict[str, Any]:
     """Compare a run with an earlier one on the same rows: metric -> result of compare_scores."""
-    import pandas as pd
+    import pandas as pd  # heavy
 
     ours = pd.DataFrame({"id": task.ids, "query": task.texts, "group": task.groups, **values})
     return {"run": Path(baseline).name} | _compare_tables(ours, base, seed)
@@ -146,18 +149,12 @@ def _peak_memory_mb() -> float | None:
         import resource
     except ImportError:
         return None
-    import sys
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 1024), 1)
 
 
 def _versions() -> dict[str, str]:
     """Return the versions the ranking depends on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    from recbole_blair.schema import VERSION
-
     found = {"recbole_blair": VERSION}
     for name in ("torch", "transformers", "bm25s", "faiss-cpu", "scikit-learn", "numpy"):
         try:

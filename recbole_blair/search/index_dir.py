@@ -18,12 +18,14 @@ from recbole_blair.files.output import check_output_folder
 from recbole_blair.files.read import why_no_folder
 from recbole_blair.files.write import whole_folder, write_json, write_text
 from recbole_blair.schema import ITEM_ID, TFIDF_SVD
+from recbole_blair.search import approx
+from recbole_blair.search.bm25 import BM25Index
 from recbole_blair.search.readers import hash_strings
+from recbole_blair.text.item_text import atomic_text
 
 if TYPE_CHECKING:
     from faiss import Index as FaissIndex
 
-    from recbole_blair.search.bm25 import BM25Index
     from recbole_blair.search.readers import Pool
 
 POOL_FILE = "pool.json"
@@ -80,8 +82,8 @@ class IndexDir:
         """
         if plm == TFIDF_SVD:
             return encoder.fit(self.pool.texts).transform(self.pool.texts)
-        from recbole_blair.text.encode import encode_build
-        from recbole_blair.text.features import load_features
+        from recbole_blair.text.encode import encode_build  # heavy: the encoder's libraries
+        from recbole_blair.text.features import load_features  # heavy: loads pyarrow
 
         folder = self.open()
         item_file = folder / f"{folder.name}.item"
@@ -92,8 +94,6 @@ class IndexDir:
 
     def _item_lines(self) -> str:
         """Return the `.item` file: one line a pool item; texts on one line, quotes as atomic files write them."""
-        from recbole_blair.text.item_text import atomic_text
-
         lines = [f"{ITEM_ID}:token\ttext:token\n"]
         for item_id, text in zip(self.pool.item_ids, self.pool.texts):
             lines.append(f"{item_id}\t{atomic_text(' '.join(text.split()))}\n")
@@ -101,8 +101,6 @@ class IndexDir:
 
     def bm25(self, progress: bool = True, **settings: Any) -> BM25Index:
         """Return the pool's BM25 index with these settings, built and saved when it is not there yet."""
-        from recbole_blair.search.bm25 import BM25Index
-
         index = BM25Index(**settings)
         folder = self.path / f"bm25-{hash_strings([json.dumps(index.settings, sort_keys=True)])[:8]}"
         if not folder.is_dir():
@@ -116,8 +114,6 @@ class IndexDir:
         self, items: np.ndarray, kind: str, encoder_name: str, seed: int = 0, progress: bool = True
     ) -> FaissIndex:
         """Return the pool's faiss index over `items` (N, D), built and saved when it is not there yet."""
-        from recbole_blair.search import approx
-
         if encoder_name == TFIDF_SVD:
             return approx.build_index(items, kind, seed, progress)
         path = self.path / f"{self.path.name}.{encoder_name}.{kind}.faiss"

@@ -16,6 +16,7 @@ import numpy as np
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.files.read import check_file, iter_jsonl, read_parquet, reading
 from recbole_blair.schema import ITEM_ID, UNKNOWN_DOMAIN
+from recbole_blair.text.item_text import item_text
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -110,8 +111,6 @@ def _pool_text(row: dict[str, Any]) -> str:
     """Return a line's text: `metadata` as published, else the `search` recipe over raw metadata."""
     if isinstance(row.get("metadata"), str):
         return row["metadata"]
-    from recbole_blair.text.item_text import item_text
-
     return item_text(row, recipe="search")
 
 
@@ -129,7 +128,7 @@ def read_table(path: Path | str, columns: Sequence[str], what: str) -> pd.DataFr
     Raises:
         InputError: no such file, unreadable, or a needed column is missing.
     """
-    import pandas as pd
+    import pandas as pd  # heavy
 
     expected = f"{what} with the columns {', '.join(columns)}"
     path = check_file(path, expected)

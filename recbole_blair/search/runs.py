@@ -10,6 +10,7 @@ import numpy as np
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import whole_file, write_json, write_text
+from recbole_blair.search.tasks import RELEVANT_GAIN
 from recbole_blair.search.topk import NOTHING
 
 if TYPE_CHECKING:
@@ -88,8 +89,6 @@ def _qrels_lines(task: Task, pool: Pool) -> Iterator[str]:
 
 def _per_query(task: Task, pool: Pool, positions: np.ndarray, values: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return the per-query columns: id, query, domain, the wanted items, the best rank of one (0 = not found)."""
-    from recbole_blair.search.tasks import RELEVANT_GAIN
-
     wanted = [[p for p, g in judged.items() if g == RELEVANT_GAIN] for judged in task.gains]
     hits = [np.isin(row, want) for row, want in zip(positions, wanted)]
     return {
@@ -118,7 +117,7 @@ def _ranked(task: Task, pool: Pool, positions: np.ndarray, scores: np.ndarray) -
 
 def _write_parquet(path: Path | str, columns: Mapping[str, Any]) -> None:
     """Write columns as Parquet."""
-    import pyarrow as pa
+    import pyarrow as pa  # heavy
     import pyarrow.parquet as pq
 
     table = pa.table({k: pa.array(v) for k, v in columns.items()})
@@ -145,7 +144,7 @@ def load_per_query(folder: Path | str) -> pd.DataFrame:
     Raises:
         InputError: no whole search run there.
     """
-    import pandas as pd
+    import pandas as pd  # heavy
 
     load_metrics(folder)
     path = Path(folder) / PER_QUERY_FILE

@@ -73,7 +73,7 @@ def _bootstrap_p(means: np.ndarray) -> float:
 
 def _t_test_p(sums: np.ndarray) -> float | None:
     """Return the p-value of a one-sample t-test on the groups' differences, None where it is undefined."""
-    from scipy import stats
+    from scipy import stats  # heavy
 
     if len(sums) < 2 or np.ptp(sums) == 0:
         return None

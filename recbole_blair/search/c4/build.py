@@ -13,6 +13,8 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from recbole_blair.errors import InputError
 from recbole_blair.files.paths import props_dir
 from recbole_blair.files.read import read_yaml
@@ -176,8 +178,6 @@ class _Work:
 
     def _run(self, concurrency: int, progress: bool) -> None:
         """Keep `concurrency` calls going."""
-        from tqdm import tqdm
-
         bar = tqdm(total=self.n, initial=len(self.text), desc="requests", unit="request", disable=not progress)
         with bar, ThreadPoolExecutor(concurrency) as pool:
             busy: dict = {}  # future -> review key
@@ -258,7 +258,7 @@ class _Work:
 
 def _write_csv(path: Path | str, rows: Sequence[tuple[Review, str]]) -> None:
     """Write the test set in the published columns."""
-    import pandas as pd
+    import pandas as pd  # heavy
 
     table = [(i, request, r.item_id, r.user_id, int(r.rating), r.text) for i, (r, request) in enumerate(rows)]
     with whole_file(path) as temporary:
