@@ -15,7 +15,7 @@ from recbole_blair.files.write import put_in_place, work_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from dataset_tools.builds.settings import BuildSettings
+    from dataset_tools.conversion.settings import BuildSettings
 
 
 def build_is_whole(folder: Path | str, settings: BuildSettings) -> bool:

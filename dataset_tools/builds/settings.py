@@ -4,65 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from dataset_tools.conversion.own_tables import TIME_UNITS
+from dataset_tools.conversion.settings import BuildSettings, check_choice
 from dataset_tools.raw.domains import PUBLISHED, check_name, is_sample, resolve_domain, sample_name, sample_sizes
 from dataset_tools.raw.own_formats import ENCODINGS
-from recbole_blair.errors import InputError, nearest
-from recbole_blair.schema import ALIASES, MAX_HISTORY, PROTOCOLS, SAMPLE, TEST_START_MS, VALID_START_MS
+from recbole_blair.errors import InputError
+from recbole_blair.schema import ALIASES, MAX_HISTORY, SAMPLE, TEST_START_MS, VALID_START_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-CATALOGUES = ("interactions", "all")
 SOURCES = ("csv", "jsonl", "parquet", "python")
-
-
-@dataclass(frozen=True)
-class BuildSettings:
-    """What the conversion reads, whatever the rows come from. `AmazonSettings` and `OwnSettings` say what they are.
-
-    Args:
-        dataset: official name of the domain, `sample`, or the name of data of one's own.
-        protocol: `timestamp` or `last_out`.
-        valid_start_ms, test_start_ms: first instants of validation and of test, Unix ms; None takes 8:1:1 over all
-            interactions.
-        max_history: latest items kept as a row's history.
-        ascii_text: replace non-ASCII characters of item texts by spaces, as the released code does.
-        catalogue: `interactions` keeps the items that occur in a row, `all` adds the rest with metadata.
-
-    Raises:
-        InputError: an unknown protocol or catalogue; instants out of order; a history without an item.
-    """
-
-    dataset: str
-    protocol: str = "timestamp"
-    valid_start_ms: int | None = None
-    test_start_ms: int | None = None
-    max_history: int = MAX_HISTORY
-    ascii_text: bool = False
-    catalogue: str = "interactions"
-
-    def __post_init__(self) -> None:
-        check_choice("protocol", self.protocol, PROTOCOLS)
-        check_choice("catalogue", self.catalogue, CATALOGUES)
-        if self.max_history < 1:
-            raise InputError(f"max_history is {self.max_history}, expected 1 or more; 50 is the papers' value")
-        if self.protocol == "last_out" and (self.valid_start_ms is not None or self.test_start_ms is not None):
-            raise InputError("protocol=last_out has no instants; leave out valid_start_ms and test_start_ms")
-        check_instants(self.valid_start_ms, self.test_start_ms)
-
-    @property
-    def build_name(self) -> str:
-        """Return the folder below `data_path` and the prefix of its files."""
-        raise NotImplementedError
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as `stats.json` holds them."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -176,20 +131,3 @@ AMAZON_KEYS = tuple(field.name for field in fields(AmazonSettings) if field.name
 def own_build_name(dataset: str, protocol: str) -> str:
     """Return the folder and file prefix of a build from files of one's own."""
     return dataset if protocol == "timestamp" else f"{dataset}-{protocol}"
-
-
-def check_choice(key: str, value: object, known: Sequence[str]) -> None:
-    """Refuse a value that is not one of `known`, naming the nearest."""
-    if value not in known:
-        raise InputError(f"unknown {key} {value!r}; known: {', '.join(known)}.{nearest(str(value), known)}")
-
-
-def check_instants(valid_start_ms: int | None, test_start_ms: int | None) -> None:
-    """Refuse instants that are out of order or in seconds; None means "from the data"."""
-    for key, value in (("valid_start_ms", valid_start_ms), ("test_start_ms", test_start_ms)):
-        if value is not None and (not isinstance(value, int) or value <= 10**11):
-            raise InputError(f"{key} is {value!r}, expected Unix milliseconds such as {VALID_START_MS}")
-    if valid_start_ms is not None and test_start_ms is not None and valid_start_ms >= test_start_ms:
-        raise InputError(
-            f"valid_start_ms {valid_start_ms} is not before test_start_ms {test_start_ms}; swap or correct them"
-        )

@@ -14,7 +14,7 @@ from recbole_blair.schema import SPLITS, STATS_SUFFIX, VERSION
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dataset_tools.builds.settings import BuildSettings
+    from dataset_tools.conversion.settings import BuildSettings
 
 FORMAT = 1  # raised when the files' layout or the cleaning changes: older builds are then refused
 

@@ -41,7 +41,7 @@ from recbole_blair.schema import SPLITS
 
 if TYPE_CHECKING:
     from dataset_tools.conversion.cleaning_rules import Rule
-    from dataset_tools.conversion.settings import ConversionSettings
+    from dataset_tools.conversion.settings import BuildSettings
     from dataset_tools.storage.duckdb_session import DuckDBSession
 
 REVIEW_COLUMNS = "{user_id: 'VARCHAR', parent_asin: 'VARCHAR', rating: 'DOUBLE', timestamp: 'BIGINT'}"
@@ -50,7 +50,7 @@ REVIEW_TABLE = "SELECT user_id, item_id, ts, rule FROM review"
 
 @keep_buffers()
 def convert(
-    session: DuckDBSession, review_path: Path, meta_path: Path, folder: Path, build: str, settings: ConversionSettings
+    session: DuckDBSession, review_path: Path, meta_path: Path, folder: Path, build: str, settings: BuildSettings
 ) -> dict[str, Any]:
     """Convert one domain.
 
@@ -82,7 +82,7 @@ def convert(
 
 
 def convert_tables(
-    session: DuckDBSession, review_path: Path, folder: Path, build: str, settings: ConversionSettings,
+    session: DuckDBSession, review_path: Path, folder: Path, build: str, settings: BuildSettings,
     rules: Sequence[Rule],
 ) -> dict[str, Any]:  # fmt: skip
     """Convert the rows of the tables `review` and `meta`; arguments and result as for `convert`.
@@ -98,7 +98,7 @@ def convert_tables(
 
 def write_build(
     session: DuckDBSession, metadata: Metadata, reviews: Reviews, review_path: Path, folder: Path, build: str,
-    settings: ConversionSettings,
+    settings: BuildSettings,
 ) -> dict[str, Any]:  # fmt: skip
     """Order, split and write what `read_metadata` and `read_reviews` returned; the rest as for `convert`."""
     by_time = settings.protocol == "timestamp"
