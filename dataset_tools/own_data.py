@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dataset_tools.builds.dry_run import describe_own_plan
-from dataset_tools.builds.folder import build_is_whole, check_raw_unchanged, ensure_written, files_are_whole
+from dataset_tools.builds.folder import build_is_whole, check_same_files, ensure_written, files_are_whole
 from dataset_tools.builds.settings import OwnSettings, own_build_name
-from dataset_tools.builds.statistics_file import check_format, describe_build, load_stats, stats_path
+from dataset_tools.builds.statistics_file import check_format, describe_build, describe_file, load_stats, stats_path
 from dataset_tools.conversion.convert import convert_tables
 from dataset_tools.conversion.own_tables import INTERACTION_FIELDS, RULES, load_interactions, load_items
 from dataset_tools.items.item_lines import META_FIELDS
@@ -19,6 +19,7 @@ from dataset_tools.raw.own_formats import OwnFile, open_own
 from dataset_tools.storage.duckdb_session import keep_buffers
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError, nearest
+from recbole_blair.files.checksum import file_sha256
 from recbole_blair.schema import ITEM_ID, PROTOCOLS
 
 if TYPE_CHECKING:
@@ -97,16 +98,16 @@ def prepare_own(
     Raises:
         InputError: anything the user can fix, in one line.
     """
-    resolved = OwnSettings(dataset, **settings)
+    resolved, resources = OwnSettings(dataset, **settings), Resources(memory_limit, threads, progress)
     source = open_source(resolved, interactions, items)
     folder = Path(data_path) / resolved.build_name
     whole = build_is_whole(folder, resolved)
     if whole:
-        check_raw_unchanged(folder, [file.path for file in source.files])
+        check_same_files(folder, [file.path for file in source.files])
     if dry_run:
         print(describe_own_plan(folder, resolved, source.files, memory_limit))
     elif not whole:
-        write_own(folder, resolved, source, Resources(memory_limit, threads, progress))
+        write_own(folder, resolved, source, resources)
     return folder
 
 
@@ -153,13 +154,15 @@ def write_own(folder: Path, settings: OwnSettings, source: OwnSource, resources:
 
     def fill(temporary: Path) -> dict[str, Any]:
         file, items = source.interactions, source.items
+        digests = [file_sha256(one.path) for one in source.files]  # before they are read: what was read is no older
         with keep_buffers(), resources.open_session(temporary) as duck:
             encoded = load_interactions(duck, file, source.columns, settings.timestamp_unit)
             load_items(duck, items, source.item_columns, settings.list_separator)
             counts = convert_tables(duck, file.path, temporary, folder.name, settings, RULES)
         counts["cleaning"]["interactions"] = counts["cleaning"].pop("reviews")
         counts = {"percent_encoded_ids": encoded, **counts}
-        return describe_build(temporary, folder.name, settings, [file.path for file in source.files], counts)
+        raw_files = [{**describe_file(file.path), "sha256": digest} for file, digest in zip(source.files, digests)]
+        return describe_build(temporary, folder.name, settings, raw_files, counts)
 
     ensure_written(folder, settings, fill)
 

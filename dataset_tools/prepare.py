@@ -8,7 +8,7 @@ from typing import Any
 from dataset_tools.builds.dry_run import describe_plan
 from dataset_tools.builds.folder import build_is_whole, check_raw_unchanged, ensure_written
 from dataset_tools.builds.settings import AmazonSettings
-from dataset_tools.builds.statistics_file import describe_build
+from dataset_tools.builds.statistics_file import describe_build, describe_file
 from dataset_tools.conversion.convert import convert
 from dataset_tools.raw.fetch import ensure_raw, find_raw
 from dataset_tools.storage.resources import Resources
@@ -89,7 +89,7 @@ def prepare_build(settings: AmazonSettings, data_path: Path | str, raw_dir: Path
         raw_files = ensure_raw(raw_dir, settings.raw_name, settings.revision, resources.progress)
         with resources.open_session(temporary) as duck:
             counts = convert(duck, *raw_files, temporary, folder.name, settings)
-        return describe_build(temporary, folder.name, settings, raw_files, counts)
+        return describe_build(temporary, folder.name, settings, [describe_file(path) for path in raw_files], counts)
 
     ensure_written(folder, settings, fill)
     return folder

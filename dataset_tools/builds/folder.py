@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from dataset_tools.builds.statistics_file import check_settings, load_stats, stats_path, write_stats
+from dataset_tools.builds.statistics_file import check_settings, load_stats, require_stats, stats_path, write_stats
 from dataset_tools.conversion.file_names import build_file_names
 from recbole_blair.errors import InputError
+from recbole_blair.files.checksum import file_sha256
 from recbole_blair.files.write import put_in_place, work_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from dataset_tools.conversion.settings import BuildSettings
 
@@ -65,6 +66,32 @@ def check_raw_unchanged(folder: Path | str, paths: Iterable[Path | None]) -> Non
                 f"{path} has {path.stat().st_size:,} bytes, the build in {folder} was made from "
                 f"{made_from[path.name]:,}; delete {folder} to build it again, or pass another --data_path"
             )
+
+
+def check_same_files(folder: Path | str, paths: Sequence[Path]) -> None:
+    """Refuse a build of one's own data that was made from files of other content; a file may have another name.
+
+    Args:
+        folder: of the build.
+        paths: the interactions and, where given, the items.
+
+    Raises:
+        InputError: names the file, what differs, and the fix.
+    """
+    made_from = require_stats(folder).get("raw_files", [])
+    fix = f"delete {folder} to build it again, or give the data another --dataset or --data_path"
+    if len(made_from) != len(paths):
+        built = f"with the items of {made_from[1]['name']}" if len(made_from) > 1 else "without items"
+        asked = f"with those of {paths[1]}" if len(paths) > 1 else "without"
+        raise InputError(f"{folder} was made {built}, asked is {asked}; {fix}")
+    for path, entry in zip(paths, made_from):
+        differs = None
+        if path.stat().st_size != entry["bytes"]:
+            differs = f"has {path.stat().st_size:,} bytes, {entry['name']} had {entry['bytes']:,}"
+        elif "sha256" in entry and file_sha256(path) != entry["sha256"]:  # builds of older versions record no hash
+            differs = f"has other content than {entry['name']} had, by its SHA-256"
+        if differs:
+            raise InputError(f"{folder} was made from another file: {path} {differs}; {fix}")
 
 
 def ensure_written(folder: Path, settings: BuildSettings, fill: Callable[[Path], dict[str, Any]]) -> None:

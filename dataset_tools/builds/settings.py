@@ -117,6 +117,9 @@ class OwnSettings(BuildSettings):
         super().__post_init__()
         if "%" not in self.timestamp_unit:
             check_choice("timestamp_unit", self.timestamp_unit, TIME_UNITS)
+        for key in ("delimiter", "list_separator"):
+            if getattr(self, key) == "":
+                raise InputError(f"{key} is empty; give a character such as ';', or leave the option out")
         check_choice("encoding", self.encoding, tuple(ENCODINGS))
 
     @property

@@ -12,8 +12,6 @@ from recbole_blair.files.write import write_json
 from recbole_blair.schema import SPLITS, STATS_SUFFIX, VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from dataset_tools.conversion.settings import BuildSettings
 
 FORMAT = 1  # raised when the files' layout or the cleaning changes: older builds are then refused
@@ -26,7 +24,7 @@ def stats_path(folder: Path | str) -> Path:
 
 
 def describe_build(
-    folder: Path, build: str, settings: BuildSettings, raw_files: Iterable[Path], counts: dict[str, Any]
+    folder: Path, build: str, settings: BuildSettings, raw_files: list[dict[str, Any]], counts: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the content of stats.json.
 
@@ -34,7 +32,7 @@ def describe_build(
         folder: where the data files of the build lie now.
         build: its name.
         settings: what it was made with.
-        raw_files: what it was made from.
+        raw_files: what it was made from, each as `describe_file` returns it.
         counts: what the conversion found, as `conversion.convert` returns it.
     """
     return {
@@ -42,10 +40,15 @@ def describe_build(
         "format": FORMAT,
         "tool_version": VERSION,
         "settings": settings.to_json(),
-        "raw_files": [{"name": path.name, "bytes": path.stat().st_size} for path in raw_files],
+        "raw_files": raw_files,
         "files": {name: (folder / name).stat().st_size for name in build_file_names(build)},
         **counts,
     }
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Return what stats.json says of a file that a build was made from."""
+    return {"name": path.name, "bytes": path.stat().st_size}
 
 
 def load_stats(folder: Path | str) -> dict[str, Any] | None:

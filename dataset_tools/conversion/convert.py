@@ -109,7 +109,7 @@ def write_build(
         reviews.finish()
         check_broken(review_path, int(reviews.by_rule[BROKEN]), reviews.lines, reviews.first_broken)
         cleaned, events = count_reviews(session, reviews), reviews.events
-        check_any_matched(cleaned, review_path)
+        check_any_matched(session, reviews, cleaned, metadata.item_ids, review_path)
         by_rule, after_dedup, matched = cleaned.by_rule, cleaned.matched + cleaned.without_metadata, cleaned.matched
         valid_start_ms, test_start_ms = None, None
         split: Callable[[np.ndarray, np.ndarray], np.ndarray] = split_last_out

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataset_tools.conversion.cleaning_rules import REVIEW_RULES, Rule, rule_number_sql
+from dataset_tools.conversion.id_mismatch import describe_mismatch
 from dataset_tools.conversion.user_events import EVENT_SCHEMA, MOST_TEXT, NO_ROW, event_buffer
 from dataset_tools.raw.unusable_ids import are_unusable, unusable_id_sql
 from dataset_tools.storage.arrow import to_arrow, to_numpy
@@ -28,6 +29,7 @@ HASH = "hash(user_id)"
 BROKEN = 1  # number of the first rule, of `REVIEW_RULES` and of `own_tables.RULES`
 LINES_PER_BATCH = 61_440
 WITHOUT_METADATA_BYTES = 256 << 20  # of such reviews in memory
+COMPARED_IDS = 1000  # item ids whose spelling is compared with the metadata's when none of them is there
 _PAIR_SCHEMA = pa.schema([("user_id", pa.string()), ("item_id", pa.string())])
 
 
@@ -154,18 +156,22 @@ def count_without_metadata(session: DuckDBSession, reviews: SpillBuffer) -> tupl
         )[0]
 
 
-def check_any_matched(counts: ReviewCounts, review_path: Path) -> None:
+def check_any_matched(
+    session: DuckDBSession, reviews: Reviews, counts: ReviewCounts, item_ids: pa.StringArray, review_path: Path
+) -> None:
     """Refuse reviews of which none can be used, or none has an item with metadata.
 
     Raises:
-        InputError: says which of the two, and what was counted.
+        InputError: says which of the two, and what was counted; names an id of each file.
     """
     if counts.matched:
         return
     if counts.without_metadata:
+        with reviews.without_metadata.as_relation():
+            rows = session.run(f"SELECT item_id FROM {reviews.without_metadata.name} LIMIT {COMPARED_IDS}")
         raise InputError(
-            f"none of the {counts.without_metadata:,} interactions has an item with metadata: the review and metadata "
-            "files do not belong together; check that both are of the same domain"
+            f"{review_path}: none of the {counts.without_metadata:,} interactions has an item with metadata; "
+            f"{describe_mismatch([item for (item,) in rows], item_ids.to_pylist())}"
         )
     broken = ", ".join(f"{name} {number:,}" for name, number in counts.by_rule.items() if number)
     raise InputError(f"{review_path}: none of the {counts.reviews:,} reviews is usable ({broken})")

@@ -5,7 +5,7 @@ import json
 import pytest
 from local_ray import real_ray
 
-from dataset_tools.storage.resources import Resources, parse_bytes
+from dataset_tools.storage.resources import Resources
 from recbole_blair.cli.main import main
 from recbole_blair.cluster.prepare import BESIDE_DUCKDB, task_resources
 from recbole_blair.errors import InputError
@@ -87,13 +87,3 @@ def test_tasks_fit_the_nodes():
         task_resources(nodes, Resources(threads=9))
     with pytest.raises(InputError, match="--memory_limit=1TB and 3 GiB beside it are more than a node has to give"):
         task_resources(nodes, Resources("1TB", threads=1))
-
-
-@pytest.mark.parametrize(("text", "size"), [("4GB", 4 * 10**9), ("512MiB", 512 << 20), ("1.5 GB", 15 * 10**8)])
-def test_sizes_as_duckdb_reads_them(text, size):
-    assert parse_bytes(text) == size
-
-
-def test_a_size_that_is_none_is_refused():
-    with pytest.raises(InputError, match="--memory_limit=plenty is no size; write it as 2GB"):
-        parse_bytes("plenty")

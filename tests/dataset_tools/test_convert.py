@@ -301,7 +301,7 @@ def test_same_bytes_whatever_the_threads_and_memory(tmp_path, threads):
 
 
 def test_bad_memory_limit_is_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"memory_limit='much'.*write --memory_limit as 2GB"):
+    with pytest.raises(InputError, match=r"memory_limit='much' is no size; write it as 2GB"):
         build(tmp_path, *table(), memory_limit="much")
 
 

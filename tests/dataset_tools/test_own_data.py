@@ -238,6 +238,9 @@ MISTAKES = {
     "a format that is not theirs": ({"timestamp_unit": "%Y/%m/%d"}, "times do not parse .*=%Y/%m/%d"),
     "a unit nobody knows": ({"timestamp_unit": "hours"}, "unknown timestamp_unit 'hours'"),
     "a name of Amazon's": ({"dataset": "Games"}, "Games is a name of Amazon Reviews 2023"),
+    "an empty delimiter": ({"delimiter": ""}, "delimiter is empty; give a character"),
+    "an empty list separator": ({"list_separator": ""}, "list_separator is empty; give a character"),
+    "no memory": ({"memory_limit": "0"}, "--memory_limit='0' is no size"),
     "a path for a name": ({"dataset": "../x"}, "not a plain name"),
     "an encoding": ({"encoding": "ebcdic"}, "unknown encoding 'ebcdic'; known: utf-8, utf-16, latin-1"),
     "no such file": ({"interactions": "gone.csv"}, "gone.csv is not there"),
@@ -279,6 +282,56 @@ def test_prepared_again_it_is_left_alone_and_a_changed_file_is_refused(log, tmp_
     assert "log.csv has" in capsys.readouterr().err
 
 
+OTHER_FILES = [  # which file changes, its new name and content: what the second command says
+    (
+        "interactions",
+        "log.csv",
+        lambda text: text.replace("1,1,", "1,2,", 1),
+        r"log\.csv has other content than log\.csv",
+    ),
+    (
+        "interactions",
+        "b.csv",
+        lambda text: text.replace("1,1,", "1,2,", 1),
+        r"b\.csv has other content than log\.csv had",
+    ),
+    (
+        "interactions",
+        "b.csv",
+        lambda text: text + "1,2,1500000000000\n",
+        r"b\.csv has [\d,]+ bytes, log\.csv had [\d,]+",
+    ),
+    ("items", "items.csv", str.swapcase, r"items\.csv has other content than items\.csv had, by its SHA-256; delete "),
+    ("items", "b.csv", str.swapcase, r"b\.csv has other content than items\.csv had"),
+    (
+        "items",
+        None,
+        None,
+        r"made with the items of items\.csv, asked is without; delete .* or give .* another --dataset",
+    ),
+]
+
+
+@pytest.mark.parametrize(("which", "name", "change", "message"), OTHER_FILES)
+def test_files_of_other_content_are_refused_under_one_name(which, name, change, message, log, tmp_path):
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{i},name {i}\n" for i in range(1, 13)))
+    files = {"interactions": "log.csv", "items": "items.csv"}
+    prepare_own("log", **files, columns=COLUMNS, **QUIET)
+    if name is not None:
+        header, rest = (tmp_path / files[which]).read_text().split("\n", 1)
+        (tmp_path / name).write_text(f"{header}\n{change(rest)}")
+    with pytest.raises(InputError, match=message):
+        prepare_own("log", **{**files, which: name}, columns=COLUMNS, **QUIET)
+
+
+def test_the_same_content_under_another_name_is_the_same_build(log, tmp_path):
+    folder = prepare_own("log", "log.csv", columns=COLUMNS, **QUIET)
+    before = (folder / "log.stats.json").stat().st_mtime_ns
+    (tmp_path / "log.csv").rename(tmp_path / "moved.csv")
+    assert prepare_own("log", "moved.csv", columns=COLUMNS, **QUIET) == folder
+    assert (folder / "log.stats.json").stat().st_mtime_ns == before
+
+
 @pytest.mark.parametrize("extension", ["csv", "json"])
 def test_times_in_words_of_their_own_are_shown_with_the_way_to_read_them(extension, tmp_path):
     lines = {"csv": ["u,i,t", "1,2,12.01.2023 15:42"], "json": ["{'u': 1, 'i': 2, 't': '12.01.2023 15:42'}"]}[extension]
@@ -305,3 +358,26 @@ def test_interactions_make_data_of_ones_own(log, capsys):
     assert "data of your own needs --interactions=FILE" in capsys.readouterr().err
     assert main([*argv, "--interactions=log.csv", "--source=amazon"]) == 2
     assert "--interactions is for data of your own; leave out --source=amazon" in capsys.readouterr().err
+
+
+SPELLINGS = [  # ids of the log and of the items: one of each, and the likely cause
+    ("{}.0", "{}", r"an item is '1\.0' there and '1' among the items: one file writes ids as decimals"),
+    ("{}", "{}.00", r"an item is '1' there and '1\.00' among the items: one file writes ids as decimals"),
+    ("b{}", "B{}", r"'b1' there and 'B1' among the items: they differ in upper and lower case"),
+    ("{}", "00{}", r"'1' there and '001' among the items: one file has lost the zeros in front"),
+    ("{}", "'{}'", r"""'1' there and "'1'" among the items: one file has spaces or quotes around them"""),
+    ("{}", "x{}", r"'1' there, 'x1' is one of the items: the two files do not belong together; check that both are of"),
+]
+
+
+@pytest.mark.parametrize(("there", "here", "message"), SPELLINGS)
+def test_ids_that_never_meet_are_shown_with_the_likely_cause(there, here, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own_raw.write(
+        tmp_path / "log.csv", ["u,i,t", *(f"{u},{there.format(i)},{t * 1000}" for u, i, t in own_raw.events())]
+    )
+    own_raw.write(tmp_path / "items.csv", ["item_id,title", *(f"{here.format(i)},name" for i in range(1, 13))])
+    with pytest.raises(
+        InputError, match=rf"log\.csv: none of the \d+ interactions has an item with metadata; .*{message}"
+    ):
+        prepare_own("log", "log.csv", "items.csv", columns=COLUMNS, **QUIET)
