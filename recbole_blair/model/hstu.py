@@ -1,15 +1,28 @@
 """HSTU, the generative recommender, in plain PyTorch."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from recbole_blair.errors import InputError
 from recbole_blair.losses import full_softmax_loss
 from recbole_blair.model.dot_product import DotProductRecommender
 from recbole_blair.model.hstu_layers import HSTUEncoder
-from recbole_blair.model.hstu_loss import SampledSoftmaxLoss, step_items
+from recbole_blair.ops import sampled_cross_entropy
 from recbole_blair.schema import TARGET_SEQ, TIMESTAMP, TIMESTAMP_SEQ
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from recbole.data.interaction import Interaction
+
+    from recbole_blair.config import Config
+    from recbole_blair.data.dataset import BlairDataset
+    from recbole_blair.ops import HistoryPairs, PackedHistories
 
 
 class HSTU(DotProductRecommender):
@@ -28,7 +41,7 @@ class HSTU(DotProductRecommender):
 
     uses_text = False
 
-    def __init__(self, config, dataset):
+    def __init__(self, config: Config, dataset: BlairDataset) -> None:
         super().__init__(config, dataset)
         self.max_length = config["MAX_ITEM_LIST_LENGTH"]
         self.temperature, self.softmax, self.n_negatives = (
@@ -50,27 +63,31 @@ class HSTU(DotProductRecommender):
         if config["compile"]:
             self.keep_from_compiler()
 
-    def keep_from_compiler(self):
-        """Leave what loops over tiles and chunks of each batch's own sizes out of torch.compile's graphs.
+    def keep_from_compiler(self) -> None:
+        """Leave what loops over groups and chunks of each batch's own sizes out of torch.compile's graphs.
 
         Traced, every batch's loops would be unrolled and compiled again.
         """
-        self.history_layout = torch.compiler.disable(self.history_layout)
-        self.softmax_loss = torch.compiler.disable(self.softmax_loss)
-        for layer in self.encoder.layers:
-            layer.attend = torch.compiler.disable(layer.attend)
+        methods: list[tuple[nn.Module, str]] = [(self, "pack_histories"), (self, "softmax_loss")]
+        methods += [(layer, "attend") for layer in self.encoder.layers]
+        for module, name in methods:
+            setattr(module, name, torch.compiler.disable(getattr(module, name)))
 
-    def project_items(self, items=None):
+    def project_items(self, items: Tensor | None = None) -> Tensor:
         """Return the vectors of items `items` (M,), ids from 1, or of all of them: (M, H) or (N - 1, H)."""
         return self.id_embedding.weight if items is None else self.id_embedding(items - 1)
 
-    def step_vectors(self, items):
+    def step_vectors(self, items: Tensor | None) -> tuple[Tensor, Any]:
         """Return what a training step needs of its items: vectors for inputs (M, H) and candidates for the loss."""
         vectors = self.project_items(items)
-        return vectors, F.normalize(vectors.to(self.id_embedding.weight.dtype), dim=1)
+        return vectors, self.normalise(vectors)
 
-    def history_layout(self, interaction):
-        """Lay out a batch.
+    def normalise(self, x: Tensor) -> Tensor:
+        """Scale rows to length 1, in the parameters' precision."""
+        return F.normalize(x.to(self.id_embedding.weight.dtype), dim=1)
+
+    def pack_histories(self, interaction: Interaction) -> HistoryPairs:
+        """Pack a batch.
 
         Raises:
             InputError: the batch lacks times that the time bias needs, or histories longer than the model's.
@@ -82,66 +99,98 @@ class HSTU(DotProductRecommender):
         if lacking:
             raise InputError(f"time_bias={mode} needs {' and '.join(lacking)} with every history; none was given")
         if item_seq.shape[1] > self.max_length:
-            item_seq = item_seq[:, : int(length.max())]
-            if item_seq.shape[1] > self.max_length:
+            longest = int(length.max())
+            if longest > self.max_length:
                 raise InputError(
-                    f"a history of {item_seq.shape[1]} items exceeds MAX_ITEM_LIST_LENGTH={self.max_length}; give its "
-                    "latest items only"
+                    f"a history of {longest} items exceeds MAX_ITEM_LIST_LENGTH={self.max_length}; give its latest "
+                    "items only"
                 )
-        width = item_seq.shape[1]
-        times = interaction[TIMESTAMP_SEQ][:, :width] if TIMESTAMP_SEQ in needed else None
-        return self.encoder.layout(length, width, times, interaction[TIMESTAMP] if TIMESTAMP in needed else None)
+        times, request_time = (interaction[field] if field in needed else None for field in (TIMESTAMP_SEQ, TIMESTAMP))
+        return self.encoder.pack(length, item_seq.shape[1], times, request_time)
 
-    def calculate_loss(self, interaction):
-        """Return the mean cross-entropy of the supervised positions, a scalar."""
-        layout = self.history_layout(interaction)
-        item_seq = interaction[self.ITEM_SEQ][:, : layout.real.shape[1]]
-        target = layout.flatten(self.target_seq(interaction)[:, : item_seq.shape[1]])
-        supervised = target > 0
-        target, negatives = target[supervised], None
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """Return the mean cross-entropy of the supervised positions, a scalar.
+
+        With u the normalised state at a position, i+ the item that follows, and i the normalised items:
+
+            -log(exp(u . i+ / temperature) / sum over i+ and the negatives of exp(u . i / temperature))
+
+        Source: arXiv:2504.10545, section 4.1.
+        """
+        # What a GPU must be waited for comes first, while it has nothing to do: lengths, targets, the step's items.
+        pairs = self.pack_histories(interaction)
+        target, supervised = self.supervised(interaction, pairs.histories)  # (S,), (S,) among the P packed items
+        candidates = target[:, None]
         if self.softmax == "sampled":
             draws = (len(target), self.n_negatives)
-            negatives = torch.randint(1, self.n_items, draws, device=target.device)
-            items, row = step_items(self.n_items, item_seq, target, negatives)
+            candidates = torch.cat([candidates, torch.randint(1, self.n_items, draws, device=target.device)], 1)
+            items, row = step_items(self.n_items, interaction[self.ITEM_SEQ], candidates)  # (M,), (N,)
         else:
             items, row = None, torch.arange(-1, self.n_items - 1, device=target.device)
-        vectors, candidates = self.step_vectors(items)
-        states = self.encoder(vectors[row[layout.flatten(item_seq)]], layout)[supervised]
-        users = F.normalize(states.to(self.id_embedding.weight.dtype), dim=1)
-        return self.softmax_loss(users, candidates, row[target], None if negatives is None else row[negatives])
+        vectors, table = self.step_vectors(items)
+        inputs = row[pairs.histories.take(interaction[self.ITEM_SEQ])]  # (P,)
+        states = self.encoder(vectors.index_select(0, inputs), pairs)  # (P, H)
+        if len(target) < len(states):
+            states = states.index_select(0, supervised)
+        return self.softmax_loss(self.normalise(states), table, row[candidates])
 
-    def target_seq(self, interaction):
-        """Return the item to predict at each position, (B, L), 0 where none is supervised."""
-        if TARGET_SEQ in interaction:
-            return interaction[TARGET_SEQ]
-        last = interaction[self.ITEM_SEQ_LEN][:, None] - 1
-        return torch.zeros_like(interaction[self.ITEM_SEQ]).scatter_(1, last, interaction[self.POS_ITEM_ID][:, None])
+    def supervised(self, interaction: Interaction, histories: PackedHistories) -> tuple[Tensor, Tensor]:
+        """Return the items to predict (S,) and the numbers (S,) of the packed items that they follow."""
+        if TARGET_SEQ not in interaction:
+            return interaction[self.POS_ITEM_ID][histories.order], histories.last
+        target = histories.take(interaction[TARGET_SEQ])  # (P,), 0 where nothing is supervised
+        supervised = target.nonzero().squeeze(1)
+        return target[supervised], supervised
 
-    def softmax_loss(self, users, candidates, target, negatives):
-        """Cross-entropy of normalised users (P, H) over candidates (M, H), all or the sampled rows (P, K)."""
+    def softmax_loss(self, users: Tensor, table: Any, candidates: Tensor) -> Tensor:
+        """Cross-entropy of normalised users (S, H) over rows of the table (M, H): candidates (S, 1 + K), or all.
+
+        The first candidate is the target; it stands alone where the softmax is over all items.
+        """
         users = users / self.temperature
-        if negatives is None:
-            return full_softmax_loss(users, candidates, target)
-        return SampledSoftmaxLoss.apply(users, candidates, target, negatives)
+        if candidates.shape[1] == 1:
+            return full_softmax_loss(users, table, candidates[:, 0])
+        return sampled_cross_entropy(users, table, candidates)
 
-    def item_vectors(self, projected=None):
+    def item_vectors(self, projected: Tensor | None = None) -> Tensor:
         """Return L2-normalised vectors of all items, (N, H); the padding row is zero."""
-        projected = self.project_items() if projected is None else projected
-        return F.pad(F.normalize(projected.to(self.id_embedding.weight.dtype), dim=1), (0, 0, 1, 0))
+        return F.pad(self.normalise(self.project_items() if projected is None else projected), (0, 0, 1, 0))
 
-    def user_vectors(self, interaction, projected=None):
+    def user_vectors(self, interaction: Interaction, projected: Tensor | None = None) -> Tensor:
         """Return L2-normalised vectors of the histories, (B, H); `projected` saves projecting their items."""
-        layout = self.history_layout(interaction)
-        flat = layout.flatten(interaction[self.ITEM_SEQ][:, : layout.real.shape[1]])
+        pairs = self.pack_histories(interaction)
+        inputs = pairs.histories.take(interaction[self.ITEM_SEQ])  # (P,)
         if projected is None:
-            items, flat = torch.unique(flat, return_inverse=True)
-            states = self.encoder(self.project_items(items)[flat], layout)
+            items, inputs = torch.unique(inputs, return_inverse=True)
+            projected = self.project_items(items)
         else:
-            states = self.encoder(projected[flat - 1], layout)
-        return F.normalize(layout.last_of(states).to(self.id_embedding.weight.dtype), dim=1)
+            inputs = inputs - 1
+        states = self.encoder(projected.index_select(0, inputs), pairs)  # (P, H)
+        return self.normalise(pairs.histories.unsort(states.index_select(0, pairs.histories.last)))
 
 
-def head_width(config, key):
+def step_items(n_items: int, *ids: Tensor) -> tuple[Tensor | None, Tensor]:
+    """List the distinct items of a step without sorting its draws.
+
+    Args:
+        n_items: N.
+        *ids: int64 tensors of item ids; 0 is left out.
+
+    Returns:
+        items (M,): sorted ids, None when a step is so large that listing them would save nothing; row (N,): each id's
+        row among them, that of padding is not to be used.
+    """
+    device = ids[0].device
+    if sum(x.numel() for x in ids) >= 4 * n_items:
+        return None, torch.arange(-1, n_items - 1, device=device)
+    mark = torch.zeros(n_items, dtype=torch.bool, device=device)
+    for x in ids:
+        mark[x.flatten()] = True
+    mark[0] = False
+    return mark.nonzero().squeeze(1), mark.cumsum(0) - 1
+
+
+def head_width(config: Config, key: str) -> int:
     """Return hidden_size / n_heads, for a width a head that is not given."""
     width, rest = divmod(config["hidden_size"], config["n_heads"])
     if rest:

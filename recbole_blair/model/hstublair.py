@@ -1,17 +1,29 @@
 """HSTU whose items are an id embedding and frozen text, fused in one of three ways."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from recbole_blair.errors import InputError
 from recbole_blair.model.hstu import HSTU
-from recbole_blair.model.hstu_gate import GatedLoss, gated_scores, pack_sources
-from recbole_blair.ops import apply_linear, row_chunks
+from recbole_blair.ops import apply_linear, gated_cross_entropy, gated_scores, row_chunks
 
-GATE_ROWS = 256  # users whose gates over all items exist at a time
+if TYPE_CHECKING:
+    from typing import Any
+
+    from recbole.data.interaction import Interaction
+
+    from recbole_blair.config import Config
+    from recbole_blair.data.dataset import BlairDataset
+
+CHECKED_ROWS = 1 << 16  # of the features at a time
+
+Sources = tuple[Tensor, Tensor, Tensor]  # e (M, H), t (M, H) and trained (M, 1) of items
 
 
 class HSTUBlair(HSTU):
@@ -21,9 +33,7 @@ class HSTUBlair(HSTU):
 
     - `add`: the item is e + t, as inputs, positives and negatives (the paper).
     - `gate`: a candidate is (1 - g) e + g t, g = sigmoid(query(user) . key(e + t)): each user weighs text and id of
-      each item anew. Inputs are e + t, since no user state exists before them. The cosine with the user follows from
-      three products (user . e, user . t, query . key) and three numbers an item, so all items are scored in chunks
-      without a vector a (user, item) pair.
+      each item anew. Inputs are e + t, since no user state exists before them.
     - `attention`: each head attends from e + t to the sources e and t and sums them by those weights, times their
       number; items are scored by a dot product.
 
@@ -35,7 +45,7 @@ class HSTUBlair(HSTU):
 
     uses_text = True
 
-    def __init__(self, config, dataset):
+    def __init__(self, config: Config, dataset: BlairDataset) -> None:
         super().__init__(config, dataset)
         hidden, heads, self.fusion = config["hidden_size"], config["n_heads"], config["fusion"]
         self.compute_dtype = config["compute_dtype"]
@@ -64,94 +74,88 @@ class HSTUBlair(HSTU):
             if self.query.bias is not None:
                 nn.init.zeros_(self.query.bias)
 
-    def project_text(self, features):
+    def project_text(self, features: Tensor) -> Tensor:
         """Return t (M, H) of text features (M, D): the whole vector of an item without a trained id."""
-        dtype = self.compute_dtype if features.dtype == self.compute_dtype else features.dtype
+        dtype = features.dtype
         with torch.autocast(features.device.type, enabled=False):
             t = apply_linear(features, self.text_projection.weight.to(dtype), self.text_projection.bias.to(dtype))
         return t.to(self.id_embedding.weight.dtype)
 
-    def sources(self, items=None):
+    def sources(self, items: Tensor | None = None) -> Sources:
         """Return e (M, H), zero without a trained id, t (M, H) and that mask (M, 1) of items, or of all."""
         if items is None:
             e, features, trained = self.id_embedding.weight, self.text_features, self.trained_id
         else:
-            e, features, trained = (
-                self.id_embedding(items - 1),
-                self.text_features[items - 1],
-                self.trained_id[items - 1],
-            )
-        trained = trained[:, None]
+            row = items - 1
+            e, features, trained = self.id_embedding(row), self.text_features[row], self.trained_id[row]
+        trained = trained[:, None]  # (M, 1)
         return e * trained, self.project_text(features), trained
 
-    def project_items(self, items=None):
+    def project_items(self, items: Tensor | None = None) -> Tensor:
         """Return the input vectors of items `items` (M,), ids from 1, or of all: (M, H) or (N - 1, H)."""
         return self.fuse(*self.sources(items))
 
-    def fuse(self, e, t, trained):
-        """Fuse sources (M, H) to item vectors (M, H)."""
+    def fuse(self, e: Tensor, t: Tensor, trained: Tensor) -> Tensor:
+        """Fuse sources (M, H) to item vectors (M, H).
+
+        With `attention`, for each head and the sources s of {e, t}, n of them, x' being x scaled to length sqrt(H):
+
+            n sum over s of softmax_s(W_q (e + t)' . W_k s' / sqrt(H / heads)) s
+        """
         if self.fusion != "attention":
             return e + t
         split = (self.n_fusion_heads, -1)
         query = self.query(unit(e + t)).unflatten(1, split)  # (M, heads, H / heads)
-        logits = [(query * self.key(unit(s)).unflatten(1, split)).sum(2) for s in (e, t)]
-        logits = torch.stack(logits, 2).float() / math.sqrt(query.shape[2])  # (M, heads, 2)
+        products = [(query * self.key(unit(s)).unflatten(1, split)).sum(2) for s in (e, t)]  # of (M, heads)
+        logits = torch.stack(products, 2).float() / math.sqrt(query.shape[2])  # (M, heads, 2)
         logits[..., 0].masked_fill_(~trained, float("-inf"))
         share = (logits.softmax(2) * (1 + trained[..., None].float())).to(e.dtype)
         mixed = share[..., :1] * e.unflatten(1, split) + share[..., 1:] * t.unflatten(1, split)
         return mixed.flatten(1)
 
-    def step_vectors(self, items):
-        """Return input vectors (M, H) and candidates: normalised vectors, or the packed sources of a gate."""
-        e, t, trained = self.sources(items)
-        vectors = self.fuse(e, t, trained)
-        if self.fusion == "gate":
-            return vectors, self.pack(e, t, trained)
-        return vectors, F.normalize(vectors, dim=1)
+    def step_vectors(self, items: Tensor | None) -> tuple[Tensor, Any]:
+        """Return input vectors (M, H) and candidates: normalised vectors, or the sources of a gate."""
+        sources = self.sources(items)
+        vectors = self.fuse(*sources)
+        return vectors, sources if self.fusion == "gate" else self.normalise(vectors)
 
     # The gate.
 
-    def pack(self, e, t, trained):
-        """Lay out what scoring with gates needs of each item, (M, 2 H + G + 4)."""
-        return pack_sources(e, t, self.key(e + t), trained)
+    def gate_inputs(self, users: Tensor, sources: Sources) -> tuple[Tensor, ...]:
+        """Return what gates of normalised users (P, H) over items are made of, as `gated_scores` takes it."""
+        e, t, trained = sources
+        query = self.query(users * math.sqrt(users.shape[1])).to(users.dtype)  # (P, G)
+        return users, query, e, t, self.key(e + t), trained
 
-    def gate_query(self, users):
-        """Return the query (P, G) of normalised users (P, H)."""
-        return self.query(users * math.sqrt(users.shape[1])).to(users.dtype)
-
-    def softmax_loss(self, users, candidates, target, negatives):
-        """See HSTU; with a gate the candidates are packed sources."""
+    def softmax_loss(self, users: Tensor, table: Any, candidates: Tensor) -> Tensor:
+        """See HSTU; with a gate the table holds sources."""
         if self.fusion != "gate":
-            return super().softmax_loss(users, candidates, target, negatives)
+            return super().softmax_loss(users, table, candidates)
         with torch.autocast(users.device.type, enabled=False):
-            return GatedLoss.apply(users, self.gate_query(users), candidates, target, negatives, self.temperature)
+            return gated_cross_entropy(*self.gate_inputs(users, table), candidates, self.temperature)
 
-    def full_sort_predict(self, interaction):
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Score every item, (B, N); column 0 is the padding item and no candidate."""
         if self.fusion != "gate":
             return super().full_sort_predict(interaction)
-        e, t, trained = self.sources()
-        users = self.user_vectors(interaction, self.fuse(e, t, trained))
+        sources = self.sources()
+        users = self.user_vectors(interaction, self.fuse(*sources))
         with torch.autocast(users.device.type, enabled=False):
-            packed = self.pack(e, t, trained)
-            scores = users.new_zeros(len(users), self.n_items)
-            for part in row_chunks(len(users), GATE_ROWS):
-                scores[part, 1:] = gated_scores(users[part], self.gate_query(users[part]), packed)
-        return scores
+            return gated_scores(*self.gate_inputs(users, sources))
 
 
-def unit(x):
+def unit(x: Tensor) -> Tensor:
     """Scale rows to length sqrt(H), so that a product of two has the same spread whatever the features' scale."""
     return F.normalize(x, dim=1) * math.sqrt(x.shape[1])
 
 
-def check_features(features, dataset):
+def check_features(features: Tensor, dataset: BlairDataset) -> None:
     """Refuse features with a row that is not finite: it would turn every score into NaN.
 
     Raises:
         InputError: names the first such item.
     """
-    for part in row_chunks(len(features), 1 << 16):
+    for part in row_chunks(len(features), CHECKED_ROWS):
         bad = (~torch.isfinite(features[part]).all(1)).nonzero()
         if len(bad):
             item = part.start + int(bad[0]) + 1

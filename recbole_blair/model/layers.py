@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_blair.model.packed import PackedHistories, gather_rows
-from recbole_blair.ops import Linear, apply_dropout, apply_linear
+from recbole_blair.ops import Linear, PackedHistories, apply_dropout, apply_linear, gather_rows
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 
@@ -72,7 +71,7 @@ class TransformerLayer(nn.Module):
         inner = self.ff_out(self.act(self.ff_in(x)))
         return self.ff_norm(apply_dropout(inner, self.hidden_dropout, self.training) + x)
 
-    def attend(self, qkv, length, rows):
+    def attend(self, qkv):
         """Attention in a group of padded histories: (b, l, 3H) to (b, l, H)."""
         q, k, v = self.heads(qkv, 3)
         p = self.attn_dropout if self.training else 0.0
@@ -81,7 +80,8 @@ class TransformerLayer(nn.Module):
     def attend_last(self, x, histories):
         """Attention of each history's last item alone: (P, H) to (B, H)."""
         hidden = x.shape[1]
-        query = apply_linear(x.index_select(0, histories.last), self.qkv.weight[:hidden], self.qkv.bias[:hidden])
+        (weight_q, weight_kv), (bias_q, bias_kv) = (w.split([hidden, 2 * hidden]) for w in self.qkv.parameters())
+        query = apply_linear(x.index_select(0, histories.last), weight_q, bias_q)
 
         def attend(kv, length, rows):
             (q,), (k, v) = self.heads(query[rows, None], 1), self.heads(kv, 2)
@@ -89,7 +89,7 @@ class TransformerLayer(nn.Module):
             p = self.attn_dropout if self.training else 0.0
             return attention(q, k, v, p, seen).transpose(1, 2).flatten(1)
 
-        return histories.mix_last(apply_linear(x, self.qkv.weight[hidden:], self.qkv.bias[hidden:]), attend)
+        return histories.mix_last(apply_linear(x, weight_kv, bias_kv), attend)
 
     def heads(self, x, n):
         """Split (b, l, n H) into n of (b, heads, l, H / heads)."""
@@ -150,7 +150,7 @@ class HistoryEncoder(nn.Module):
         histories, x = self.pack(vectors, row, item_seq_len)
         for layer in self.layers[:-1]:
             x = layer(x, histories)
-        return self.layers[-1](x, histories, last=True)[torch.argsort(histories.order)]
+        return histories.unsort(self.layers[-1](x, histories, last=True))
 
     def every_position(self, vectors, row, item_seq_len):
         """Encode histories, as `forward`, and return the state at each of their items.
@@ -162,12 +162,12 @@ class HistoryEncoder(nn.Module):
         histories, x = self.pack(vectors, row, item_seq_len)
         for layer in self.layers:
             x = layer(x, histories)
-        return x, histories.order[histories.at] * row.shape[1] + histories.step
+        return x, histories.place
 
     def pack(self, vectors, row, item_seq_len):
         """Return PackedHistories of the batch and what the first layer gets, (P, H)."""
         histories = PackedHistories(item_seq_len, row.shape[1])
-        x = gather_rows(vectors, row[histories.order[histories.at], histories.step], self.norm.weight.dtype)
+        x = gather_rows(vectors, histories.take(row), self.norm.weight.dtype)
         return histories, apply_dropout(self.norm(self.placed(x, histories)), self.dropout_prob, self.training)
 
     def placed(self, x, histories):

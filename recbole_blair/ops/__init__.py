@@ -8,6 +8,10 @@ ops/plain.py says what each operation means; the other files hold its fast forms
 - use_ops, plain_ops: choose fast or plain; which was chosen.
 - full_softmax_loss: mean cross-entropy over all items.
 - LossWithGradients: a loss whose gradients are made in the forward pass; for losses over candidates.
+- sampled_cross_entropy: cross-entropy of each position over its target and its own negatives.
+- gated_scores, gated_cross_entropy: cosines with items that a gate of user and item mixes, and the loss over them.
+- PackedHistories: the items of a batch's histories without padding; gather_rows: rows of item vectors.
+- hstu_attention, HistoryPairs, HeadSizes, N_TIME_BUCKETS: HSTU's pointwise attention, what it needs of a batch.
 - apply_linear, Linear: x W^T + b.
 - apply_dropout: dropout.
 - pack_encoder: pack a frozen encoder's weights for products on the CPU.
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
     from recbole_blair.ops.dropout import apply_dropout
     from recbole_blair.ops.linear import Linear, apply_linear, pack_encoder, prefers_onednn, takes_onednn
     from recbole_blair.ops.memory import give_back_memory, keep_freed_memory, no_collection
+    from recbole_blair.ops.pointwise_attention import N_TIME_BUCKETS, HeadSizes, HistoryPairs, hstu_attention
+    from recbole_blair.ops.ragged import PackedHistories, gather_rows
+    from recbole_blair.ops.sampled_softmax import gated_cross_entropy, gated_scores, sampled_cross_entropy
     from recbole_blair.ops.softmax import LossWithGradients, full_softmax_loss
     from recbole_blair.ops.switch import plain_ops, use_ops
 
@@ -39,6 +46,9 @@ _NAMES = {
     "dropout": ("apply_dropout",),
     "linear": ("Linear", "apply_linear", "pack_encoder", "prefers_onednn", "takes_onednn"),
     "memory": ("give_back_memory", "keep_freed_memory", "no_collection"),
+    "pointwise_attention": ("HeadSizes", "HistoryPairs", "N_TIME_BUCKETS", "hstu_attention"),
+    "ragged": ("PackedHistories", "gather_rows"),
+    "sampled_softmax": ("gated_cross_entropy", "gated_scores", "sampled_cross_entropy"),
     "softmax": ("LossWithGradients", "full_softmax_loss"),
     "switch": ("plain_ops", "use_ops"),
 }

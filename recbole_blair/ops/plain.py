@@ -5,9 +5,15 @@ B batch, M items, n rows, H hidden, D text width, E experts, L history, T tokens
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from recbole_blair.ops.pointwise_attention import HistoryPairs
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -29,3 +35,52 @@ def apply_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 def apply_dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """x * keep / (1 - p), each element of keep 0 with probability p and else 1; x itself outside training."""
     return F.dropout(x, p, training)
+
+
+def hstu_attention(vqk: Tensor, pos_weight: Tensor, time_weight: Tensor | None, pairs: HistoryPairs) -> Tensor:
+    """SiLU(q k^T + b_pos + b_time) v / n over this and earlier positions: (P, heads d_v)."""
+    (heads, d_qk, d_v, n), mixed = pairs.sizes, []
+    for part in pairs.groups:
+        padded = part.group.pad(vqk[part.group.items]).unflatten(2, (-1, math.gcd(d_qk, d_v)))  # (R, W, chunks, g)
+        sizes = [heads * width // padded.shape[3] for width in (d_v, d_qk, d_qk)]
+        v, q, k = (x.flatten(2).unflatten(2, (heads, -1)).transpose(1, 2) for x in padded.split(sizes, 2))
+        bias = pos_weight[pairs.distance[: part.group.width, : part.group.width]].expand(len(v), 1, -1, -1)
+        if time_weight is not None and part.buckets is not None:
+            bias = bias + time_weight[part.buckets.long()][:, None]
+        weights = F.silu(at_least_float32(q @ k.mT) + bias).tril()  # (R, heads, W, W)
+        mixed.append(part.group.unpad((weights.to(v.dtype) @ v / n).transpose(1, 2).flatten(2)))
+    return torch.cat(mixed)
+
+
+def sampled_cross_entropy(users: Tensor, table: Tensor, candidates: Tensor) -> Tensor:
+    """Mean over P of the cross-entropy over candidates (P, 1 + K), the target first; later hits on it do not count."""
+    logits = (table[candidates] * users[:, None]).sum(2)  # (P, 1 + K)
+    return candidates_cross_entropy(logits, candidates)
+
+
+def candidates_cross_entropy(logits: Tensor, candidates: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (P, 1 + K) whose first column is the target's."""
+    hit = F.pad(candidates[:, 1:] == candidates[:, :1], (1, 0))
+    return F.cross_entropy(logits.masked_fill(hit, float("-inf")), torch.zeros_like(candidates[:, 0]))
+
+
+def gated_scores(users: Tensor, query: Tensor, e: Tensor, t: Tensor, key: Tensor, trained: Tensor) -> Tensor:
+    """Cosine of u and (1 - g) e + g t, g = sigmoid(query . key) or 1 without a trained id: (B, 1 + M), column 0 0."""
+    g = torch.where(trained.T, torch.sigmoid(query @ key.T), 1.0)[:, :, None]  # (B, M, 1)
+    return F.pad((F.normalize((1 - g) * e + g * t, dim=2) * users[:, None]).sum(2), (1, 0))
+
+
+def gated_cross_entropy(
+    users: Tensor, query: Tensor, e: Tensor, t: Tensor, key: Tensor, trained: Tensor, candidates: Tensor,
+    temperature: float,
+) -> Tensor:  # fmt: skip
+    """Mean cross-entropy over the gated scores of the candidates (P, 1 + K), or, of one column, over all items."""
+    logits = gated_scores(users, query, e, t, key, trained)[:, 1:] / temperature  # (P, M)
+    if candidates.shape[1] == 1:
+        return F.cross_entropy(logits, candidates[:, 0])
+    return candidates_cross_entropy(logits.gather(1, candidates), candidates)
+
+
+def gather_rows(vectors: Tensor, row: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows `row` (P,) of vectors (M, H) in `dtype`: (P, H)."""
+    return vectors.to(dtype)[row]

@@ -49,7 +49,7 @@ class LRULayer(nn.Module):
 
     def forward(self, x, histories, last=False):
         """Map packed items (P, H) to (P, H), or to (B, H) at each history's last item."""
-        state = histories.mix(self.state_in(x), lambda part, length, rows: self.recur(part))
+        state = histories.mix(self.state_in(x), self.recur)
         if last:
             state, x = state[histories.last], x[histories.last]
         x = self.state_norm(x + apply_dropout(self.state_out(state), self.dropout_prob, self.training))

@@ -16,9 +16,10 @@ from recbole_blair.config import resolve_config
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader, SequenceLoader
 from recbole_blair.errors import InputError
-from recbole_blair.model import hstu_layers, hstu_loss
-from recbole_blair.model.hstu_layers import HSTUEncoder, time_buckets
-from recbole_blair.model.hstu_loss import SampledSoftmaxLoss, step_items
+from recbole_blair.model.hstu import step_items
+from recbole_blair.model.hstu_layers import HSTUEncoder
+from recbole_blair.ops import pointwise_attention, ragged, sampled_cross_entropy, sampled_softmax
+from recbole_blair.ops.pointwise_attention import time_buckets
 from recbole_blair.registry import find_model
 from recbole_blair.registry.build_model import build_model
 from recbole_blair.train.runtime import runtime_config, seed_everything
@@ -46,10 +47,10 @@ def make_batch(lengths, hidden=8, seed=0):
 
 def encode(encoder, vectors, length, times, request):
     """States as a list of (length, H), in batch order."""
-    layout = encoder.layout(length, vectors.shape[1], times, request)
-    states = encoder(vectors[layout.order][layout.real], layout)
-    parts = states.split(length[layout.order].tolist())
-    return [parts[i] for i in torch.argsort(layout.order).tolist()]
+    pairs = encoder.pack(length, vectors.shape[1], times, request)
+    order = pairs.histories.order
+    parts = encoder(vectors.flatten(0, 1)[pairs.histories.place], pairs).split(length[order].tolist())
+    return [parts[i] for i in torch.argsort(order).tolist()]
 
 
 @pytest.mark.parametrize("mode", ["request", "history", "none"])
@@ -72,15 +73,15 @@ def test_layers_equal_the_loop_forward_and_gradient(mode, lengths, heads, d_qk, 
         torch.testing.assert_close(ours_grad, naive_grad, rtol=1e-9, atol=1e-10)
 
 
-def test_many_tiles_and_query_blocks_equal_the_loop(monkeypatch):
-    monkeypatch.setitem(hstu_layers.TILE_ELEMENTS, "cpu", 64)  # tiles of a row or two, blocks of 16 queries
+def test_many_groups_and_query_blocks_equal_the_loop(monkeypatch):
+    monkeypatch.setitem(ragged.GROUP_SCORES, "cpu", 64)  # groups of a row or two, blocks of 16 queries
     encoder = make_encoder(n_layers=1)
     lengths = [37, 2, 3, 20]
     vectors, length, times, request = make_batch(lengths)
     vectors.requires_grad_(True)
-    layout = encoder.layout(length, 37, times, request)
-    assert len(layout.tiles) >= 3
-    assert len(hstu_layers.query_blocks(layout.tiles[-1], 2, vectors.device)) == 3
+    groups = encoder.pack(length, 37, times, request).groups
+    assert len(groups) >= 3
+    assert len(pointwise_attention.query_blocks(groups[-1].group, 2, vectors.device)) == 3
     ours = torch.cat(encode(encoder, vectors, length, times, request))
     naive = torch.cat([naive_encoder(encoder, vectors[b, :n], times[b, :n], request[b]) for b, n in enumerate(lengths)])
     torch.testing.assert_close(ours, naive, rtol=1e-10, atol=1e-10)
@@ -238,10 +239,12 @@ def test_a_compiled_step_gives_the_same_loss_and_gradients(dataset):
             torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("rows_a_draw", [0, 25])
-def test_sampled_softmax_equals_the_plain_form(monkeypatch, rows_a_draw):
-    monkeypatch.setattr(hstu_loss, "DENSE_ROWS_A_DRAW", rows_a_draw)  # gathered, or by the whole table
-    monkeypatch.setitem(hstu_loss.GATHER_ELEMENTS, "cpu", 100 if rows_a_draw == 0 else 22)  # chunks of two positions
+@pytest.mark.parametrize("rows_per_draw", [0, 25])
+def test_sampled_softmax_equals_the_plain_form(monkeypatch, rows_per_draw):
+    monkeypatch.setattr(sampled_softmax, "DENSE_ROWS_PER_DRAW", rows_per_draw)  # gathered, or by the whole table
+    monkeypatch.setitem(
+        sampled_softmax.GATHER_ELEMENTS, "cpu", 108 if rows_per_draw == 0 else 22
+    )  # chunks of two positions
     g = torch.Generator().manual_seed(0)
     users = torch.randn(7, 6, generator=g, dtype=torch.float64, requires_grad=True)
     table = torch.randn(11, 6, generator=g, dtype=torch.float64, requires_grad=True)
@@ -254,7 +257,7 @@ def test_sampled_softmax_equals_the_plain_form(monkeypatch, rows_a_draw):
         kept = [j for j in negatives[p].tolist() if j != int(target[p])]
         logits = torch.stack([users[p] @ table[j] for j in [int(target[p]), *kept]])
         plain = plain - logits.log_softmax(0)[0] / 7
-    ours = SampledSoftmaxLoss.apply(users, table, target, negatives)
+    ours = sampled_cross_entropy(users, table, torch.cat([target[:, None], negatives], 1))
     torch.testing.assert_close(ours, plain)
     for a, b in zip(torch.autograd.grad(3 * ours, [users, table]), torch.autograd.grad(3 * plain, [users, table])):
         torch.testing.assert_close(a, b)

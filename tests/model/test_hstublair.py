@@ -16,8 +16,7 @@ from recbole_blair.config import resolve_config
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader, SequenceLoader
 from recbole_blair.errors import InputError
-from recbole_blair.model import hstu_loss
-from recbole_blair.model.hstu_loss import GATHER_ELEMENTS
+from recbole_blair.ops import sampled_softmax
 from recbole_blair.quick_start import run
 from recbole_blair.registry import find_model
 from recbole_blair.registry.build_model import build_loaders, build_model
@@ -129,8 +128,8 @@ def test_attention_equals_the_loop(dataset):
 @pytest.mark.parametrize(("softmax", "dense_rows"), [("sampled", 25), ("sampled", 0), ("full", 25)])
 def test_the_loss_agrees_with_the_scores(dataset, fusion, softmax, dense_rows, monkeypatch):
     """Loss and gradients against a plain softmax over the full sort's scores; the sampled one draws every item."""
-    monkeypatch.setitem(GATHER_ELEMENTS, "cpu", 400)  # chunks of a few rows
-    monkeypatch.setattr(hstu_loss, "DENSE_ROWS_A_DRAW", dense_rows)  # 0: rows are gathered
+    monkeypatch.setitem(sampled_softmax.GATHER_ELEMENTS, "cpu", 400)  # chunks of a few rows
+    monkeypatch.setattr(sampled_softmax, "DENSE_ROWS_PER_DRAW", dense_rows)  # 0: rows are gathered
     model, _ = make(dataset, fusion, softmax=softmax, n_negatives=dataset.n_items - 1, train_style="prefix")
     model.eval()
     batch = rows_of(dataset)

@@ -13,8 +13,7 @@ from recbole.model.layers import TransformerEncoder
 from recbole_blair.model import layers
 from recbole_blair.model.dot_product import Softmax
 from recbole_blair.model.layers import HistoryEncoder, TransformerLayer, attention
-from recbole_blair.model.packed import PackedHistories, gather_rows, length_groups
-from recbole_blair.ops import apply_dropout
+from recbole_blair.ops import PackedHistories, apply_dropout
 
 torch.set_default_dtype(torch.float32)
 
@@ -31,24 +30,6 @@ def copy_recbole_layer(ours, theirs):
         (ours.ff_out, feed.dense_2), (ours.ff_norm, feed.LayerNorm),
     ):  # fmt: skip
         own.load_state_dict(other.state_dict())
-
-
-def test_gathered_rows_have_the_gradient_of_a_dense_gather_beside_another_use():
-    """An item thousands of times in bfloat16 too: its gradient is summed before it is rounded."""
-    leaf, row = torch.randn(9000, 4).bfloat16(), torch.randint(3, 6, (5000,))
-    weight, other = torch.rand(5000, 4), torch.randn(9000, 4).bfloat16()
-    found = []
-    for gather in (gather_rows, lambda vectors, row, dtype: vectors.to(dtype)[row]):
-        x = leaf.clone().requires_grad_()
-        vectors = x * 1.0
-        rows = gather(vectors, row, torch.float32)
-        assert rows.dtype == torch.float32 and torch.equal(rows, leaf[row].float())
-        ((rows * weight).sum() + (vectors * other).sum()).backward()
-        found.append(x.grad)
-    torch.testing.assert_close(*found, rtol=1e-2, atol=0)
-    exact = torch.zeros(9000, 4).index_add_(0, row, weight) + other.float()
-    torch.testing.assert_close(found[0].float(), exact, rtol=1e-2, atol=1e-6)
-    assert gather_rows(leaf.clone().requires_grad_(), row, torch.float32).grad_fn.name() != "GatheredRowsBackward"
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -84,7 +65,7 @@ def test_transformer_layer_gives_recbole_output(act):
     mask = torch.tril((item_seq != 0)[:, None, None, :].expand(-1, -1, 4, -1))
     expected = theirs(x, torch.where(mask, 0.0, -10000.0))[-1]
     histories = PackedHistories(torch.tensor([4, 2]), 4)
-    rows = histories.order[histories.at], histories.step
+    rows = histories.order[histories.row], histories.step
     torch.testing.assert_close(ours(x[rows], histories), expected[rows], rtol=1e-9, atol=1e-9)
     last = expected[histories.order, torch.tensor([1, 3])]
     torch.testing.assert_close(ours(x[rows], histories, last=True), last, rtol=1e-9, atol=1e-9)
@@ -126,22 +107,6 @@ def test_history_encoder_ignores_what_padding_holds_and_the_width_it_is_padded_t
         noisy[r, n:] = -1 - noisy[r, n:]
     torch.testing.assert_close(encoder(vectors, noisy, length), base)
     torch.testing.assert_close(encoder(vectors, row[:, :4], length), base)
-
-
-def test_small_groups_take_any_lengths():
-    length = torch.tensor([1, 2, 50, 3, 4, 40, 5])
-    groups = length_groups(length, 50, small=24)[1]
-    assert groups == [(0, 4, 4, 10), (4, 5, 5, 5), (5, 7, 50, 90)]
-    assert length_groups(length, 50, small=10_000)[1] == [(0, 7, 50, 105)]
-
-
-def test_length_groups_stay_within_a_factor_of_two_and_cover_all_rows():
-    length = torch.tensor([7, 1, 1, 2, 50, 3, 4, 33, 8])
-    order, groups = length_groups(length, 50)
-    assert [(stop - start, width, real) for start, stop, width, real in groups] == [
-        (2, 1, 2), (1, 2, 2), (2, 4, 7), (2, 8, 15), (2, 50, 83),
-    ]  # fmt: skip
-    assert sorted(order.tolist()) == list(range(9))
 
 
 @pytest.mark.parametrize("p", [0.2, 0.5])

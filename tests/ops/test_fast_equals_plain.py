@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from recbole_blair import ops
-from recbole_blair.ops import dropout, linear, plain, softmax
+from recbole_blair.ops import HeadSizes, HistoryPairs, PackedHistories, dropout, linear, plain, ragged, softmax
+from recbole_blair.ops import sampled_softmax as sampled
 from recbole_blair.ops.switch import FORMS, use_ops
 
 # Largest distance from the plain form in float64, as a share of its length. bfloat16 has eight bits: one rounding is
@@ -34,6 +35,28 @@ def linear_case(shape, m, bias, layout):
     return (drawn(*shape, layout=layout), drawn(m, shape[-1]), drawn(m) if bias else None), 3
 
 
+def attention_case(lengths, heads, d_qk, d_v, timed, layout):
+    length, width = torch.tensor(lengths), max(lengths)
+    times = torch.rand(len(lengths), width).mul(22).exp().long().cumsum(1)
+    sizes = HeadSizes(heads, d_qk, d_v, 7)
+    pairs = HistoryPairs(PackedHistories(length, width), sizes, *([times, times + 1000] if timed else []))
+    vqk = drawn(sum(lengths), heads * (d_v + 2 * d_qk), layout=layout)
+    return (vqk, drawn(width + 3), drawn(129) if timed else None, pairs), 3
+
+
+def candidates_of(n, k, m):
+    """Each row's target and its draws, some of them its target."""
+    candidates = torch.randint(0, m, (n, 1 + k))
+    candidates[::2, 1:3] = candidates[::2, :1]
+    return candidates
+
+
+def gated_case(n, m, width, k, layout):
+    users, e, t = (drawn(rows, width, layout=layout) for rows in (n, m, m))
+    args = (F.normalize(users, dim=1), drawn(n, 3), e, t, drawn(m, 3), torch.rand(m, 1) < 0.7)
+    return (args if k is None else (*args, candidates_of(n, k, m), 0.5)), 5
+
+
 LAYOUTS = ("contiguous", "transposed", "sliced")
 # Arguments of each operation, and how many of the first are differentiated.
 CASES = {
@@ -49,8 +72,24 @@ CASES = {
             [(9, 6), (2, 5, 6), (1, 1), (0, 4), (3, 0)], [1, 7], [True, False], LAYOUTS
         )
     ],
+    "hstu_attention": [
+        attention_case(lengths, heads, d_qk, d_v, timed, layout)
+        for (lengths, heads, d_qk, d_v), timed, layout in itertools.product(
+            [([1], 1, 4, 4), ([5, 3, 1, 9], 2, 3, 5), ([6, 6], 3, 2, 2), ([37, 2, 20, 3, 40], 2, 4, 6)], [True, False],
+            LAYOUTS,
+        )
+    ],
+    "sampled_cross_entropy": [
+        ((drawn(n, width, layout=layout), drawn(m, width, layout=layout), candidates_of(n, k, m)), 2)
+        for (n, m, width, k), layout in itertools.product([(7, 11, 4, 8), (1, 2, 3, 1), (33, 301, 17, 5)], LAYOUTS)
+    ],
+    "gated_scores": [gated_case(n, m, 6, None, layout) for n, m in [(7, 11), (1, 1)] for layout in LAYOUTS],
+    "gated_cross_entropy": [
+        gated_case(n, m, 6, k, layout)
+        for (n, m, k), layout in itertools.product([(7, 11, 8), (33, 301, 5), (9, 20, 0)], LAYOUTS)
+    ],
 }  # fmt: skip
-APART = {"apply_dropout"}  # random: below
+APART = {"apply_dropout", "gather_rows"}  # random: below; computes in a dtype of its own: test_ragged.py
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +97,9 @@ def small_blocks(monkeypatch):
     """Several blocks at these sizes, and oneDNN wherever PyTorch has it."""
     if linear.has_onednn():
         monkeypatch.setattr(linear, "prefers_onednn", lambda: True)
+    monkeypatch.setitem(ragged.GROUP_SCORES, "cpu", 200)
+    monkeypatch.setitem(sampled.GATHER_ELEMENTS, "cpu", 200)
+    monkeypatch.setattr(sampled, "GATE_ROWS", 3)
     monkeypatch.setattr(softmax, "CACHE_BYTES", 4000)
     monkeypatch.setattr(softmax, "LOGITS_AT_A_TIME", {"cpu": 2500})
     monkeypatch.setattr(dropout, "DROPOUT_CHUNK", 1000)
