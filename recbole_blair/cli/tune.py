@@ -50,9 +50,9 @@ def run(argv: list[str]) -> int:
         given.get("model"), given.get("dataset"), given.get("config_files") or [], given.get("resume"), options, **keys
     )
     if given.get("dry_run"):
-        from recbole_blair.tune.plan import print_plan
+        from recbole_blair.tune.dry_run import print_dry_run
 
-        return print_plan(sweep)
+        return print_dry_run(sweep)
     from recbole_blair.tune.results import print_sweep
 
     check_output_folder(sweep.folder)

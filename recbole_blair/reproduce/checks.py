@@ -117,7 +117,9 @@ def pair_counts(context: Context, tolerance: dict[str, Any]) -> Check:
 
 def loss_falls(context: Context, tolerance: dict[str, Any]) -> Check:
     """The training loss of the last epoch is below that of the first."""
-    loss = [value for _, value in load_curves(context.run, "ndcg@10")["loss"]]
+    curves = load_curves(context.run, "ndcg@10")
+    assert curves is not None  # of a run that has just been trained
+    loss = [value for _, value in curves["loss"]]
     share = (loss[0] - loss[-1]) / abs(loss[0])
     return check_at_least("loss_falls", share, tolerance["share"], f"loss {loss[0]:.3f} to {loss[-1]:.3f}: share")
 

@@ -1,10 +1,15 @@
-"""The part that talks to Ray Tune: trials in, statuses out."""
+"""Runs the trials of a sweep with Ray Tune and records how each ended."""
+
+from __future__ import annotations
 
 import re
+from collections.abc import Container
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.tune import Callback
+from ray.tune.schedulers import FIFOScheduler
 
 from recbole_blair.files.write import write_json
 from recbole_blair.train.display import fraction, say
@@ -13,16 +18,19 @@ from recbole_blair.tune import sweep_dir as files
 from recbole_blair.tune.searcher import optuna_searcher
 from recbole_blair.tune.trial import run_trial
 
+if TYPE_CHECKING:
+    from recbole_blair.tune.run import Sweep
+
 PBT_SPARE = 2  # checkpoints kept beyond an interval: another trial may still be copying one
 ERROR_LINE = re.compile(r"^[\w.]*(Error|Exception|Exit)\b.*", re.M)
 
 
-def fit(sweep, spec):
-    """Run the open trials of a sweep until each is over, or the time is.
+def run_trials(sweep: Sweep, spec: dict[str, Any]) -> None:
+    """Run the open trials of a sweep until each has ended, or the time is over.
 
     Args:
-        sweep (Sweep)
-        spec (dict): see `run.worker_spec`.
+        sweep: of `build_sweep`.
+        spec: see `run.worker_spec`.
     """
     settings, searcher, space = sweep.settings, None, {}
     if settings["search"] == "optuna":
@@ -42,8 +50,8 @@ def fit(sweep, spec):
             max_concurrent_trials=settings["max_concurrent"],
             time_budget_s=settings["time_budget_s"],
             reuse_actors=True,
-            trial_name_creator=name_of,
-            trial_dirname_creator=name_of,
+            trial_name_creator=name_trial,
+            trial_dirname_creator=name_trial,
         ),
         run_config=tune.RunConfig(
             name="sweep",
@@ -59,54 +67,52 @@ def fit(sweep, spec):
     tuner.fit()
 
 
-def name_of(trial):
-    """The name and folder of one of Ray's trials: the number it began with."""
+def name_trial(trial: Any) -> str:
+    """Return the name and folder of one of Ray's trials: the number it began with."""
     return f"{trial.config['trial']['number']:04d}"
 
 
-def build_scheduler(sweep):
+def build_scheduler(sweep: Sweep) -> FIFOScheduler:
     """Return the scheduler that the options name."""
     settings = sweep.settings
     if settings["scheduler"] == "asha":
         return schedulers.asha(settings, sweep.base["epochs"], sweep.metric, sweep.trials)
     if settings["scheduler"] == "pbt":
         return schedulers.pbt(settings, sweep.base["epochs"], sweep.space)
-    from ray.tune.schedulers import FIFOScheduler
-
     return FIFOScheduler()
 
 
 class Journal(Callback):
     """Writes every trial's status into its folder when it ends, and one line to the screen."""
 
-    def __init__(self, sweep, stopped):
+    def __init__(self, sweep: Sweep, stopped: Container[int]) -> None:
         self.folder, self.metric, self.stopped = sweep.folder, sweep.metric, stopped
         search = sweep.settings["search"]
         self.total = sweep.settings["num_samples"] if search == "optuna" else len(sweep.trials)
 
-    def setup(self, **info):
-        """Ray gives its own settings; none is needed."""
+    def setup(self, *args: Any, **info: Any) -> None:
+        """Do nothing with Ray's settings."""
 
-    def on_trial_complete(self, iteration, trials, trial, **info):
-        """A trial finished, was stopped by the scheduler, or the time is over."""
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Record a trial that finished, was stopped by the scheduler, or ran out of time."""
         number = schedulers.trial_number(trial)
         done = (files.trial_dir(self.folder, number) / files.DONE).is_file()
         stopped = number in self.stopped
         self.record(number, files.FINISHED if done else files.STOPPED if stopped else files.UNFINISHED)
 
-    def on_trial_error(self, iteration, trials, trial, **info):
-        """A trial failed for good."""
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Record a trial that failed for good."""
         number = schedulers.trial_number(trial)
-        self.record(number, files.FAILED, error_of(trial))
+        self.record(number, files.FAILED, describe_error(trial))
 
-    def on_trial_recover(self, iteration, trials, trial, **info):
-        """A trial failed and goes on from its checkpoint."""
+    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Print that a trial failed and continues from its checkpoint."""
         number = schedulers.trial_number(trial)
         epoch = files.last_epoch(files.trial_dir(self.folder, number))
-        say(f"trial {number:>3}  failed after epoch {epoch} and goes on from there: {error_of(trial)}")
+        say(f"trial {number:>3}  failed after epoch {epoch} and goes on from there: {describe_error(trial)}")
 
-    def record(self, number, status, error=None):
-        """Write the status down and print it."""
+    def record(self, number: int, status: str, error: str | None = None) -> None:
+        """Write and print a trial's status."""
         folder = files.trial_dir(self.folder, number)
         record = files.read_json(folder / files.TRIAL)
         record.update(status=status, error=error)
@@ -119,8 +125,8 @@ class Journal(Callback):
         say(f"trial {number:>3} of {self.total}  {status} after epoch {epochs}  {value}  {error or point}")
 
 
-def error_of(trial):
-    """One line on what went wrong in one of Ray's trials.
+def describe_error(trial: Any) -> str:
+    """Return one line about the error of one of Ray's trials.
 
     Ray writes it on this machine and copies it into the sweep's folder later, which is where its `get_error` looks.
     """

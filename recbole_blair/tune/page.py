@@ -1,11 +1,22 @@
 """The page of a sweep: parallel coordinates, learning curves and the trials, in one HTML file that needs no network."""
 
+from __future__ import annotations
+
 import html
 import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import write_text
 from recbole_blair.train.display import fraction
+from recbole_blair.tune.space import Entry
+from recbole_blair.tune.sweep_dir import Trial
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from recbole_blair.tune.run import Sweep
 
 TICKS = 5  # of a logarithmic axis
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1200px;color:#222;padding:0 1em}
@@ -13,30 +24,31 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}
 text-align:right;border-bottom:1px solid #ddd}h1{font-size:1.4em}h2{font-size:1.1em;margin-top:2em}"""
 
 
-def write_page(sweep, best, path):
+def write_page(sweep: Sweep, best: dict[str, Any] | None, path: Path) -> None:
     """Write the page.
 
     Args:
-        sweep (Sweep)
-        best (dict): best.json's content, or None.
-        path (Path)
+        sweep: with its trials as they ended.
+        best: best.json's content, or None.
+        path: of the page.
 
     Raises:
         InputError: Plotly is not installed.
     """
     try:
-        import plotly.io as pio
+        import plotly.io as pio  # heavy, and an extra
     except ImportError as error:
         raise InputError(f"the page of a sweep needs Plotly ({error}); pip install 'recbole-blair[tune]'") from error
     measured = [trial for trial in sweep.trials if trial.best(sweep.metric)]
-    parts = []
+    sections = []
     if measured:
-        figures = [("Trials by their keys", coordinates(sweep, measured)), ("Learning curves", curves(sweep, measured))]
-        for i, (title, figure) in enumerate(figures):
+        drawings = {"Trials by their keys": draw_coordinates, "Learning curves": draw_curves}
+        for i, (title, draw) in enumerate(drawings.items()):
+            figure = draw(sweep, measured)
             drawn = pio.to_html(figure, full_html=False, include_plotlyjs=i == 0, default_height=480)
-            parts.append(f"<h2>{title}</h2>\n{drawn}")
+            sections.append(f"<h2>{title}</h2>\n{drawn}")
     title = html.escape(f"{sweep.info.name} on {sweep.dataset}: {len(sweep.trials)} trials")
-    body = "\n".join([f"<h1>{title}</h1>", summary(sweep, best), *parts, table(sweep)])
+    body = "\n".join([f"<h1>{title}</h1>", summarise(sweep, best), *sections, write_table(sweep)])
     write_text(
         path,
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
@@ -44,8 +56,8 @@ def write_page(sweep, best, path):
     )
 
 
-def summary(sweep, best):
-    """One paragraph on how it was done and what came out."""
+def summarise(sweep: Sweep, best: dict[str, Any] | None) -> str:
+    """Return one paragraph about the search and its best trial."""
     options = sweep.settings
     text = f"search {options['search']}, scheduler {options['scheduler']}, by {sweep.metric} of the validation rows."
     if best:
@@ -57,13 +69,13 @@ def summary(sweep, best):
     return f"<p>{html.escape(text)}</p>"
 
 
-def coordinates(sweep, trials):
-    """Parallel coordinates: an axis a key, the metric last and as colour."""
-    import plotly.graph_objects as go
+def draw_coordinates(sweep: Sweep, trials: list[Trial]) -> Figure:
+    """Return parallel coordinates: one axis per key, the metric last and as colour."""
+    import plotly.graph_objects as go  # heavy, and an extra
 
-    values = [trial.best(sweep.metric)[sweep.metric] for trial in trials]
+    values = [trial.best_value(sweep.metric) for trial in trials]
     shown = [sweep.space.shown(trial.point) for trial in trials]
-    axes = [axis(entry, [point.get(entry.key) for point in shown]) for entry in sweep.space.entries]
+    axes = [build_axis(entry, [point.get(entry.key) for point in shown]) for entry in sweep.space.entries]
     axes.append({"label": f"valid {sweep.metric}", "values": values})
     return go.Figure(
         go.Parcoords(dimensions=axes, line={"color": values, "colorscale": "Viridis", "showscale": True}),
@@ -71,13 +83,13 @@ def coordinates(sweep, trials):
     )
 
 
-def axis(entry, values):
-    """One axis; a trial that did not try the key is at the bottom, marked `-`."""
+def build_axis(entry: Entry, values: list) -> dict[str, Any]:
+    """Return one axis; a trial that did not try the key is at the bottom, marked `-`."""
     if entry.kind == "choice":
         others = [v for v in values if v is not None and v not in entry.values]  # a default that is no choice
         names = list(dict.fromkeys(str(v) for v in [*entry.values, *others]))
-        places = [-1 if v is None else names.index(str(v)) for v in values]
-        ticks = list(range(len(names)))
+        places: list[float] = [-1 if v is None else names.index(str(v)) for v in values]
+        ticks: list[float] = list(range(len(names)))
     else:
         log = entry.kind == "loguniform"
         place = math.log10 if log else float
@@ -93,9 +105,9 @@ def axis(entry, values):
     return {"label": label, "values": places, "tickvals": ticks, "ticktext": names}
 
 
-def curves(sweep, trials):
-    """One line a trial: the metric of the validation rows by epoch."""
-    import plotly.graph_objects as go
+def draw_curves(sweep: Sweep, trials: list[Trial]) -> Figure:
+    """Return one line per trial: the metric of the validation rows by epoch."""
+    import plotly.graph_objects as go  # heavy, and an extra
 
     figure = go.Figure(layout={"xaxis": {"title": "epoch"}, "yaxis": {"title": f"valid {sweep.metric}"}})
     for trial in trials:
@@ -113,8 +125,8 @@ def curves(sweep, trials):
     return figure
 
 
-def table(sweep):
-    """The trials as an HTML table, by number."""
+def write_table(sweep: Sweep) -> str:
+    """Return the trials as an HTML table, by number."""
     keys = [entry.key for entry in sweep.space.entries]
     head = "".join(f"<th>{html.escape(h)}</th>" for h in ("trial", "status", "epochs", f"valid {sweep.metric}", *keys))
     rows = []

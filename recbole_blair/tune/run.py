@@ -1,23 +1,34 @@
-"""One sweep, from what was asked for to the best configuration: check all, prepare the data, try, evaluate the best.
+"""One sweep: check everything, prepare the data, run the trials, evaluate the best one.
 
-Everything that a sweep goes on from is in its folder (see sweep_dir.py); Ray's own snapshots are thrown away.
+Everything that a sweep resumes from is in its folder (see sweep_dir.py); Ray's own snapshots are deleted.
 """
+
+from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from filelock import FileLock, Timeout
+
+from recbole_blair import compat
 from recbole_blair.config import Config, load_yaml, resolve_config
 from recbole_blair.errors import InputError
 from recbole_blair.parallel.ray_cluster import local_cpus, local_gpus, ray_cluster
+from recbole_blair.quick_start import open_dataset
 from recbole_blair.registry import ModelInfo, find_model, use_plugins
 from recbole_blair.train.display import say
+from recbole_blair.train.runtime import runtime_config
 from recbole_blair.tune import sweep_dir as files
+from recbole_blair.tune.results import conclude
 from recbole_blair.tune.schedulers import ranges_to_perturb
-from recbole_blair.tune.searcher import plan_points
+from recbole_blair.tune.searcher import list_trials
 from recbole_blair.tune.settings import VOLATILE, resolve_settings
 from recbole_blair.tune.space import Space, load_space, space_path
+from recbole_blair.tune.sweep_dir import Trial
 
 # Keys that the sweep itself decides for its trials.
 OWN_KEYS = ("resume", "threads", "seeds", "baselines", "init_from")
@@ -30,29 +41,29 @@ class Sweep:
     folder: Path
     info: ModelInfo
     dataset: str
-    keys: dict
+    keys: dict[str, Any]
     base: Config
     space: Space
-    settings: dict
-    trials: list
+    settings: dict[str, Any]
+    trials: list[Trial]
 
     @property
-    def metric(self):
-        """What trials are compared by."""
+    def metric(self) -> str:
+        """Return the metric that compares trials."""
         return self.base["valid_metric"]
 
     @property
-    def open_trials(self):
-        """The trials that begin or go on."""
+    def open_trials(self) -> list[Trial]:
+        """Return the trials that begin or are resumed."""
         return [trial for trial in self.trials if not trial.over]
 
     @property
-    def has_more(self):
-        """True when there is something left to try."""
+    def has_more(self) -> bool:
+        """Return whether a trial is left to run."""
         to_ask = self.settings["search"] == "optuna" and len(self.trials) < self.settings["num_samples"]
         return to_ask or bool(self.open_trials)
 
-    def spec(self):
+    def spec(self) -> dict[str, Any]:
         """Return sweep.yaml's content."""
         return {
             "model": self.info.name, "dataset": self.dataset, "keys": self.keys, "space": self.space.plain(),
@@ -60,18 +71,18 @@ class Sweep:
         }  # fmt: skip
 
 
-def build_sweep(model, dataset, config_files=(), resume=None, options=None, **keys):
+def build_sweep(
+    model: str | None, dataset: str | None, config_files: Sequence[str] = (), resume: str | None = None,
+    options: dict[str, Any] | None = None, **keys: Any,
+) -> Sweep:  # fmt: skip
     """Check everything that can be known before a trial starts.
 
     Args:
-        model (str), dataset (str): as of `train`.
-        config_files (sequence of str): YAML files of keys; the space outranks them, keys given outrank the space.
-        resume (str): an interrupted sweep's folder.
-        options (dict): of props/tune/tune.yaml.
+        model, dataset: as for `train`.
+        config_files: YAML files of keys; the space outranks them, keys given outrank the space.
+        resume: an interrupted sweep's folder.
+        options: of props/tune/tune.yaml.
         **keys: of the model and of overall.yaml, the same for every trial.
-
-    Returns:
-        Sweep
 
     Raises:
         InputError: anything the caller can fix.
@@ -95,10 +106,13 @@ def build_sweep(model, dataset, config_files=(), resume=None, options=None, **ke
         files.check_same_sweep(folder, files.load_sweep(folder), sweep.spec())
     elif folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty and holds no sweep; choose another output_dir")
-    return finish_plan(sweep)
+    return add_trials(sweep)
 
 
-def resume_sweep(model, dataset, config_files, folder, options, keys):
+def resume_sweep(
+    model: str | None, dataset: str | None, config_files: Sequence[str], folder: Path | str, options: dict[str,
+    Any], keys: dict[str, Any],
+) -> Sweep:  # fmt: skip
     """Read a sweep's folder; what is given beside it may only say where and how long it goes on."""
     if not isinstance(folder, str | Path):
         raise InputError("--resume needs the folder of a sweep, as in --resume=runs/games-sweep")
@@ -125,10 +139,10 @@ def resume_sweep(model, dataset, config_files, folder, options, keys):
         asked_space = load_space(options["space"], info, base, fixed=saved["keys"]).plain()
         if asked_space != space.plain():
             raise InputError(f"--resume={folder} goes on with its own space; {options['space']} differs from it")
-    return finish_plan(Sweep(Path(folder), info, saved["dataset"], saved["keys"], base, space, settings, []))
+    return add_trials(Sweep(Path(folder), info, saved["dataset"], saved["keys"], base, space, settings, []))
 
 
-def base_config(info, dataset, keys, settings):
+def base_config(info: ModelInfo, dataset: str, keys: dict[str, Any], settings: dict[str, Any]) -> Config:
     """Resolve the keys that all trials share.
 
     Raises:
@@ -154,21 +168,21 @@ def base_config(info, dataset, keys, settings):
     return base
 
 
-def finish_plan(sweep):
-    """Add the trials: those there are, then, for a search that knows them before, those to come; checks each."""
+def add_trials(sweep: Sweep) -> Sweep:
+    """Add the trials: those of the folder, then, unless Optuna chooses them, the new ones; check each."""
     if (sweep.folder / files.SWEEP).is_file():
         sweep.trials = files.load_trials(sweep.folder)
     if sweep.settings["scheduler"] == "pbt":
         ranges_to_perturb(sweep.space)
     if sweep.settings["search"] != "optuna":
-        sweep.trials += plan_points(sweep.space, sweep.settings, sweep.trials)
+        sweep.trials += list_trials(sweep.space, sweep.settings, sweep.trials)
     for trial in sweep.trials:
         shared = {**sweep.keys, "seeds": None, "baselines": None}
         resolve_config(sweep.info, sweep.dataset, (), {**shared, **trial.point})
     return sweep
 
 
-def resources_per_trial(sweep, cpus, gpus):
+def resources_per_trial(sweep: Sweep, cpus: float, gpus: float) -> tuple[int, float]:
     """Return (cpus, gpus) of a trial.
 
     Raises:
@@ -194,11 +208,11 @@ def resources_per_trial(sweep, cpus, gpus):
     return settings["cpus_per_trial"], wanted
 
 
-def run_sweep(sweep):
+def run_sweep(sweep: Sweep) -> dict[str, Any]:
     """Try every trial of a checked sweep and evaluate the best one's weights on the test rows.
 
     Args:
-        sweep (Sweep): of `build_sweep`.
+        sweep: of `build_sweep`.
 
     Returns:
         dict: `best` (best.json's content, or None when no trial gave a result), `trials`, `seconds`.
@@ -206,8 +220,6 @@ def run_sweep(sweep):
     Raises:
         InputError: data that is missing, no cluster at ray_address, more resources than there are.
     """
-    from filelock import FileLock, Timeout
-
     settings, started = sweep.settings, time.perf_counter()
     usage = {"report_usage": settings["report_usage"]}
     with contextlib.ExitStack() as stack:
@@ -229,19 +241,15 @@ def run_sweep(sweep):
         return try_trials(sweep, cpus, gpus, started)
 
 
-def prepare_data(sweep):
+def prepare_data(sweep: Sweep) -> None:
     """Make the atomic files and features that trials will read; each trial then maps them and makes nothing."""
-    from recbole_blair import compat
-    from recbole_blair.quick_start import open_dataset
-    from recbole_blair.train.runtime import runtime_config
-
     compat.apply()
     for choice in sweep.space.data_choices():
         open_dataset(sweep.info, runtime_config(sweep.base.replace(**choice)), {})
 
 
-def worker_spec(sweep, cpus, gpus):
-    """What a trial's process needs to know of the sweep; folders are absolute, since it may run elsewhere."""
+def worker_spec(sweep: Sweep, cpus: int, gpus: float) -> dict[str, Any]:
+    """Return what a trial's process reads of the sweep; folders are absolute, since it may run elsewhere."""
     keys = dict(sweep.keys)
     for key in ("data_path", "raw_dir"):
         keys[key] = str(Path(sweep.base[key]).resolve())
@@ -253,19 +261,17 @@ def worker_spec(sweep, cpus, gpus):
     }  # fmt: skip
 
 
-def try_trials(sweep, cpus, gpus, started):
-    """Write the plan down, run Ray Tune over the open trials, and conclude."""
-    from recbole_blair.tune.results import conclude
-
+def try_trials(sweep: Sweep, cpus: int, gpus: float, started: float) -> dict[str, Any]:
+    """Write the trials, run Ray Tune over the open ones, and conclude."""
     files.save_sweep(sweep.folder, sweep.spec())
     for trial in sweep.trials:
         if not (files.trial_dir(sweep.folder, trial.number) / files.TRIAL).is_file():
             files.save_trial(sweep.folder, trial)
     if sweep.has_more:
-        from recbole_blair.tune.driver import fit
+        from recbole_blair.tune.driver import run_trials  # heavy: loads Ray Tune
 
-        files.forget_ray(sweep.folder)
-        fit(sweep, worker_spec(sweep, cpus, gpus))
-        files.forget_ray(sweep.folder)
+        files.delete_ray_files(sweep.folder)
+        run_trials(sweep, worker_spec(sweep, cpus, gpus))
+        files.delete_ray_files(sweep.folder)
     sweep.trials = files.load_trials(sweep.folder)
     return conclude(sweep, {"CPU": cpus, "GPU": gpus}, started)

@@ -1,53 +1,61 @@
-"""Which trials go on: Ray's ASHA, taught what an interrupted sweep had seen; Ray's PBT over a point's ranges."""
+"""Which trials continue: Ray's ASHA with the results of an interrupted sweep; Ray's PBT over a point's ranges."""
+
+from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from recbole_blair.errors import InputError
-from recbole_blair.tune.sweep_dir import FAILED
+from recbole_blair.tune.space import Entry, Space
+from recbole_blair.tune.sweep_dir import FAILED, Trial
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import FIFOScheduler
 
 PERTURB = (0.8, 1.2)  # factors of PBT's small steps, arXiv:1711.09846, section 4.1
-RESAMPLE_SHARE = 0.25  # how often PBT draws afresh instead
+RESAMPLE_SHARE = 0.25  # how often PBT draws a new value instead
 
 
-def asha(settings, epochs, metric, earlier):
+def asha(settings: dict[str, Any], epochs: int, metric: str, earlier: Sequence[Trial]) -> FIFOScheduler:
     """Return Ray's asynchronous successive halving (arXiv:1810.05934) over a trial's best value so far.
 
     Args:
-        settings (dict): options of the sweep.
-        epochs (int): of a whole trial.
-        metric (str): in the lines of earlier trials.
-        earlier (list of Trial): with the epochs they had before; the rungs are filled from them, oldest line first.
+        settings: options of the sweep.
+        epochs: of a whole trial.
+        metric: in the lines of earlier trials.
+        earlier: with the epochs they had before; the rungs are filled from them, oldest line first.
             What was decided of them then stands.
     """
-    from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+    from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler  # heavy
 
     class Asha(AsyncHyperBandScheduler):
         """Remembers which trials it stopped, and what trials did before the driver was started again."""
 
-        def __init__(self, **options):
+        def __init__(self, **options: Any) -> None:
             super().__init__(**options)
-            self.stopped_trials = set()
+            self.stopped_trials: set[int] = set()
             self.history = {t.number: scores(t, metric) for t in earlier if t.lines and t.status != FAILED}
             for trial in (t for t in earlier if t.over and t.number in self.history):
-                shadow = SimpleNamespace(trial_id=f"earlier-{trial.number}")
-                super().on_trial_add(None, shadow)
+                shadow: Any = SimpleNamespace(trial_id=f"earlier-{trial.number}")
+                super().on_trial_add(None, shadow)  # type: ignore[arg-type]
                 self.replay(shadow, trial.number)
 
-        def replay(self, trial, number):
+        def replay(self, trial: Any, number: int) -> None:
             """Record a trial's earlier results."""
             for result in self.history[number]:
-                super().on_trial_result(None, trial, result)
+                super().on_trial_result(None, trial, result)  # type: ignore[arg-type]
 
-        def on_trial_add(self, tune_controller, trial):
-            """Ray adds a trial; one that goes on brings its earlier results."""
+        def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+            """Ray adds a trial; the earlier results of one that is resumed are recorded."""
             super().on_trial_add(tune_controller, trial)
             number = trial_number(trial)
             if number in self.history:
                 self.replay(trial, number)
 
-        def on_trial_result(self, tune_controller, trial, result):
-            """Ray asks whether a trial goes on."""
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            """Return, for Ray, whether a trial continues."""
             decision = super().on_trial_result(tune_controller, trial, result)
             if decision == TrialScheduler.STOP:
                 self.stopped_trials.add(trial_number(trial))
@@ -63,7 +71,7 @@ def asha(settings, epochs, metric, earlier):
     )
 
 
-def scores(trial, metric):
+def scores(trial: Trial, metric: str) -> list[dict[str, Any]]:
     """Return a trial's epochs as the scheduler sees them: the best value so far."""
     results, best = [], float("-inf")
     for line in trial.lines:
@@ -73,12 +81,12 @@ def scores(trial, metric):
     return results
 
 
-def trial_number(trial):
+def trial_number(trial: object) -> int:
     """Return the number of one of Ray's trials: its name, which PBT does not change."""
     return int(str(trial))
 
 
-def ranges_to_perturb(space):
+def ranges_to_perturb(space: Space) -> list[Entry]:
     """Return the entries that PBT perturbs: the ranges. Choices stay with the weights they came with, since many of
     them decide shapes.
 
@@ -94,21 +102,21 @@ def ranges_to_perturb(space):
     return ranges
 
 
-def pbt(settings, epochs, space):
+def pbt(settings: dict[str, Any], epochs: int, space: Space) -> FIFOScheduler:
     """Return Ray's population based training (arXiv:1711.09846) over the ranges of a space.
 
     Args:
-        settings (dict): options of the sweep.
-        epochs (int): of a whole trial; after the last one nothing is copied, since nothing would train it.
-        space (Space)
+        settings: options of the sweep.
+        epochs: of a whole trial; after the last one nothing is copied, since nothing would train it.
+        space: search space.
     """
-    from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
+    from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler  # heavy
 
     class Pbt(PopulationBasedTraining):
         """Leaves a trial as it is when its epochs are over."""
 
-        def on_trial_result(self, tune_controller, trial, result):
-            """Ray asks whether a trial goes on, and as what."""
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            """Return, for Ray, whether a trial continues, and as what."""
             if result["epoch"] >= epochs:
                 return TrialScheduler.CONTINUE
             return super().on_trial_result(tune_controller, trial, result)
@@ -116,7 +124,7 @@ def pbt(settings, epochs, space):
     ranges = ranges_to_perturb(space)
     rng = random.Random(settings["search_seed"])
 
-    def explore(config):
+    def explore(config: dict[str, Any]) -> dict[str, Any]:
         """Perturb the point of a config that another trial takes over."""
         config["trial"]["point"] = perturb(config["trial"]["point"], ranges, rng)
         return config
@@ -132,8 +140,8 @@ def pbt(settings, epochs, space):
     )
 
 
-def perturb(point, ranges, rng):
-    """Return a point with each number of a range moved by a fifth, or drawn afresh, within its bounds."""
+def perturb(point: dict[str, Any], ranges: Sequence[Entry], rng: random.Random) -> dict[str, Any]:
+    """Return a point with each number of a range moved by a fifth, or drawn again, within its bounds."""
     changed = dict(point)
     for entry in ranges:
         if entry.key not in point:

@@ -1,19 +1,30 @@
 """Where points come from: a list made before the start (random, grid), or Optuna, which learns as trials end."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from recbole_blair.errors import InputError
+from recbole_blair.tune.space import Space
 from recbole_blair.tune.sweep_dir import FAILED, Trial, save_trial
 
+if TYPE_CHECKING:
+    import optuna
+    from ray.tune.search import Searcher
 
-def plan_points(space, settings, earlier):
-    """Return the trials of a random or grid search that are not there yet, in order.
+
+def list_trials(space: Space, settings: dict[str, Any], earlier: Sequence[Trial]) -> list[Trial]:
+    """Return the new trials of a random or grid search, in order.
 
     Args:
-        space (Space)
-        settings (dict): options of the sweep.
-        earlier (list of Trial): those that are.
+        space: search space.
+        settings: options of the sweep.
+        earlier: trials that exist.
 
     Returns:
-        list of Trial: fewer than asked for when the space has no more points.
+        fewer than asked for when the space has no more points.
     """
     points = [trial.point for trial in earlier]
     first = len(points)
@@ -30,48 +41,52 @@ def plan_points(space, settings, earlier):
     return [Trial(number, point) for number, point in enumerate(points) if number >= first]
 
 
-def tpe_study(settings, started):
+def create_study(settings: dict[str, Any], started: int) -> optuna.Study:
     """Return an Optuna study of the tree-structured Parzen estimator that keeps parallel trials apart."""
     try:
-        import optuna
+        import optuna  # heavy, and an extra
     except ImportError as error:
         raise InputError(f"search=optuna needs Optuna ({error}); pip install 'recbole-blair[tune]'") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    seed = settings["search_seed"] + started  # a resumed sweep draws on, not the same again
+    seed = settings["search_seed"] + started  # so that a resumed sweep does not draw the same points again
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
     return optuna.create_study(direction="maximize", sampler=sampler)
 
 
-def optuna_searcher(space, settings, sweep_dir, metric, earlier, unfinished):
+def optuna_searcher(
+    space: Space, settings: dict[str, Any], sweep_dir: Path, metric: str, earlier: Sequence[Trial], unfinished:
+    Sequence[Trial],
+) -> Searcher:  # fmt: skip
     """Return a Ray Tune searcher that asks Optuna for points, one trial after the other.
 
     Args:
-        earlier (list of Trial): of an interrupted sweep; those that are over teach Optuna.
-        unfinished (list of Trial): those of them that go on; they come first.
+        earlier: trials of an interrupted sweep; those that have ended teach Optuna.
+        unfinished: those of them that are resumed; they come first.
     """
-    from optuna.trial import TrialState, create_trial
+    from optuna.trial import TrialState, create_trial  # heavy, as is Ray
     from ray.tune.search import Searcher
 
     class OptunaSearch(Searcher):
-        """Optuna's ask and tell behind Ray's interface; every point is written down before its trial starts."""
+        """Optuna's ask and tell behind Ray's interface; every point is written before its trial starts."""
 
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__(metric="score", mode="max")
-            self.study = tpe_study(settings, len(earlier))
-            self.number, self.waiting, self.asked = len(earlier), list(unfinished), {}
+            self.study = create_study(settings, len(earlier))
+            self.number, self.waiting = len(earlier), list(unfinished)
+            self.asked: dict[str, tuple[Trial, optuna.Trial | None]] = {}
             for trial in earlier:
                 best = trial.best(metric)
                 if trial.over and trial.status != FAILED and best is not None:
                     self.learn(trial.point, best[metric])
 
-        def learn(self, point, value):
+        def learn(self, point: dict[str, Any], value: float) -> None:
             """Teach Optuna a point and its value."""
-            known = {key: v for key, v in point.items() if space.entry(key)}
-            params = {key: space.entry(key).optuna_value(v) for key, v in known.items()}
-            forms = {key: space.entry(key).distribution() for key in known}
+            tried = [entry for entry in space.entries if entry.key in point]
+            params = {entry.key: entry.optuna_value(point[entry.key]) for entry in tried}
+            forms = {entry.key: entry.distribution() for entry in tried}
             self.study.add_trial(create_trial(params=params, distributions=forms, value=value))
 
-        def suggest(self, trial_id):
+        def suggest(self, trial_id: str) -> Any:
             """Return the next trial's config."""
             if self.waiting:
                 trial, asked = self.waiting.pop(0), None
@@ -84,17 +99,17 @@ def optuna_searcher(space, settings, sweep_dir, metric, earlier, unfinished):
             self.asked[trial_id] = (trial, asked)
             return {"trial": {"number": trial.number, "point": trial.point}}
 
-        def ask(self):
+        def ask(self) -> tuple[Trial, optuna.Trial | None]:
             """Ask Optuna, or take the defaults first."""
             if self.number == 0 and settings["defaults_first"]:
                 return Trial(0, {}), None
             asked = self.study.ask()
             return Trial(self.number, space.build(lambda entry: entry.suggest(asked))), asked
 
-        def on_trial_result(self, trial_id, result):
-            """Only a trial's end teaches."""
+        def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+            """Do nothing: Optuna learns from a trial's end only."""
 
-        def on_trial_complete(self, trial_id, result=None, error=False):
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             """Tell Optuna how a trial ended."""
             trial, asked = self.asked.pop(trial_id)
             value = None if error or not result else result.get("score")
@@ -103,10 +118,10 @@ def optuna_searcher(space, settings, sweep_dir, metric, earlier, unfinished):
             elif value is not None and trial.point:
                 self.learn(trial.point, value)
 
-        def save(self, checkpoint_path):
-            """Ray's own snapshots are not used; a sweep goes on from its folder."""
+        def save(self, checkpoint_path: str) -> None:
+            """Do nothing: a sweep resumes from its folder, not from Ray's snapshots."""
 
-        def restore(self, checkpoint_path):
-            """See `save`."""
+        def restore(self, checkpoint_path: str) -> None:
+            """Do nothing; see `save`."""
 
     return OptunaSearch()

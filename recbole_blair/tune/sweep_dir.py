@@ -1,17 +1,20 @@
-"""The files of a sweep: what was asked for, one folder a trial, what came of it. No pickles; each is whole or absent.
+"""The files of a sweep: what was asked for, one folder per trial, the results. No pickles; each is whole or absent.
 
 <sweep_dir>/sweep.yaml               model, dataset, keys, space, options
             trials/NNNN/trial.json   number, point, status, error: written by the driver
-                        progress.jsonl  a line an epoch: loss, metrics, seconds; written by the trial
-                        done.json    the trial's training came to its end
+                        progress.jsonl  one line per epoch: loss, metrics, seconds; written by the trial
+                        done.json    the trial's training has ended
                         config.yaml, log.txt, checkpoint/: a run folder as of `train`
             results.parquet best.yaml best.json report.html
 """
+
+from __future__ import annotations
 
 import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -34,23 +37,28 @@ class Trial:
     """
 
     number: int
-    point: dict
+    point: dict[str, Any]
     status: str = PLANNED
     error: str | None = None
-    lines: list = field(default_factory=list)
+    lines: list[dict[str, Any]] = field(default_factory=list)
     adopted: int = 0
 
-    def best(self, metric):
+    def best(self, metric: str) -> dict[str, Any] | None:
         """Return the epoch line with the largest metric, the earliest of equals; None before the first validation."""
         return max((line for line in self.lines if metric in line), key=lambda line: line[metric], default=None)
 
+    def best_value(self, metric: str) -> float:
+        """Return the largest value of a metric, minus infinity before the first validation."""
+        best = self.best(metric)
+        return best[metric] if best else float("-inf")
+
     @property
-    def over(self):
-        """True when the trial is not to go on."""
+    def over(self) -> bool:
+        """Return whether the trial has ended and is not to be resumed."""
         return self.status in (FINISHED, STOPPED, FAILED)
 
 
-def read_json(path):
+def read_json(path: Path) -> Any:
     """Return a JSON file's content, or None when it is not there.
 
     Raises:
@@ -64,17 +72,17 @@ def read_json(path):
         raise InputError(f"{path} is not JSON ({error}); restore it, or start a new sweep in another folder") from error
 
 
-def trial_dir(sweep_dir, number):
+def trial_dir(sweep_dir: Path | str, number: int) -> Path:
     """Return the folder of one trial."""
     return Path(sweep_dir) / TRIALS / f"{number:04d}"
 
 
-def save_sweep(sweep_dir, spec):
+def save_sweep(sweep_dir: Path | str, spec: dict[str, Any]) -> None:
     """Write sweep.yaml."""
     write_text(Path(sweep_dir) / SWEEP, yaml.safe_dump(spec, sort_keys=False, allow_unicode=True))
 
 
-def load_sweep(sweep_dir):
+def load_sweep(sweep_dir: Path | str) -> dict[str, Any]:
     """Read sweep.yaml.
 
     Raises:
@@ -86,8 +94,8 @@ def load_sweep(sweep_dir):
     return load_yaml(path)
 
 
-def check_same_sweep(sweep_dir, saved, asked):
-    """Refuse to go on with a sweep that was started with other keys, space or options.
+def check_same_sweep(sweep_dir: Path | str, saved: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Refuse to resume a sweep that was started with other keys, space or options.
 
     Raises:
         InputError: names the first that differ.
@@ -107,13 +115,13 @@ def check_same_sweep(sweep_dir, saved, asked):
         )
 
 
-def save_trial(sweep_dir, trial):
+def save_trial(sweep_dir: Path | str, trial: Trial) -> None:
     """Write a trial's trial.json."""
     record = {"number": trial.number, "point": trial.point, "status": trial.status, "error": trial.error}
     write_json(trial_dir(sweep_dir, trial.number) / TRIAL, record, ensure_ascii=True)
 
 
-def load_trials(sweep_dir):
+def load_trials(sweep_dir: Path | str) -> list[Trial]:
     """Return every trial of a sweep by number.
 
     One that its process finished but no driver recorded counts as finished.
@@ -126,7 +134,7 @@ def load_trials(sweep_dir):
     return sorted(trials, key=lambda trial: trial.number)
 
 
-def load_trial(folder, record):
+def load_trial(folder: Path, record: dict[str, Any]) -> Trial:
     """Read one trial's folder."""
     lines = read_progress(folder)
     epochs = [line for line in lines if "adopted" not in line]
@@ -138,7 +146,7 @@ def load_trial(folder, record):
     return Trial(record["number"], point, status, record["error"], epochs, len(adoptions))
 
 
-def read_progress(folder):
+def read_progress(folder: Path | str) -> list[dict[str, Any]]:
     """Return the lines of progress.jsonl; a last line that a kill cut off is left out."""
     path = Path(folder) / PROGRESS
     if not path.is_file():
@@ -147,14 +155,14 @@ def read_progress(folder):
     return [json.loads(line) for line in whole if line]
 
 
-def append_progress(folder, line):
+def append_progress(folder: Path | str, line: dict[str, Any]) -> None:
     """Add one line to progress.jsonl."""
     with open(Path(folder) / PROGRESS, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
-def drop_repeated(folder, epoch):
-    """Drop the epochs after the last checkpoint: they are trained again. Those before an adoption stay as they were."""
+def drop_repeated(folder: Path | str, epoch: int) -> None:
+    """Drop the epochs after the last checkpoint: they are trained again. Those before an adoption stay."""
     path = Path(folder) / PROGRESS
     if not path.is_file():
         return
@@ -164,13 +172,13 @@ def drop_repeated(folder, epoch):
     write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
-def last_epoch(folder):
+def last_epoch(folder: Path | str) -> int:
     """Return the epoch of the newest whole checkpoint of a run folder; 0 when there is none."""
     from recbole_blair.train.run_folder import CHECKPOINT
 
     return max((int(path.name[6:]) for path in (Path(folder) / CHECKPOINT).glob("epoch-*")), default=0)
 
 
-def forget_ray(sweep_dir):
-    """Delete what Ray wrote for itself; everything that a sweep goes on from is in our own files."""
+def delete_ray_files(sweep_dir: Path | str) -> None:
+    """Delete Ray's own files; everything that a sweep resumes from is in this package's files."""
     shutil.rmtree(Path(sweep_dir) / RAY, ignore_errors=True)

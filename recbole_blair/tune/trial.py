@@ -1,38 +1,49 @@
-"""What runs in a trial's process: one run folder, a report and a checkpoint every epoch, data opened once a process.
+"""What runs in a trial's process: one run folder, a report and a checkpoint every epoch, data opened once per process.
 
 Ray keeps a process when its trial ends and gives it the next one. The dataset stays open in it, as memory maps of
 files that all processes of a machine share, so a further trial loads nothing.
 """
+
+from __future__ import annotations
 
 import json
 import os
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from recbole_blair.config import resolve_config
+from recbole_blair.config import Config, resolve_config
 from recbole_blair.files.write import write_json
 from recbole_blair.ops import give_back_memory
+from recbole_blair.quick_start import train_weights
+from recbole_blair.registry import ModelInfo, find_model, use_plugins
 from recbole_blair.tune.sweep_dir import (
     DONE,
     append_progress,
     drop_repeated,
     last_epoch,
+    read_progress,
     trial_dir,
 )
 
-DATASETS: dict = {}  # open in this process, by build folder and encoder
+if TYPE_CHECKING:
+    from ray import tune
+
+    from recbole_blair.train.trainer import BlairTrainer
+
+DATASETS: dict[Any, Any] = {}  # open in this process, by build folder and encoder
 ORIGIN = "trial.json"  # inside a checkpoint: which trial wrote it
 
 
-def trial_config(info, sweep, point, folder):
+def trial_config(info: ModelInfo, sweep: dict[str, Any], point: dict[str, Any], folder: Path) -> Config:
     """Return the configuration of one trial: the sweep's keys, then the point.
 
     Args:
-        info (ModelInfo)
-        sweep (dict): see `run.worker_spec`.
-        point (dict): the keys the trial tries.
-        folder (Path): its run folder.
+        info: the model.
+        sweep: see `run.worker_spec`.
+        point: the keys the trial tries.
+        folder: its run folder.
     """
     device = sweep["keys"].get("device", "auto")
     if device == "auto":
@@ -44,18 +55,15 @@ def trial_config(info, sweep, point, folder):
     return resolve_config(info, sweep["dataset"], (), {**sweep["keys"], **point, **own})
 
 
-def run_trial(config, sweep):
+def run_trial(config: dict[str, Any], sweep: dict[str, Any]) -> None:
     """Train one trial; Ray Tune calls this in a process of the trial's CPUs and GPUs.
 
     Args:
-        config (dict): `trial`: its number and point. The number is that of the donor when PBT made the point, so the
+        config: `trial`: its number and point. The number is that of the donor when PBT made the point, so the
             trial goes by the name of its folder.
-        sweep (dict): see `run.worker_spec`.
+        sweep: see `run.worker_spec`.
     """
-    from ray import tune
-
-    from recbole_blair.quick_start import train_weights
-    from recbole_blair.registry import find_model, use_plugins
+    from ray import tune  # heavy
 
     give_back_memory()  # a trial that was stopped still held its model when it ended
     number, point = int(tune.get_context().get_trial_name()), config["trial"]["point"]
@@ -76,13 +84,13 @@ def run_trial(config, sweep):
 
 
 class Reporter:
-    """Writes a line an epoch, then, when its checkpoint is whole, tells Ray; Ray may end the trial there."""
+    """Writes one line per epoch, then, when its checkpoint is whole, tells Ray; Ray may end the trial there."""
 
-    def __init__(self, number, folder, sweep):
+    def __init__(self, number: int, folder: Path, sweep: dict[str, Any]) -> None:
         self.number, self.folder, self.sweep = number, folder, sweep
         self.started, self.before, self.opened = time.perf_counter(), seconds_so_far(folder), len(DATASETS)
 
-    def epoch(self, epoch, metrics):
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Before the checkpoint: an epoch whose line is there and whose checkpoint is not is dropped and repeated."""
         seconds = self.before + time.perf_counter() - self.started
         line = {"epoch": epoch, **metrics, "seconds": round(seconds, 3), "time": round(time.time(), 3)}
@@ -90,9 +98,9 @@ class Reporter:
         line.update(pid=os.getpid(), opened=len(DATASETS) - self.opened)
         append_progress(self.folder, line)
 
-    def saved(self, trainer):
+    def saved(self, trainer: BlairTrainer) -> None:
         """After the checkpoint."""
-        from ray import tune
+        from ray import tune  # heavy
 
         epoch, config = trainer.epoch, trainer.config
         last = trainer.stopped or epoch == config["epochs"]
@@ -104,10 +112,10 @@ class Reporter:
         result = {"epoch": epoch, "score": trainer.best_value, "current": trainer.last_metrics[metric]}
         tune.report(result, checkpoint=self.ray_checkpoint())
 
-    def ray_checkpoint(self):
-        """What Ray keeps of an epoch: for PBT the whole checkpoint, which other trials go on from; otherwise the name
-        of the trial, whose own folder holds it."""
-        from ray import tune
+    def ray_checkpoint(self) -> Any:
+        """Return what Ray keeps of an epoch: for PBT the whole checkpoint, which other trials copy; otherwise the
+        number of the trial, whose own folder holds the checkpoint."""
+        from ray import tune  # heavy
 
         whole = self.folder / "checkpoint"
         folder = whole if self.sweep["scheduler"] == "pbt" else self.folder / "reported"
@@ -115,30 +123,28 @@ class Reporter:
         write_json(folder / ORIGIN, {"number": self.number})
         return tune.Checkpoint.from_directory(str(folder))
 
-    def done(self):
-        """Say that the training came to its end."""
+    def done(self) -> None:
+        """Record that the training has ended."""
         write_json(self.folder / DONE, {"epoch": last_epoch(self.folder)})
 
 
-def seconds_so_far(folder):
-    """Seconds that earlier attempts of a trial took."""
-    from recbole_blair.tune.sweep_dir import read_progress
-
+def seconds_so_far(folder: Path) -> float:
+    """Return the seconds that earlier attempts of a trial took."""
     return max((line.get("seconds", 0.0) for line in read_progress(folder)), default=0.0)
 
 
-def adopt(folder, checkpoint, number, point):
-    """Go on from another trial's checkpoint with another point, as PBT decided; our own checkpoint changes nothing."""
+def adopt(folder: Path, checkpoint: tune.Checkpoint, number: int, point: dict[str, Any]) -> None:
+    """Continue from another trial's checkpoint with another point, as PBT decided; its own changes nothing."""
     with checkpoint.as_directory() as given:
         origin = json.loads((Path(given) / ORIGIN).read_text(encoding="utf-8"))["number"]
         if origin == number:
             return
-        fresh = folder / ".adopted"
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.copytree(given, fresh)
+        copied = folder / ".adopted"
+        shutil.rmtree(copied, ignore_errors=True)
+        shutil.copytree(given, copied)
     (folder / "config.yaml").unlink(missing_ok=True)
     (folder / DONE).unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    fresh.rename(folder / "checkpoint")
+    copied.rename(folder / "checkpoint")
     write_json(folder / "checkpoint" / ORIGIN, {"number": number})
     append_progress(folder, {"adopted": origin, "epoch": last_epoch(folder), "point": point, "time": time.time()})

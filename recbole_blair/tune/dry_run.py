@@ -1,11 +1,13 @@
 """`tune --dry_run`: what would be tried, with what; nothing is started or written."""
 
+from __future__ import annotations
+
 from recbole_blair.parallel.ray_cluster import local_cpus, local_gpus
-from recbole_blair.tune.run import resources_per_trial
+from recbole_blair.tune.run import Sweep, resources_per_trial
 
 
-def print_plan(sweep):
-    """Print one line a trial.
+def print_dry_run(sweep: Sweep) -> int:
+    """Print the sweep's settings, its space and one line per trial.
 
     Raises:
         InputError: more resources than this machine has, when Ray would be started here.
@@ -33,8 +35,8 @@ def print_plan(sweep):
     return 0
 
 
-def describe_scheduler(sweep):
-    """One line on the scheduler."""
+def describe_scheduler(sweep: Sweep) -> str:
+    """Return one line about the scheduler."""
     options, epochs = sweep.settings, sweep.base["epochs"]
     if options["scheduler"] == "asha":
         rungs, rung = [], options["grace_period"]
