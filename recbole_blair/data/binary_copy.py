@@ -1,8 +1,17 @@
-"""The binary copy of a build's interactions below `.cache/`: NumPy and Arrow files that are memory-mapped."""
+"""The binary copy of a build's interactions below `.cache/`: NumPy and Arrow files that are memory-mapped.
+
+`stamp.json`, written last, says what the copy was made from, and the size and the checksums of its files. A map of a
+file that is cut short ends the process when it is read, and a flipped bit is another item; so all of it is checked
+before it is mapped, and a damaged copy is made again from the text.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,16 +19,20 @@ import pyarrow as pa
 
 from recbole_blair.files.paths import file_stamps
 from recbole_blair.files.write import whole_folder
+from recbole_blair.parallel.launch import is_first_process
 from recbole_blair.schema import CACHE_DIR, SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-COPY_VERSION = 2  # raised when the layout changes: copies of another version are made again
+COPY_VERSION = 3  # raised when the layout changes: copies of another version are made again
 ARRAYS = ("events", *(f"{split}_rows" for split in SPLITS), "user_start")
 TOKENS = ("item_tokens", "user_tokens")
+FILES = (*(f"{name}.npy" for name in ARRAYS), *(f"{name}.arrow" for name in TOKENS))
 STAMP = "stamp.json"
+BLOCK_BYTES = 4 << 20  # of one checksum: a file's blocks are checked side by side, CRC-32 takes .24 s of a core per GB
+MAX_THREADS = 8
 
 
 def copy_folder(build_dir: Path) -> Path:
@@ -32,16 +45,60 @@ def make_stamp(sources: Sequence[Path]) -> dict[str, Any]:
     return {"version": COPY_VERSION, "sources": file_stamps(sources)}
 
 
-def read_stamp(folder: Path) -> dict[str, Any] | None:
-    """Return what the binary copy was made from; None when there is none."""
-    try:
-        return json.loads((folder / STAMP).read_text())
-    except (OSError, ValueError):
+def open_copy(folder: Path, stamp: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Memory-map the copy.
+
+    Returns:
+        The tables; None when there is no copy, it was made from other files, or it is damaged, which is said in one
+        line: it must then be made.
+    """
+    if not os.path.lexists(folder):
         return None
+    try:
+        recorded = json.loads((folder / STAMP).read_bytes())
+        if {key: recorded.get(key) for key in stamp} != stamp:
+            return None
+        fault = find_fault(folder, recorded["files"])
+        if fault is None:
+            return map_copy(folder)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        fault = f"{STAMP}: {type(error).__name__}"
+    if is_first_process():
+        print(f"{folder} is damaged ({fault}); it is made again from the text files", file=sys.stderr)
+    if not folder.is_dir():
+        folder.unlink(missing_ok=True)
+    return None
+
+
+def find_fault(folder: Path, recorded: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return which file of the copy is not as it was written, and why; None when all are."""
+    for name in FILES:
+        try:
+            size, checksums = (folder / name).stat().st_size, recorded[name]["crc32"]
+            if size != recorded[name]["bytes"]:
+                return f"{name} has {size:,} bytes, {recorded[name]['bytes']:,} were written"
+            if checksum_blocks(folder / name) != checksums:
+                return f"{name} has another checksum than when it was written"
+        except OSError as error:
+            return f"{name}: {error.strerror}"
+    return None
+
+
+def checksum_blocks(path: Path) -> list[int]:
+    """Return the CRC-32 of each `BLOCK_BYTES` of a file."""
+
+    def checksum(start: int) -> int:  # reading and CRC-32 both release the interpreter
+        with open(path, "rb", buffering=0) as file:
+            file.seek(start)
+            return zlib.crc32(file.read(BLOCK_BYTES))
+
+    starts = range(0, path.stat().st_size, BLOCK_BYTES)
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+        return list(pool.map(checksum, starts))
 
 
 def map_copy(folder: Path) -> dict[str, Any]:
-    """Memory-map the binary copy."""
+    """Memory-map the files of the copy as they are."""
     tables: dict[str, Any] = {a: np.load(folder / f"{a}.npy", mmap_mode="r", allow_pickle=False) for a in ARRAYS}
     for name in TOKENS:
         with pa.memory_map(str(folder / f"{name}.arrow")) as source:
@@ -61,4 +118,8 @@ def write_copy(folder: Path, tables: Mapping[str, Any], stamp: Mapping[str, Any]
                 pa.ipc.new_file(sink, batch.schema) as out,
             ):
                 out.write_batch(batch)
-        (temporary / STAMP).write_text(json.dumps(stamp))
+        files = {
+            name: {"bytes": (temporary / name).stat().st_size, "crc32": checksum_blocks(temporary / name)}
+            for name in FILES
+        }
+        (temporary / STAMP).write_text(json.dumps({**stamp, "files": files}))

@@ -13,11 +13,12 @@ from recbole_blair.data import binary_copy
 from recbole_blair.data.atomic import catalogue_of, encode_items, read_inter, read_item_tokens
 from recbole_blair.data.sequences import chain_rows, slice_rows
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import remove_leftovers
 from recbole_blair.schema import ITEM_SUFFIX, SPLITS
 
 
 def load_interactions(build_dir: Path | str, use_cache: bool = True) -> dict[str, Any]:
-    """Load a build's rows, from its binary copy when that is whole and newer than nothing it was made from.
+    """Load a build's rows, from its binary copy when that is undamaged and was made from these very files.
 
     Args:
         build_dir: folder of `<build>.{train,valid,test}.inter` and `<build>.item`.
@@ -38,8 +39,10 @@ def load_interactions(build_dir: Path | str, use_cache: bool = True) -> dict[str
         return read_tables(build_dir)
     folder = binary_copy.copy_folder(build_dir)
     stamp = binary_copy.make_stamp(sources)
-    if binary_copy.read_stamp(folder) == stamp:
-        return binary_copy.map_copy(folder)
+    remove_leftovers(folder.parent)  # of commands that were killed while they wrote a copy
+    copied = binary_copy.open_copy(folder, stamp)
+    if copied is not None:
+        return copied
     tables = read_tables(build_dir)
     try:
         binary_copy.write_copy(folder, tables, stamp)

@@ -1,7 +1,5 @@
 """Atomic files to flat arrays, worked by hand on a few lines; the binary copy; what is refused."""
 
-import json
-import os
 import sys
 from pathlib import Path
 
@@ -12,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from builds import TEST_MS, VALID_MS, write_build
 
-from recbole_blair.data import binary_copy, sequences
+from recbole_blair.data import sequences
 from recbole_blair.data.interactions import load_interactions
 from recbole_blair.errors import InputError
 
@@ -110,61 +108,6 @@ def test_quotes_are_letters_like_others(tmp_path):
     assert tables["user_tokens"].to_pylist() == ['u"1']
 
 
-def test_the_binary_copy_is_used(tmp_path):
-    folder = write_build(tmp_path, BY_HAND)
-    load_interactions(folder)
-    file = folder / ".cache" / "interactions" / "events.npy"
-    np.save(file, np.full((6, 2), 4))
-    assert load_interactions(folder)["events"][:, 0].tolist() == [4] * 6
-    assert load_interactions(folder, use_cache=False)["events"][:, 0].tolist() == [1, 2, 3, 4, 2, 1]
-
-
-@pytest.mark.parametrize("split", ["train", "valid", "test"])
-def test_the_copy_is_made_again_when_a_source_changes(tmp_path, split):
-    folder = write_build(tmp_path, BY_HAND)
-    load_interactions(folder)
-    write_build(tmp_path, {**BY_HAND, "u3": [("d", 1), ("a", {"train": 2, "valid": VALID_MS, "test": TEST_MS}[split])]})
-    tables = load_interactions(folder)
-    assert tables["user_tokens"].to_pylist()[-1] == "u3" or "u3" in tables["user_tokens"].to_pylist()
-    assert len(tables[f"{split}_rows"]) == {"train": 2, "valid": 3, "test": 2}[split]
-
-
-def test_the_copy_is_made_again_when_a_file_of_equal_size_is_newer(tmp_path):
-    folder = write_build(tmp_path, BY_HAND)
-    load_interactions(folder)
-    item = folder / "tiny.item"
-    lines = item.read_text().splitlines()
-    item.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
-    os.utime(item, ns=(1, 1))
-    assert load_interactions(folder)["item_tokens"].to_pylist() == ["d", "c", "b", "a"]
-
-
-def test_a_half_written_copy_is_not_used(tmp_path):
-    folder = write_build(tmp_path, BY_HAND)
-    load_interactions(folder)
-    cache = folder / ".cache" / "interactions"
-    (cache / "stamp.json").unlink()  # written last
-    np.save(cache / "events.npy", np.array([[1, 1]]))
-    (folder / ".cache" / "interactions.1.tmp").mkdir()  # what a killed process left
-    assert load_interactions(folder)["events"][:, 0].tolist() == [1, 2, 3, 4, 2, 1]
-    assert json.loads((cache / "stamp.json").read_text())["sources"]
-    (cache / "stamp.json").write_text('{"version": ')
-    assert load_interactions(folder)["events"][:, 0].tolist() == [1, 2, 3, 4, 2, 1]
-
-
-def test_two_names_for_the_copy_never_meet(tmp_path, monkeypatch):
-    """A kill while the copy is written leaves only a temporary folder."""
-    folder = write_build(tmp_path, BY_HAND)
-
-    def killed(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(np, "save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        load_interactions(folder)
-    assert not (folder / ".cache" / "interactions").exists()
-
-
 LINES = (["u|a|b|1|2"], [f"u|a b|c|1 2|{VALID_MS}"], [f"u|a b c|a|1 2 {VALID_MS}|{TEST_MS}"])
 
 
@@ -196,22 +139,4 @@ def test_a_missing_split_names_the_file_and_the_command(tmp_path):
     folder = write_rows(tmp_path / "b", *LINES, header=TIMED)
     (folder / "b.valid.inter").unlink()
     with pytest.raises(InputError, match=r"lacks b\.valid\.inter; make it with `recbole-blair prepare`"):
-        load_interactions(folder)
-
-
-def test_a_build_nobody_may_write_to_is_read_from_memory(tmp_path, monkeypatch):
-    import errno
-
-    def refused(error):
-        def write_copy(*args):
-            raise OSError(error, os.strerror(error))
-
-        return write_copy
-
-    folder = write_build(tmp_path, BY_HAND)
-    for error in (errno.EROFS, errno.EACCES):
-        monkeypatch.setattr(binary_copy, "write_copy", refused(error))
-        assert load_interactions(folder)["events"][:, 0].tolist() == [1, 2, 3, 4, 2, 1]
-    monkeypatch.setattr(binary_copy, "write_copy", refused(errno.ENOSPC))
-    with pytest.raises(OSError, match="No space left"):
         load_interactions(folder)
