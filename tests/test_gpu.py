@@ -17,12 +17,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from builds import random_sequences, write_build, write_features
 
 from recbole_blair.losses import full_softmax_loss
-from recbole_blair.model.adaptors import NormalisedRows
 from recbole_blair.model.layers import HistoryEncoder
-from recbole_blair.ops import softmax
+from recbole_blair.ops import DotScores, rank_targets, softmax
 from recbole_blair.quick_start import run
-from recbole_blair.train.ranks import rank_targets
-from recbole_blair.train.scores import DotScores
 
 pytestmark = [
     pytest.mark.gpu,
@@ -81,15 +78,6 @@ def test_history_encoder_equals_the_cpu():
     torch.testing.assert_close(got.cpu(), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_normalised_rows_equal_pytorch():
-    x = torch.randn(70_000, 30, device=GPU, requires_grad=True)
-    y = x.detach().clone().requires_grad_()
-    weight = torch.randn(30, device=GPU)
-    (NormalisedRows.apply(x, torch.float32) * weight).sum().backward()
-    (torch.nn.functional.normalize(y, dim=1) * weight).sum().backward()
-    torch.testing.assert_close(x.grad, y.grad, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("coarse", [False, True])
 def test_ranks_equal_a_full_sort(coarse):
     users, table, target = unit(80, 30).float(), unit(1501, 30, 1).float(), torch.arange(1, 81)
@@ -100,11 +88,11 @@ def test_ranks_equal_a_full_sort(coarse):
     near = ((exact[:, 1:] - own).abs() < 1e-6).sum(1) > 1
     wanted = (exact[:, 1:] > own).sum(1) + 1.0
     scorer = DotScores(table.to(GPU), coarse)
-    scores = scorer.against(users.to(GPU), target.to(GPU))
+    scores = scorer.scores_against(users.to(GPU), target.to(GPU))
     assert scores.shape == (80, 1501)
     ranks = torch.from_numpy(rank_targets(scores, target.to(GPU)))
     assert not near.all() and torch.equal(ranks[~near], wanted[~near])
-    torch.testing.assert_close(scorer.plain(users.to(GPU)).cpu(), exact.float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scorer.scores(users.to(GPU)).cpu(), exact.float(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

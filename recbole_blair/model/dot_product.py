@@ -1,32 +1,56 @@
 """Recommenders that score by a dot product: what they share with the evaluator, the loaders and the loss."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
-from torch import nn
+from torch import Tensor, nn
 
 from recbole_blair.losses import full_softmax_loss, sampled_softmax_loss
 from recbole_blair.schema import TARGET_SEQ
+
+if TYPE_CHECKING:
+    import numpy as np
+    from recbole.data.interaction import Interaction
 
 
 class DotProductRecommender(SequentialRecommender):
     """A recommender whose score is a dot product of a user and an item vector.
 
-    A subclass gives the three methods below; the evaluator then computes the item table once an evaluation.
+    A subclass gives the three methods below; the evaluator then computes the item table once per evaluation. `encoder`
+    and `softmax` are needed by the methods that read them alone.
     """
 
-    def project_items(self, items=None):
+    def project_items(self, items: Tensor | None = None) -> Tensor:
         """Return what histories and the item table are made of: (M, H) of ids `items`, or (N - 1, H) of all."""
         raise NotImplementedError
 
-    def item_vectors(self, projected=None):
+    def item_vectors(self, projected: Tensor | None = None) -> Tensor:
         """Return the vectors of all items, (N, H); row 0, the padding item, is zero."""
         raise NotImplementedError
 
-    def user_vectors(self, interaction, projected=None):
+    def user_vectors(self, interaction: Interaction, projected: Tensor | None = None) -> Tensor:
         """Return the vectors of the histories, (B, H); `projected` (N - 1, H) is `project_items()`."""
         raise NotImplementedError
 
-    def supervised_states(self, interaction, vectors, items=None):
+    def draw_items(self, interaction: Interaction) -> tuple[Tensor | None, Tensor | None]:
+        """Draw a step's negatives and list the items whose vectors it needs.
+
+        Returns:
+            items (M,): sorted ids of targets, negatives and histories; negatives (K,): ids. None and None: all items
+            are needed and none is drawn, for a softmax over all of them.
+        """
+        if self.softmax.kind == "full":
+            return None, None
+        items, negatives = self.softmax.draw(self.targets(interaction))
+        item_seq = interaction[self.ITEM_SEQ]
+        return torch.unique(torch.cat([items, item_seq[item_seq > 0]])), negatives
+
+    def supervised_states(
+        self, interaction: Interaction, vectors: Tensor, items: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode a training batch: rows with one target each, or sequences with targets at many positions.
 
         Args:
@@ -36,32 +60,42 @@ class DotProductRecommender(SequentialRecommender):
         Returns:
             states (S, H), target (S,) int64: of the S supervised positions.
         """
-        item_seq, item_seq_len = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        item_seq, item_seq_len = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]  # (B, L), (B,)
         if TARGET_SEQ not in interaction:
             return self.encode_history(item_seq, item_seq_len, vectors, items), interaction[self.POS_ITEM_ID]
         row = item_seq - 1 if items is None else torch.searchsorted(items, item_seq)
-        states, place = self.encoder.every_position(vectors, row, item_seq_len)
-        target = interaction[TARGET_SEQ].flatten()[place]
+        states, place = self.encoder.every_position(vectors, row, item_seq_len)  # (P, H), (P,)
+        target = interaction[TARGET_SEQ].flatten()[place]  # (P,); 0: not supervised
         supervised = target > 0
         return states[supervised], target[supervised]
 
-    def encode_history(self, item_seq, item_seq_len, vectors, items=None):
+    def encode_history(
+        self, item_seq: Tensor, item_seq_len: Tensor, vectors: Tensor, items: Tensor | None = None
+    ) -> Tensor:
         """Encode histories (B, L) from projected items: rows of all items, or of the sorted ids `items` (M,)."""
-        row = item_seq - 1 if items is None else torch.searchsorted(items, item_seq)
+        row = item_seq - 1 if items is None else torch.searchsorted(items, item_seq)  # (B, L)
         return self.encoder(vectors, row, item_seq_len)
 
-    def targets(self, interaction):
+    def encode_users(self, interaction: Interaction, projected: Tensor | None = None) -> Tensor:
+        """Return the encoder's states of the histories, (B, H); `projected` saves projecting their items."""
+        item_seq, items = interaction[self.ITEM_SEQ], None
+        if projected is None:
+            items = torch.unique(item_seq[item_seq > 0])
+            projected = self.project_items(items)
+        return self.encode_history(item_seq, interaction[self.ITEM_SEQ_LEN], projected, items)
+
+    def targets(self, interaction: Interaction) -> Tensor:
         """Return every item the batch supervises, (S,) int64, repeats kept."""
         if TARGET_SEQ not in interaction:
             return interaction[self.POS_ITEM_ID]
         return interaction[TARGET_SEQ][interaction[TARGET_SEQ] > 0]
 
-    def full_sort_predict(self, interaction):
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Score every item, (B, N); column 0 is the padding item and no candidate."""
         projected = self.project_items()
         return self.user_vectors(interaction, projected) @ self.item_vectors(projected).T
 
-    def predict(self, interaction):
+    def predict(self, interaction: Interaction) -> Tensor:
         """Score the rows' own `item_id`, (B,)."""
         return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
 
@@ -70,23 +104,26 @@ class Softmax(nn.Module):
     """The training softmax of a text recommender: over all items, or over sampled ones for large catalogues.
 
     Args:
-        kind (str): full or sampled.
-        n_negatives (int): negatives a step, shared by the batch.
-        negatives (str): uniform or popularity (train targets, plus one).
-        item_counts (N,) int64: train targets an item, for popularity.
+        kind: full or sampled.
+        n_negatives: negatives per step, shared by the batch.
+        negatives: uniform or popularity (train targets, plus one).
+        item_counts (N,) int64: train targets per item, for popularity.
     """
 
-    def __init__(self, kind, n_negatives, negatives, item_counts):
+    log_share: Tensor
+    cumulative: Tensor
+
+    def __init__(self, kind: str, n_negatives: int, negatives: str, item_counts: np.ndarray) -> None:
         super().__init__()
         self.kind, self.n_negatives = kind, n_negatives
         weights = torch.as_tensor(item_counts[1:], dtype=torch.float64) + 1.0
         if negatives == "uniform":
             weights = torch.ones_like(weights)
-        share = weights / weights.sum()
+        share = weights / weights.sum()  # (N - 1,)
         self.register_buffer("log_share", share.log().float(), persistent=False)
         self.register_buffer("cumulative", share.cumsum(0).float(), persistent=False)
 
-    def draw(self, target):
+    def draw(self, target: Tensor) -> tuple[Tensor, Tensor]:
         """Draw negatives and list the distinct items of the step.
 
         Returns:
@@ -96,7 +133,7 @@ class Softmax(nn.Module):
         negatives = torch.searchsorted(self.cumulative, draws).clamp_(max=len(self.cumulative) - 1) + 1
         return torch.unique(torch.cat([target, negatives])), negatives
 
-    def sampled(self, users, items, vectors, target, negatives):
+    def sampled(self, users: Tensor, items: Tensor, vectors: Tensor, target: Tensor, negatives: Tensor) -> Tensor:
         """Sampled loss; `vectors` (M, H) are those of the sorted ids `items` (M,)."""
         expected = self.log_share[negatives - 1] + torch.log(torch.tensor(float(self.n_negatives)))
         return sampled_softmax_loss(
@@ -104,6 +141,15 @@ class Softmax(nn.Module):
             target, negatives, expected,
         )  # fmt: skip
 
-    def full(self, users, vectors, target, bound=None):
+    def full(self, users: Tensor, vectors: Tensor, target: Tensor, bound: float | None = None) -> Tensor:
         """Full loss; `vectors` (N - 1, H) are those of items 1 and up; `bound` as of `full_softmax_loss`."""
         return full_softmax_loss(users, vectors, target - 1, bound=bound)
+
+    def loss(
+        self, users: Tensor, vectors: Tensor, target: Tensor, items: Tensor | None, negatives: Tensor | None,
+        bound: float | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Full or sampled loss, as `items` and `negatives` of `draw_items` say; `vectors` are those of `items`."""
+        if items is None or negatives is None:
+            return self.full(users, vectors, target, bound)
+        return self.sampled(users, items, vectors, target, negatives)

@@ -1,11 +1,21 @@
 """SASRec (Text): SASRec whose item vectors are an MLP of frozen text features."""
 
-import torch
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch.nn.functional as F
+from torch import Tensor
 
 from recbole_blair.model.adaptors import MLPAdaptor
 from recbole_blair.model.dot_product import DotProductRecommender, Softmax
 from recbole_blair.model.layers import HistoryEncoder
+
+if TYPE_CHECKING:
+    from recbole.data.interaction import Interaction
+
+    from recbole_blair.config import Config
+    from recbole_blair.data.dataset import BlairDataset
 
 
 class SASRecText(DotProductRecommender):
@@ -21,7 +31,7 @@ class SASRecText(DotProductRecommender):
 
     uses_text = True
 
-    def __init__(self, config, dataset):
+    def __init__(self, config: Config, dataset: BlairDataset) -> None:
         super().__init__(config, dataset)
         self.compute_dtype = config["compute_dtype"]
         self.encoder = HistoryEncoder.from_config(config)
@@ -30,38 +40,30 @@ class SASRecText(DotProductRecommender):
             config["softmax"], config["n_negatives"], config["negatives"], dataset.item_counts("train")
         )
 
-    def make_items(self, config, dataset):
+    def make_items(self, config: Config, dataset: BlairDataset) -> None:
         """Make what `project_items` reads."""
         features = dataset.text_features.to(self.compute_dtype)
         self.register_buffer("text_features", features, persistent=False)  # (N - 1, D)
         sizes = [features.shape[1], *config["adaptor_hidden_sizes"], config["hidden_size"]]
         self.adaptor = MLPAdaptor(sizes, config["adaptor_dropout_prob"], config["initializer_range"])
 
-    def project_items(self, items=None):
+    def project_items(self, items: Tensor | None = None) -> Tensor:
         """Project items `items` (M,), ids from 1, or all of them: (M, H) or (N - 1, H)."""
         return self.adaptor(self.text_features if items is None else self.text_features[items - 1], self.compute_dtype)
 
-    def calculate_loss(self, interaction):
-        """Return the cross-entropy of the next item, a scalar."""
-        if self.softmax.kind == "full":
-            vectors = self.project_items()
-            users, target = self.supervised_states(interaction, vectors)
-            return self.softmax.full(users.to(self.compute_dtype), vectors.to(self.compute_dtype), target)
-        items, negatives = self.softmax.draw(self.targets(interaction))
-        item_seq = interaction[self.ITEM_SEQ]
-        items = torch.unique(torch.cat([items, item_seq[item_seq > 0]]))
-        vectors = self.project_items(items)
-        users, target = self.supervised_states(interaction, vectors, items)
-        return self.softmax.sampled(users, items, vectors, target, negatives)
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """Return the cross-entropy of the next item, a scalar: -log softmax over the candidates j of s . v_j."""
+        items, negatives = self.draw_items(interaction)  # (M,), (K,), or None: every item is a candidate
+        vectors = self.project_items(items)  # (M, H)
+        users, target = self.supervised_states(interaction, vectors, items)  # (S, H), (S,)
+        if items is None:
+            users, vectors = users.to(self.compute_dtype), vectors.to(self.compute_dtype)
+        return self.softmax.loss(users, vectors, target, items, negatives)
 
-    def item_vectors(self, projected=None):
+    def item_vectors(self, projected: Tensor | None = None) -> Tensor:
         """Return the vectors of all items, (N, H); the padding row is zero."""
         return F.pad((self.project_items() if projected is None else projected).float(), (0, 0, 1, 0))
 
-    def user_vectors(self, interaction, projected=None):
+    def user_vectors(self, interaction: Interaction, projected: Tensor | None = None) -> Tensor:
         """Return the vectors of the histories, (B, H); `projected` saves projecting their items."""
-        item_seq, items = interaction[self.ITEM_SEQ], None
-        if projected is None:
-            items = torch.unique(item_seq[item_seq > 0])
-            projected = self.project_items(items)
-        return self.encode_history(item_seq, interaction[self.ITEM_SEQ_LEN], projected, items).float()
+        return self.encode_users(interaction, projected).float()

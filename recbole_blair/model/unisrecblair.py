@@ -1,14 +1,25 @@
 """UniSRec over frozen BLaIR features."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from recbole_blair.errors import InputError
 from recbole_blair.losses import in_batch_softmax_loss
-from recbole_blair.model.adaptors import MoEAdaptor, NormalisedRows
+from recbole_blair.model.adaptors import MoEAdaptor
 from recbole_blair.model.dot_product import DotProductRecommender, Softmax
 from recbole_blair.model.layers import HistoryEncoder
+from recbole_blair.ops import normalise_rows
+
+if TYPE_CHECKING:
+    from recbole.data.interaction import Interaction
+
+    from recbole_blair.config import Config
+    from recbole_blair.data.dataset import BlairDataset
 
 
 class UniSRecBlair(DotProductRecommender):
@@ -27,7 +38,7 @@ class UniSRecBlair(DotProductRecommender):
 
     uses_text = True
 
-    def __init__(self, config, dataset):
+    def __init__(self, config: Config, dataset: BlairDataset) -> None:
         super().__init__(config, dataset)
         self.train_stage = config["train_stage"]
         if self.train_stage == "pretrain" and config["train_style"] == "sequence":
@@ -54,62 +65,58 @@ class UniSRecBlair(DotProductRecommender):
             config["softmax"], config["n_negatives"], config["negatives"], dataset.item_counts("train")
         )
 
-    def project_items(self, items=None):
-        """Project items `items` (M,), ids from 1, or all of them: (M, H) or (N - 1, H)."""
-        features = self.text_features if items is None else self.text_features[items - 1]
+    def project_items(self, items: Tensor | None = None) -> Tensor:
+        """Project items `items` (M,), ids from 1, or all of them: (M, H) or (N - 1, H).
+
+        v_i = adaptor(x_i), or adaptor(x_i) + e_i with an id embedding e.
+        """
+        features = self.text_features if items is None else self.text_features[items - 1]  # (M, D)
         vectors = self.adaptor(features, self.compute_dtype)
         if self.id_embedding is not None:
             vectors = vectors + (self.id_embedding.weight if items is None else self.id_embedding(items - 1))
         return vectors
 
-    def calculate_loss(self, interaction):
-        """Return the loss of the stage, a scalar."""
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """Return the loss of the stage, a scalar.
+
+        For a history's state s and its target i, -log softmax over the candidates j of cos(s, v_j) / temperature
+        (equation 9), taken at j = i.
+        """
         if self.train_stage == "pretrain":
             return self.pretrain_loss(interaction)
-        if self.softmax.kind == "full":
-            vectors, items = self.project_items(), None
-        else:
-            items, negatives = self.softmax.draw(self.targets(interaction))
-            item_seq = interaction[self.ITEM_SEQ]
-            items = torch.unique(torch.cat([items, item_seq[item_seq > 0]]))
-            vectors = self.project_items(items)
-        state, target = self.supervised_states(interaction, vectors, items)
+        items, negatives = self.draw_items(interaction)  # (M,), (K,), or None: every item is a candidate
+        vectors = self.project_items(items)  # (M, H)
+        state, target = self.supervised_states(interaction, vectors, items)  # (S, H), (S,)
         users = (F.normalize(state.float(), dim=1) / self.temperature).to(self.compute_dtype)
-        vectors = NormalisedRows.apply(vectors, self.compute_dtype)
-        if items is None:
-            return self.softmax.full(users, vectors, target, bound=1.0 / self.temperature)  # cosines
-        return self.softmax.sampled(users, items, vectors, target, negatives)
+        vectors = normalise_rows(vectors, self.compute_dtype)
+        bound = 1.0 / self.temperature  # of a cosine over the temperature
+        return self.softmax.loss(users, vectors, target, items, negatives, bound)
 
-    def pretrain_loss(self, interaction):
+    def pretrain_loss(self, interaction: Interaction) -> Tensor:
         """Sequence-item plus lambda times sequence-sequence contrastive loss, a scalar (equations 6 to 8)."""
-        item_seq, item_seq_len = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        item_seq, item_seq_len = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]  # (B, L), (B,)
         target = interaction[self.POS_ITEM_ID]
         items = torch.unique(torch.cat([target, item_seq[item_seq > 0]]))
-        vectors = self.project_items(items)
+        vectors = self.project_items(items)  # (M, H)
         view_seq, view_len = drop_items(item_seq, item_seq_len, self.item_drop_ratio)
-        state = F.normalize(self.encode_history(item_seq, item_seq_len, vectors, items).float(), dim=1)
+        state = F.normalize(self.encode_history(item_seq, item_seq_len, vectors, items).float(), dim=1)  # (B, H)
         view = F.normalize(self.encode_history(view_seq, view_len, vectors, items).float(), dim=1)
-        positive = F.normalize(vectors[torch.searchsorted(items, target)].float(), dim=1)
-        same = target[:, None] == target
+        positive = F.normalize(vectors[torch.searchsorted(items, target)].float(), dim=1)  # (B, H)
+        same = target[:, None] == target  # (B, B): no negatives of each other
         item_loss = in_batch_softmax_loss(state, positive, self.temperature, same)
         return item_loss + self.lam * in_batch_softmax_loss(state, view, self.temperature, same)
 
-    def item_vectors(self, projected=None):
+    def item_vectors(self, projected: Tensor | None = None) -> Tensor:
         """Return L2-normalised vectors of all items, (N, H); the padding row is zero."""
         projected = self.project_items() if projected is None else projected
         return F.pad(F.normalize(projected.float(), dim=1), (0, 0, 1, 0))
 
-    def user_vectors(self, interaction, projected=None):
+    def user_vectors(self, interaction: Interaction, projected: Tensor | None = None) -> Tensor:
         """Return L2-normalised vectors of the histories, (B, H); `projected` saves projecting their items."""
-        item_seq, items = interaction[self.ITEM_SEQ], None
-        if projected is None:
-            items = torch.unique(item_seq[item_seq > 0])
-            projected = self.project_items(items)
-        state = self.encode_history(item_seq, interaction[self.ITEM_SEQ_LEN], projected, items)
-        return F.normalize(state.float(), dim=1)
+        return F.normalize(self.encode_users(interaction, projected).float(), dim=1)
 
 
-def drop_items(item_seq, item_seq_len, ratio):
+def drop_items(item_seq: Tensor, item_seq_len: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     """Drop each history item but the first with probability `ratio` and close the gaps.
 
     Args:
@@ -123,7 +130,7 @@ def drop_items(item_seq, item_seq_len, ratio):
     """
     keep = (torch.rand(item_seq.shape, device=item_seq.device) >= ratio) & (item_seq > 0)
     keep[:, 0] = True
-    order = torch.argsort((~keep).int(), dim=1, stable=True)
+    order = torch.argsort((~keep).int(), dim=1, stable=True)  # (B, L): kept items first, in their order
     length = keep.sum(1)
     closed = item_seq.gather(1, order)
     step = torch.arange(item_seq.shape[1], device=item_seq.device)

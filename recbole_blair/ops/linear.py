@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -158,13 +158,12 @@ def pack_encoder(model: nn.Module) -> None:
         return
     for module in list(model.modules()):
         activation, inner = getattr(module, "intermediate_act_fn", None), getattr(module, "dense", None)
-        if is_exact_gelu(activation) and pack(inner):
-            inner.activation = "gelu"
+        if is_exact_gelu(activation) and pack(inner, "gelu"):
             module.intermediate_act_fn = nn.Identity()
         pack(module)
 
 
-def pack(module: object) -> bool:
+def pack(module: object, activation: str = "none") -> bool:
     """Turn a plain `nn.Linear` into a `PackedLinear` where oneDNN takes its product; returns whether it did."""
     if type(module) is not nn.Linear or not module.weight.numel() or not takes_onednn(module.weight):
         return False
@@ -172,6 +171,7 @@ def pack(module: object) -> bool:
     del module.weight
     module.register_buffer("packed", weight, persistent=False)
     module.__class__ = PackedLinear
+    cast(PackedLinear, module).activation = activation
     return True
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -84,3 +85,43 @@ def gated_cross_entropy(
 def gather_rows(vectors: Tensor, row: Tensor, dtype: torch.dtype) -> Tensor:
     """Rows `row` (P,) of vectors (M, H) in `dtype`: (P, H)."""
     return vectors.to(dtype)[row]
+
+
+def mix_experts(x: Tensor, weight: Tensor, shift: Tensor, gates: Tensor) -> Tensor:
+    """Sum over experts e of g_e (W_e x - s_e): x (n, D), weight (E, H, D), shift (E, H), gates (n, E) give (n, H)."""
+    experts = torch.einsum("nd,ehd->neh", x, weight) - shift  # (n, E, H)
+    return torch.einsum("ne,neh->nh", gates.to(x.dtype), experts)
+
+
+def normalise_rows(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x / |x| for each row of x (n, H), in `dtype`."""
+    return F.normalize(at_least_float32(x), dim=1).to(dtype)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, p: float, seen: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, the probabilities dropped at rate p; causal where `seen` is None."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=p, is_causal=seen is None)
+
+
+def attend_text(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None, scale: float) -> Tensor | None:
+    """softmax(query key^T * scale) value over the keys to keep, (B, T, heads, D)."""
+    mask = None if keep is None else keep[:, None, None]  # (B, 1, 1, T)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale).transpose(1, 2)
+
+
+def rank_targets(scores: Tensor, target: Tensor) -> np.ndarray:
+    """1 + the number of scores (B, N) above the target's + half the number of others equal to it; (B,) float64.
+
+    Column 0, the padding item, is left out.
+    """
+    candidates = scores[:, 1:]
+    own = candidates.gather(1, (target - 1)[:, None])  # (B, 1)
+    above, equal = (candidates > own).sum(1), (candidates == own).sum(1)  # (B,); the target equals itself, a NaN not
+    return refuse_nan(torch.where(equal > 0, above + (equal.double() + 1) / 2, torch.nan).cpu().numpy())
+
+
+def refuse_nan(ranks: np.ndarray) -> np.ndarray:
+    """Return the ranks; raises FloatingPointError where one is not a number."""
+    if np.isnan(ranks).any():
+        raise FloatingPointError("the model scores a target as NaN; lower the learning rate or use precision=fp32")
+    return ranks

@@ -8,7 +8,8 @@ from typing import ParamSpec, TypeVar
 
 from recbole_blair.errors import InputError
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 OPS = ("fast", "plain")
 FORMS: dict[str, tuple[Callable, Callable]] = {}  # name of an operation: its plain form, its fast form
 _chosen = OPS[0]

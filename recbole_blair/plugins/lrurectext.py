@@ -1,15 +1,25 @@
 """LRURec (Text): a linear recurrence over frozen item text; the worked example of docs/plugins.md."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from recbole_blair.model.adaptors import MLPAdaptor, NormalisedRows
+from recbole_blair.model.adaptors import MLPAdaptor
 from recbole_blair.model.dot_product import DotProductRecommender, Softmax
 from recbole_blair.model.layers import ACTIVATIONS, HistoryEncoder
-from recbole_blair.ops import apply_dropout
+from recbole_blair.ops import apply_dropout, normalise_rows
+
+if TYPE_CHECKING:
+    from recbole.data.interaction import Interaction
+
+    from recbole_blair.config import Config
+    from recbole_blair.data.dataset import BlairDataset
+    from recbole_blair.ops import PackedHistories
 
 
 class LRULayer(nn.Module):
@@ -22,7 +32,10 @@ class LRULayer(nn.Module):
     so that the weights are plain floats on disk.
     """
 
-    def __init__(self, hidden_size, state_size, inner_size, dropout_prob, hidden_act, layer_norm_eps, radius):
+    def __init__(
+        self, hidden_size: int, state_size: int, inner_size: int, dropout_prob: float, hidden_act: str,
+        layer_norm_eps: float, radius: tuple[float, float],
+    ) -> None:  # fmt: skip
         super().__init__()
         self.dropout_prob, self.act = dropout_prob, ACTIVATIONS[hidden_act]
         low, high = radius
@@ -37,7 +50,7 @@ class LRULayer(nn.Module):
         self.ff_out = nn.Linear(inner_size, hidden_size)
         self.ff_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
 
-    def recur(self, x):
+    def recur(self, x: Tensor) -> Tensor:
         """Run the recurrence over (B, L, 2S) inputs in log2(L) steps; returns the states, (B, L, 2S)."""
         log_lambda = torch.complex(-self.log_nu.exp(), self.log_theta.exp())  # (S,)
         state = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * self.log_gamma.exp()  # (B, L, S)
@@ -47,9 +60,9 @@ class LRULayer(nn.Module):
             step *= 2
         return torch.view_as_real(state).flatten(-2)
 
-    def forward(self, x, histories, last=False):
+    def forward(self, x: Tensor, histories: PackedHistories, last: bool = False) -> Tensor:
         """Map packed items (P, H) to (P, H), or to (B, H) at each history's last item."""
-        state = histories.mix(self.state_in(x), self.recur)
+        state = histories.mix(self.state_in(x), self.recur)  # (P, 2S)
         if last:
             state, x = state[histories.last], x[histories.last]
         x = self.state_norm(x + apply_dropout(self.state_out(state), self.dropout_prob, self.training))
@@ -60,7 +73,7 @@ class LRULayer(nn.Module):
 class LRUEncoder(HistoryEncoder):
     """SASRec's encoder with recurrent layers in place of attention, and without positions."""
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         nn.Module.__init__(self)
         hidden, eps = config["hidden_size"], config["layer_norm_eps"]
         self.dropout_prob = config["hidden_dropout_prob"]
@@ -71,8 +84,8 @@ class LRUEncoder(HistoryEncoder):
             LRULayer(*sizes, self.dropout_prob, config["hidden_act"], eps, radius) for _ in range(config["n_layers"])
         )
 
-    def placed(self, x, histories):
-        """Nothing tells the positions apart but their order."""
+    def add_positions(self, x: Tensor, histories: PackedHistories) -> Tensor:
+        """Add nothing: the order alone tells the positions apart."""
         return x
 
 
@@ -91,7 +104,7 @@ class LRURecText(DotProductRecommender):
 
     uses_text = True
 
-    def __init__(self, config, dataset):
+    def __init__(self, config: Config, dataset: BlairDataset) -> None:
         super().__init__(config, dataset)
         self.temperature, self.compute_dtype = config["temperature"], config["compute_dtype"]
         features = dataset.text_features.to(self.compute_dtype)
@@ -103,35 +116,24 @@ class LRURecText(DotProductRecommender):
             config["softmax"], config["n_negatives"], config["negatives"], dataset.item_counts("train")
         )
 
-    def project_items(self, items=None):
+    def project_items(self, items: Tensor | None = None) -> Tensor:
         """Project items `items` (M,), ids from 1, or all of them: (M, H) or (N - 1, H)."""
         return self.adaptor(self.text_features if items is None else self.text_features[items - 1], self.compute_dtype)
 
-    def calculate_loss(self, interaction):
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Return the cross-entropy of the next item over cosines / temperature, a scalar."""
-        items = None
-        if self.softmax.kind == "sampled":
-            items, negatives = self.softmax.draw(self.targets(interaction))
-            item_seq = interaction[self.ITEM_SEQ]
-            items = torch.unique(torch.cat([items, item_seq[item_seq > 0]]))
-        vectors = self.project_items(items)
-        state, target = self.supervised_states(interaction, vectors, items)
+        items, negatives = self.draw_items(interaction)  # (M,), (K,), or None: every item is a candidate
+        vectors = self.project_items(items)  # (M, H)
+        state, target = self.supervised_states(interaction, vectors, items)  # (S, H), (S,)
         users = (F.normalize(state.float(), dim=1) / self.temperature).to(self.compute_dtype)
-        vectors = NormalisedRows.apply(vectors, self.compute_dtype)
-        if items is None:
-            return self.softmax.full(users, vectors, target)
-        return self.softmax.sampled(users, items, vectors, target, negatives)
+        vectors = normalise_rows(vectors, self.compute_dtype)
+        return self.softmax.loss(users, vectors, target, items, negatives, bound=1.0 / self.temperature)
 
-    def item_vectors(self, projected=None):
+    def item_vectors(self, projected: Tensor | None = None) -> Tensor:
         """Return L2-normalised vectors of all items, (N, H); the padding row is zero."""
         projected = self.project_items() if projected is None else projected
         return F.pad(F.normalize(projected.float(), dim=1), (0, 0, 1, 0))
 
-    def user_vectors(self, interaction, projected=None):
+    def user_vectors(self, interaction: Interaction, projected: Tensor | None = None) -> Tensor:
         """Return L2-normalised vectors of the histories, (B, H); `projected` saves projecting their items."""
-        item_seq, items = interaction[self.ITEM_SEQ], None
-        if projected is None:
-            items = torch.unique(item_seq[item_seq > 0])
-            projected = self.project_items(items)
-        state = self.encode_history(item_seq, interaction[self.ITEM_SEQ_LEN], projected, items)
-        return F.normalize(state.float(), dim=1)
+        return F.normalize(self.encode_users(interaction, projected).float(), dim=1)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from recbole_blair.data.dataset import BlairDataset
+from recbole_blair.ops import drop_scores, rank_targets
 from recbole_blair.runs.evaluate_run import build_evaluator
 from recbole_blair.runs.open_run import OpenRun
 from recbole_blair.schema import ITEM_ID
-from recbole_blair.train.ranks import drop_scores, rank_targets
 
 TOP = 5
 HISTORY_SHOWN = 6
@@ -54,7 +54,7 @@ def top_items(run: OpenRun, rows: Sequence[int], top: int = TOP) -> tuple[np.nda
         with evaluator.autocast():
             projected = model.project_items()
             users, scorer = model.user_vectors(batch, projected), evaluator.scorer(model, projected)
-        scores = scorer.plain(users)
+        scores = scorer.scores(users)
     else:
         scores = evaluator.full_scores(model, batch, slice(None))
     if run.config["mask_history"]:

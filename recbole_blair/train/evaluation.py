@@ -1,19 +1,30 @@
 """Full-ranking evaluation: the item table once, scores in chunks, only each target's rank is kept."""
 
+from __future__ import annotations
+
 import itertools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from recbole_blair.ops import has_fast_bf16, keep_freed_memory
+from recbole_blair.ops import DotScores, has_fast_bf16, keep_freed_memory, rank_in_chunks
 from recbole_blair.parallel.distributed import all_reduce_sum, world_size
 from recbole_blair.parallel.distributed import rank as process_rank
 from recbole_blair.schema import ITEM_ID
 from recbole_blair.train.metrics import compute_metrics
 from recbole_blair.train.prefetch import prefetch
 from recbole_blair.train.progress import progress_bar
-from recbole_blair.train.ranks import rank_in_parts
-from recbole_blair.train.scores import DotScores
+
+if TYPE_CHECKING:
+    from recbole.data.interaction import Interaction
+    from recbole.model.abstract_recommender import SequentialRecommender
+    from torch import Tensor
+
+    from recbole_blair.config import Config
+    from recbole_blair.data.loader import RowLoader
 
 MORE_ON_A_GPU = 8  # times max_score_elements, which is chosen for a CPU's cache and memory
 
@@ -26,64 +37,70 @@ class Evaluator:
     are coarse (see `DotScores`).
 
     Args:
-        loader (RowLoader): not shuffled.
-        config (Config)
-        device (torch.device)
-        autocast (callable): gives the precision context.
+        loader: not shuffled.
+        config
+        device
+        autocast: gives the precision context.
     """
 
-    def __init__(self, loader, config, device, autocast):
+    def __init__(
+        self, loader: RowLoader, config: Config, device: torch.device, autocast: Callable[[], AbstractContextManager]
+    ) -> None:
         self.loader, self.config, self.device, self.autocast = loader, config, device, autocast
         self.dataset = loader.dataset
 
     @torch.inference_mode()
     @keep_freed_memory()
-    def ranks(self, model, label="evaluate"):
+    def ranks(self, model: SequentialRecommender, label: str = "evaluate") -> np.ndarray:
         """Return the rank of every row's target, (R,) float64 in row order."""
         model.eval()
         rank = np.zeros(len(self.loader.rows))
-        with self.autocast():
-            by_dot = hasattr(model, "project_items") and getattr(model, "scores_by_dot_product", True)
-            projected = model.project_items() if by_dot else None
-            scorer = self.scorer(model, projected) if by_dot else None
+        by_dot = hasattr(model, "project_items") and getattr(model, "scores_by_dot_product", True)
+        if by_dot:
+            with self.autocast():
+                projected = model.project_items()  # (N - 1, H)
+                scorer = self.scorer(model, projected)
         bar = progress_bar(len(rank), label, "rows", self.config["show_progress"])
         for batch, rows in prefetch(((batch, batch["row"].cpu().numpy()) for batch in self.own_batches()), self.device):
-            with self.autocast():
-                users = model.user_vectors(batch, projected) if by_dot else None
             dropped = self.history_before(rows, batch[ITEM_ID]) if self.config["mask_history"] else None
-            rank[rows] = (
-                scorer.ranks(users, batch[ITEM_ID], dropped) if by_dot else self.full_ranks(model, batch, dropped)
-            )
+            if by_dot:
+                with self.autocast():
+                    users = model.user_vectors(batch, projected)  # (B, H)
+                rank[rows] = scorer.ranks(users, batch[ITEM_ID], dropped)
+            else:
+                rank[rows] = self.full_ranks(model, batch, dropped)
             bar.update(len(rows))
         bar.close()
         return all_reduce_sum(rank)
 
-    def own_batches(self):
+    def own_batches(self) -> Iterator[Interaction]:
         """The batches that fall to this process, every world-size-th; all of them when it is alone."""
         if world_size() == 1:
             return iter(self.loader)
         return map(self.loader.build, itertools.islice(self.loader.batches(), process_rank(), None, world_size()))
 
-    def scorer(self, model, projected):
+    def scorer(self, model: SequentialRecommender, projected: Tensor) -> DotScores:
         """Lay out the item table of a model that scores by products; inside the precision context."""
         coarse = torch.is_autocast_enabled(self.device.type) and has_fast_bf16(self.device)
         return DotScores(model.item_vectors(projected), coarse, self.max_elements())
 
-    def max_elements(self):
+    def max_elements(self) -> int:
         """Scores held at a time."""
         return self.config["max_score_elements"] * (1 if self.device.type == "cpu" else MORE_ON_A_GPU)
 
-    def full_ranks(self, model, batch, dropped):
+    def full_ranks(
+        self, model: SequentialRecommender, batch: Interaction, dropped: tuple[Tensor, Tensor] | None
+    ) -> np.ndarray:
         """Ranks of a batch's targets among the scores of the model's own full sort."""
         rows = max(1, self.max_elements() // self.dataset.n_items)
-        return rank_in_parts(lambda part: self.full_scores(model, batch, part), batch[ITEM_ID], dropped, rows)
+        return rank_in_chunks(lambda part: self.full_scores(model, batch, part), batch[ITEM_ID], dropped, rows)
 
-    def full_scores(self, model, batch, part):
+    def full_scores(self, model: SequentialRecommender, batch: Interaction, part: slice) -> Tensor:
         """Scores (b, N) of a slice of the batch from the model's own full sort, in float32: bfloat16 would tie them."""
         piece = type(batch)({k: batch[k][part] for k in batch})
         return model.full_sort_predict(piece).view(len(piece), -1).float()
 
-    def history_before(self, rows, target):
+    def history_before(self, rows: np.ndarray, target: Tensor) -> tuple[Tensor, Tensor]:
         """Every item before each row's target but the target itself: (row, column), two int64 tensors."""
         items, length = self.dataset.history_of(self.loader.split, rows, full=self.dataset.chained)
         row = torch.from_numpy(np.repeat(np.arange(len(rows)), length)).to(target.device)
@@ -91,7 +108,7 @@ class Evaluator:
         other = column != target[row]
         return row[other], column[other]
 
-    def evaluate(self, model, label="evaluate"):
+    def evaluate(self, model: SequentialRecommender, label: str = "evaluate") -> tuple[dict[str, float], np.ndarray]:
         """Return the configured metrics and the ranks they come from."""
         rank = self.ranks(model, label)
         config = self.config

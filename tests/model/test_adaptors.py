@@ -1,10 +1,10 @@
-"""The adaptors and their chunked functions against plain PyTorch, in value and gradient."""
+"""The adaptors against plain PyTorch, in value and gradient."""
 
 import torch
 import torch.nn.functional as F
 
-from recbole_blair.model import adaptors
-from recbole_blair.model.adaptors import MLPAdaptor, MoEAdaptor, NormalisedRows
+from recbole_blair.model.adaptors import MLPAdaptor, MoEAdaptor
+from recbole_blair.ops import mixture
 
 CHUNKS_OF_3 = {"cpu": 3, "cuda": 3}  # several chunks, the last one short
 
@@ -19,7 +19,7 @@ def naive_mixture(adaptor, x):
 
 
 def test_moe_adaptor_equals_a_loop_over_experts_in_value_and_gradient(monkeypatch):
-    monkeypatch.setattr(adaptors.ExpertMixture, "CHUNK", CHUNKS_OF_3)
+    monkeypatch.setattr(mixture, "ROWS_AT_A_TIME", CHUNKS_OF_3)
     adaptor = MoEAdaptor(4, 6, 5, dropout_prob=0.0, noisy_gating=False).double()
     with torch.no_grad():
         for p in adaptor.parameters():
@@ -42,23 +42,6 @@ def test_moe_adaptor_passes_gradient_to_its_input_when_asked():
     adaptor = MoEAdaptor(3, 4, 2, dropout_prob=0.0, noisy_gating=False).double()
     x = torch.randn(5, 4, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(adaptor, (x,))
-
-
-def test_normalised_rows_equals_normalize_in_value_and_gradient(monkeypatch):
-    monkeypatch.setattr(NormalisedRows, "CHUNK", CHUNKS_OF_3)
-    x = torch.randn(7, 5, dtype=torch.double, requires_grad=True)
-    weight = torch.randn(7, 5, dtype=torch.double)
-    ours, theirs = NormalisedRows.apply(x, torch.double), F.normalize(x, dim=1)
-    torch.testing.assert_close(ours, theirs)
-    grads = [torch.autograd.grad((out * weight).sum(), x)[0] for out in (ours, theirs)]
-    torch.testing.assert_close(*grads)
-
-
-def test_normalised_rows_leave_the_gradient_they_get_as_it_was():
-    x, grad = torch.randn(7, 5, requires_grad=True), torch.randn(7, 5)
-    kept = grad.clone()
-    NormalisedRows.apply(x, torch.float32).backward(grad)
-    assert torch.equal(grad, kept)
 
 
 def test_gate_noise_moves_training_outputs_only():

@@ -7,7 +7,19 @@ import torch
 import torch.nn.functional as F
 
 from recbole_blair import ops
-from recbole_blair.ops import HeadSizes, HistoryPairs, PackedHistories, dropout, linear, plain, ragged, softmax
+from recbole_blair.ops import (
+    HeadSizes,
+    HistoryPairs,
+    PackedHistories,
+    attention,
+    dropout,
+    linear,
+    mixture,
+    normalise,
+    plain,
+    ragged,
+    softmax,
+)
 from recbole_blair.ops import sampled_softmax as sampled
 from recbole_blair.ops.switch import FORMS, use_ops
 
@@ -35,7 +47,7 @@ def linear_case(shape, m, bias, layout):
     return (drawn(*shape, layout=layout), drawn(m, shape[-1]), drawn(m) if bias else None), 3
 
 
-def attention_case(lengths, heads, d_qk, d_v, timed, layout):
+def pointwise_case(lengths, heads, d_qk, d_v, timed, layout):
     length, width = torch.tensor(lengths), max(lengths)
     times = torch.rand(len(lengths), width).mul(22).exp().long().cumsum(1)
     sizes = HeadSizes(heads, d_qk, d_v, 7)
@@ -57,6 +69,27 @@ def gated_case(n, m, width, k, layout):
     return (args if k is None else (*args, candidates_of(n, k, m), 0.5)), 5
 
 
+def mixture_case(n, width, n_experts, hidden, layout):
+    gates = drawn(n, n_experts, layout=layout).softmax(1)
+    weight = drawn(n_experts, hidden, width, layout=layout)
+    return (drawn(n, width, layout=layout), weight, drawn(n_experts, hidden), gates), 4
+
+
+def attention_case(rows, heads, queries, keys, width, layout):
+    """Every query of a history of `keys` items, causal, or one query of histories of 1 to `keys`."""
+    q, k, v = (drawn(rows, heads, n, width, layout=layout) for n in (queries, keys, keys))
+    lengths = torch.randint(1, keys + 1, (rows, 1))
+    seen = None if queries == keys else (torch.arange(keys) < lengths)[:, None, None]
+    return (q, k, v, 0.5, seen), 3
+
+
+def text_case(batch, heads, length, width, masked, layout):
+    """Nothing to differentiate: encoders are frozen."""
+    states = [drawn(batch, heads, length, width, layout=layout) for _ in range(3)]
+    keep = torch.arange(length) < torch.randint(1, length + 1, (batch, 1)) if masked else None
+    return (*states, keep, 0.7 * width**-0.5), 0
+
+
 LAYOUTS = ("contiguous", "transposed", "sliced")
 # Arguments of each operation, and how many of the first are differentiated.
 CASES = {
@@ -73,7 +106,7 @@ CASES = {
         )
     ],
     "hstu_attention": [
-        attention_case(lengths, heads, d_qk, d_v, timed, layout)
+        pointwise_case(lengths, heads, d_qk, d_v, timed, layout)
         for (lengths, heads, d_qk, d_v), timed, layout in itertools.product(
             [([1], 1, 4, 4), ([5, 3, 1, 9], 2, 3, 5), ([6, 6], 3, 2, 2), ([37, 2, 20, 3, 40], 2, 4, 6)], [True, False],
             LAYOUTS,
@@ -88,8 +121,27 @@ CASES = {
         gated_case(n, m, 6, k, layout)
         for (n, m, k), layout in itertools.product([(7, 11, 8), (33, 301, 5), (9, 20, 0)], LAYOUTS)
     ],
+    "mix_experts": [
+        mixture_case(*sizes, layout)
+        for sizes, layout in itertools.product([(13, 6, 4, 5), (1, 1, 1, 1), (3, 9, 8, 2), (0, 4, 2, 3)], LAYOUTS)
+    ],
+    "normalise_rows": [
+        ((drawn(*shape, layout=layout), torch.float32), 1)
+        for shape, layout in itertools.product([(7, 5), (1, 1), (0, 3)], LAYOUTS)
+    ],
+    "attend": [
+        attention_case(*sizes, layout)
+        for sizes, layout in itertools.product([(3, 2, 4, 4, 5), (4, 2, 1, 7, 5), (1, 1, 1, 1, 1)], LAYOUTS)
+    ],
+    "attend_text": [
+        text_case(*sizes, masked, layout)
+        for sizes, masked, layout in itertools.product(
+            [(5, 2, 7, 16), (3, 12, 109, 32), (1, 1, 1, 8), (4, 3, 33, 5)], [True, False], LAYOUTS
+        )
+    ],
 }  # fmt: skip
-APART = {"apply_dropout", "gather_rows"}  # random: below; computes in a dtype of its own: test_ragged.py
+# Random: below; no gradient: test_ranking.py; computes in a dtype of its own: test_ragged.py.
+APART = {"apply_dropout", "rank_targets", "gather_rows"}
 
 
 @pytest.fixture(autouse=True)
@@ -103,18 +155,37 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(softmax, "CACHE_BYTES", 4000)
     monkeypatch.setattr(softmax, "LOGITS_AT_A_TIME", {"cpu": 2500})
     monkeypatch.setattr(dropout, "DROPOUT_CHUNK", 1000)
+    monkeypatch.setattr(mixture, "ROWS_AT_A_TIME", {"cpu": 3})
+    monkeypatch.setattr(normalise, "ROWS_AT_A_TIME", {"cpu": 3})
+    monkeypatch.setattr(attention, "SCORE_BYTES", 4000)
+
+
+@pytest.fixture
+def nothing_dropped(monkeypatch):
+    """Attention with a dropout that keeps all, of a rate that takes the fast form."""
+    monkeypatch.setattr(attention, "apply_dropout", lambda x, p, training: x)
+    own = plain.attend
+    keep_all = lambda q, k, v, p, seen=None: own(q, k, v, 0.0, seen)  # noqa: E731
+    monkeypatch.setitem(FORMS, "attend", (keep_all, FORMS["attend"][1]))
+    monkeypatch.setattr(plain, "attend", keep_all)
+
+
+def cast(args, dtype):
+    """Arguments in `dtype`: tensors of floats, and the name of a dtype itself."""
+    args = [x.to(dtype) if torch.is_tensor(x) and x.is_floating_point() else x for x in args]
+    return [dtype if isinstance(x, torch.dtype) else x for x in args]
 
 
 def evaluate(form, args, n_leaves, dtype):
     """Value and gradients, in float64, of a form whose floating arguments are cast to `dtype`."""
-    args = [x.to(dtype) if torch.is_tensor(x) and x.is_floating_point() else x for x in args]
+    args = cast(args, dtype)
     leaves = [x.detach().requires_grad_() for x in args[:n_leaves] if x is not None]
     given = [*(None if x is None else leaves.pop(0) for x in args[:n_leaves]), *args[n_leaves:]]
     value = form(*given)
     leaves = [x for x in given[:n_leaves] if x is not None]
     torch.manual_seed(1)
     weight = torch.randn(value.shape, dtype=torch.float64)
-    grads = torch.autograd.grad((value.double() * weight).sum(), leaves)
+    grads = torch.autograd.grad((value.double() * weight).sum(), leaves) if leaves else ()
     return [x.double() for x in (value.detach(), *grads)]
 
 
@@ -126,11 +197,10 @@ def test_every_operation_has_a_case():
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("name", list(CASES))
-def test_fast_equals_plain(name, dtype):
+def test_fast_equals_plain(name, dtype, nothing_dropped):
     plain_form, fast_form = FORMS[name]
     for args, n_leaves in CASES[name]:
-        rounded = [x.to(dtype) if torch.is_tensor(x) and x.is_floating_point() else x for x in args]
-        exact = evaluate(plain_form, rounded, n_leaves, torch.float64)
+        exact = evaluate(plain_form, cast(args, dtype), n_leaves, torch.float64)
         for form in (fast_form, plain_form):
             found = evaluate(form, args, n_leaves, dtype)
             for got, wanted in zip(found, exact, strict=True):
@@ -142,8 +212,10 @@ def test_fast_equals_plain(name, dtype):
 def test_the_switch_takes_the_plain_form(name):
     args, _ = CASES[name][0]
     with use_ops("plain"):
+        torch.manual_seed(0)
         got = getattr(ops, name)(*args)
         assert ops.plain_ops()
+    torch.manual_seed(0)
     assert torch.equal(got, getattr(plain, name)(*args)) and not ops.plain_ops()
 
 

@@ -5,15 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from tiny_encoders import some_texts
 
 from recbole_blair.ops import linear as products
 from recbole_blair.text import attention
-from recbole_blair.text.attention import attend, attention_forward, padding_mask, use_attention
+from recbole_blair.text.attention import attend_text, attention_forward, padding_mask, use_attention
 from recbole_blair.text.encoders import load_encoder
-
-SHAPES = [(5, 2, 7, 16), (3, 12, 109, 32), (2, 4, 512, 64), (1, 1, 1, 8), (4, 3, 33, 5)]
 
 
 class Layer(torch.nn.Module):
@@ -29,35 +26,14 @@ def drawn(shape, dtype, scale=1.0):
     return [scale * torch.randn(batch, length, heads, width).to(dtype).transpose(1, 2) for _ in range(3)]
 
 
-def kept(shape):
-    """(B, T) bool, 1 to T tokens a text, the first text whole."""
-    lengths = torch.randint(1, shape[2] + 1, (shape[0],))
-    lengths[0] = shape[2]
-    return torch.arange(shape[2]) < lengths[:, None]
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("masked", [True, False])
-@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("score_bytes", [1, attention.SCORE_BYTES])
-def test_equals_pytorchs(shape, masked, dtype, tolerance, score_bytes, monkeypatch):
-    monkeypatch.setattr(attention, "SCORE_BYTES", score_bytes)
-    states, keep, scale = drawn(shape, dtype), kept(shape) if masked else None, 0.7 * shape[3] ** -0.5
-    mask = None if keep is None else keep[:, None, None]
-    exact = F.scaled_dot_product_attention(*(x.double() for x in states), attn_mask=mask, scale=scale)
-    with torch.inference_mode():
-        got = attend(*states, keep, scale)
-    torch.testing.assert_close(got.double(), exact.transpose(1, 2), rtol=tolerance, atol=tolerance)
-
-
 @pytest.mark.parametrize("sign", [1, -1])
 def test_sums_out_of_range_are_seen(sign):
     """Scores of 400 overflow, those of -400 vanish; both are left to a softmax, and so is NaN."""
     query, key, value = drawn((2, 2, 5, 16), torch.bfloat16)
     query, key = torch.full_like(query, 5.0), torch.full_like(key, sign * 5.0)
-    assert attend(query, key, value, None, 1.0) is None
-    assert attend(query, key, value, None, 0.1) is not None
-    assert attend(query * float("nan"), key, value, None, 0.1) is None
+    assert attend_text(query, key, value, None, 1.0) is None
+    assert attend_text(query, key, value, None, 0.1) is not None
+    assert attend_text(query * float("nan"), key, value, None, 0.1) is None
     with torch.inference_mode():
         got, _ = attention_forward(Layer(), query, key, value, None, scaling=1.0)
     expected = value.mean(2, keepdim=True).expand(value.shape).transpose(1, 2)
@@ -66,14 +42,14 @@ def test_sums_out_of_range_are_seen(sign):
 
 def test_a_text_without_a_token_is_left_to_pytorch():
     keep = torch.tensor([[True, True, False], [False, False, False]])
-    assert attend(*drawn((2, 2, 3, 4), torch.bfloat16), keep, 0.5) is None
+    assert attend_text(*drawn((2, 2, 3, 4), torch.bfloat16), keep, 0.5) is None
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Shapes of the queries that `attend` was given."""
-    seen, own = [], attention.attend
-    monkeypatch.setattr(attention, "attend", lambda query, *rest: seen.append(query.shape) or own(query, *rest))
+    """Shapes of the queries that `attend_text` was given."""
+    seen, own = [], attention.attend_text
+    monkeypatch.setattr(attention, "attend_text", lambda query, *rest: seen.append(query.shape) or own(query, *rest))
     return seen
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from recbole_blair.errors import InputError
+from recbole_blair.ops import rank_targets
 from recbole_blair.train.metrics import compute_metrics, parse_metric
-from recbole_blair.train.ranks import rank_targets
 
 NAMES = ["recall", "ndcg", "hit", "mrr"]
 
