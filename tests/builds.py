@@ -46,7 +46,7 @@ def random_sequences(n_users=60, n_items=40, seed=0, longest=12):
     return sequences
 
 
-def write_features(folder, width=16, encoder="test-encoder", seed=0):
+def write_features(folder, width=16, encoder="someone--test-encoder", seed=0):
     """Write random features with a header for a build; returns the array."""
     from recbole_blair.text.item_text import ids_hash, text_hash
 
@@ -56,8 +56,9 @@ def write_features(folder, width=16, encoder="test-encoder", seed=0):
     array = np.random.default_rng(seed).standard_normal((len(ids), width)).astype(np.float32)
     array.tofile(folder / f"{folder.name}.{encoder}.feature")
     header = {
-        "encoder": encoder, "width": width, "dtype": "float32", "pooling": "mean", "normalised": False,
-        "max_length": 512, "rows": len(ids), "ids_sha256": ids_hash(ids), "text_sha256": text_hash(texts),
+        "format": 2, "encoder": encoder, "kind": "huggingface", "source": encoder.replace("--", "/"), "width": width,
+        "dtype": "float32", "pooling": "mean", "modules": [], "prompt": "", "normalised": False, "max_length": 512,
+        "rows": len(ids), "ids_sha256": ids_hash(ids), "text_sha256": text_hash(texts),
     }  # fmt: skip
     (folder / f"{folder.name}.{encoder}.feature.json").write_text(json.dumps(header))
     return array

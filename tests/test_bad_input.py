@@ -82,16 +82,16 @@ def test_an_empty_split(refused, build):
 def test_features_of_another_dataset(refused, build, tmp_path):
     other = write_build(tmp_path / "other", random_sequences(n_users=20, n_items=25))
     write_features(other)
-    for file in other.glob("tiny.test-encoder.feature*"):
+    for file in other.glob("tiny.someone--test-encoder.feature*"):
         shutil.copy(file, build)
     line = refused("--plm=someone/test-encoder", model="SASRecText")
-    assert "tiny.test-encoder.feature was made for other items" in line and "recbole-blair encode" in line
+    assert "tiny.someone--test-encoder.feature was made for other items" in line and "recbole-blair encode" in line
 
 
 def test_features_of_another_width(refused, build):
     write_features(build, width=16)
     line = refused("--plm=someone/test-encoder", "--plm_size=768", model="UniSRecBlair")
-    assert "tiny.test-encoder.feature has width 16 but plm_size is 768; set plm_size: 16" in line
+    assert "tiny.someone--test-encoder.feature has width 16 but plm_size is 768; set plm_size: 16" in line
 
 
 def test_an_encoder_folder_that_does_not_exist(refused, tmp_path):

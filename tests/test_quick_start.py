@@ -72,7 +72,8 @@ def test_metrics_hold_what_results_depend_on(text_run):
     assert {**metrics, "output_dir": str(folder)} == result
     wanted = {
         "model": "SASRecText", "dataset": "tiny", "protocol": "timestamp", "seed": 2020, "epochs": 2,
-        "history_masked": False, "encoder": "test-encoder", "n_items": 118, "precision": "fp32", "device": "cpu",
+        "history_masked": False, "encoder": "someone--test-encoder", "n_items": 118, "precision": "fp32",
+        "device": "cpu",
     }  # fmt: skip
     assert {key: metrics[key] for key in wanted} == wanted
     assert set(metrics["test"]) == {f"{m}@{k}" for m in ("recall", "ndcg", "hit", "mrr") for k in (10, 50)} | {"mrr"}

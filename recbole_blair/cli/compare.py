@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from recbole_blair.cli.options import PRECISION_KIND, add_encoder_options
 from recbole_blair.errors import InputError
 from recbole_blair.schema import DEFAULT_PLM, TFIDF_SVD
 
@@ -22,11 +23,10 @@ def configure(parser: Parser) -> None:
     add("query", type=str, help="the text that is looked for")
     add("items", type=str, nargs="+", metavar="item", help="texts it is compared with")
     add("--plm", key="plm", default=DEFAULT_PLM, help="hub id or folder of the encoder")
-    add("--revision", key="plm_revision", help="branch, tag or commit of a hub id")
-    add("--pooling", key="plm_pooling", help="empty: as the model says, else cls")
-    add("--max_length", key="plm_max_length", default=512, help="tokens kept of a text")
+    add_encoder_options(parser)
+    add("--plm_query_prompt", help="before the query, or the name of a prompt; empty: as the model says")
     add("--device", key="device", default="auto", help="auto, cuda, cuda:N or cpu")
-    add("--precision", key="precision", default="fp32", help="fp32 for a few texts")
+    add("--precision", kind=PRECISION_KIND, default="fp32", help="fp32 for a few texts")
     add("--cache_dir", kind="path", help="where hub downloads are kept; empty: the hub's cache")
 
 
@@ -43,7 +43,10 @@ def compare(args: Namespace) -> list[float]:
     Raises:
         InputError: an empty text, or an encoder that compares only texts it was fitted on.
     """
-    from recbole_blair.text.encoders import load_encoder  # heavy: loads NumPy
+    # heavy
+    import numpy as np
+
+    from recbole_blair.text.encoders import load_encoder
 
     texts = [args.query, *args.items]
     empty = [number for number, text in enumerate(texts) if not text.strip()]
@@ -61,7 +64,11 @@ def compare(args: Namespace) -> list[float]:
         revision=args.revision,
         pooling=args.pooling,
         max_length=args.max_length,
+        prompt=args.plm_prompt,
+        query_prompt=args.plm_query_prompt,
+        dimensions=args.plm_dimensions,
         cache_dir=args.cache_dir,
     )
-    vectors = encoder.encode(texts, progress=False, normalise=True)
-    return (vectors[1:] @ vectors[0]).tolist()
+    query = encoder.encode_queries([args.query], progress=False)[0]  # (D,)
+    items = encoder.encode(args.items, progress=False, normalise=True)  # (n, D)
+    return (items @ query / max(np.linalg.norm(query), 1e-12)).tolist()

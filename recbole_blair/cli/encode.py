@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from recbole_blair.cli.options import add_ray_options, ray_options, refuse_unused
+from recbole_blair.cli.options import (
+    MODEL_OPTIONS,
+    PRECISION_KIND,
+    add_encoder_options,
+    add_ray_options,
+    ray_options,
+    refuse_unused,
+)
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import shown, why_no_folder
 from recbole_blair.schema import DEFAULT_PLM, PROTOCOLS, TFIDF_SVD
@@ -20,7 +27,7 @@ EXAMPLE = (
     f"recbole-blair encode --dataset=Games --plm={DEFAULT_PLM}; over a cluster: "
     f"recbole-blair encode --dataset=Games --plm={DEFAULT_PLM} --engine=ray --ray_address=auto"
 )
-API_OPTIONS = ("dimensions", "base_url", "concurrency", "send_dimensions")
+API_OPTIONS = ("plm_base_url", "plm_concurrency", "plm_send_dimensions")
 CLUSTER_ONLY = ("workers", "cpus_per_worker", "shards")
 
 
@@ -32,12 +39,10 @@ def configure(parser: Parser) -> None:
     add("--protocol", key="protocol", default="timestamp", help="which build of the dataset")
     add("--build", kind="path", help="a build's folder, in place of --dataset")
     add("--plm", key="plm", default=DEFAULT_PLM, help=f"hub id, folder, openai:NAME, or {TFIDF_SVD}")
-    add("--pooling", key="plm_pooling", help="empty: as the model says, else cls")
-    add("--max_length", key="plm_max_length", default=512, help="tokens kept of a text")
+    add_encoder_options(parser)
+    add("--text_fields", key="text_fields", help="columns of the .item file, as in title,store; empty: text")
     add("--device", key="device", default="auto", help="auto and cuda: every GPU; cuda:N; cpu")
-    add("--precision", key="precision", default="auto", help="auto: bf16 where the chip has it")
-    add("--revision", key="plm_revision", help="branch, tag or commit of a hub id")
-    add("--plm_dimensions", key="plm_dimensions", help="width asked of openai:NAME; empty: its own")
+    add("--precision", kind=PRECISION_KIND, default="auto", help="auto: bf16 where the chip has it; fp16: GPUs alone")
     add("--plm_base_url", help="server of openai:NAME; empty: OPENAI_BASE_URL, else its own")
     add("--plm_concurrency", key="plm_concurrency", help="requests to openai:NAME in flight; empty: 4")
     add("--plm_send_dimensions", key="plm_send_dimensions", help="False: the server takes no such parameter")
@@ -53,20 +58,15 @@ def configure(parser: Parser) -> None:
 
 def run(args: Namespace) -> int:
     """Encode, and print the path of the feature file."""
-    refuse_unused(args, [f"plm_{name}" for name in API_OPTIONS], args.plm.startswith("openai:"), "--plm=openai:NAME")
-    refuse_unused(args, ("pooling", "revision"), args.plm != TFIDF_SVD, "a pretrained encoder")
-    api = {name: getattr(args, f"plm_{name}") for name in API_OPTIONS}
+    refuse_unused(args, API_OPTIONS, args.plm.startswith("openai:"), "--plm=openai:NAME")
+    refuse_unused(args, MODEL_OPTIONS, args.plm != TFIDF_SVD, "a pretrained encoder")
     options = {
         "device": args.device,
         "precision": args.precision,
-        "revision": args.revision,
-        "pooling": args.pooling,
-        "max_length": args.max_length,
         "batch_tokens": args.batch_tokens,
-        "cache_dir": args.cache_dir,
         "progress": not args.quiet,
         "force": args.force,
-        **{name: value for name, value in api.items() if value is not None},
+        **{name: value for name, value in encoder_options(args).items() if value is not None},
     }
     folder, ray = _build_folder(args), ray_options(args.engine, vars(args), CLUSTER_ONLY)
     if ray is None:
@@ -81,6 +81,13 @@ def run(args: Namespace) -> int:
         path = encode_build_over_cluster(folder, args.plm, ray, **parts, **options)
     print(path)
     return 0
+
+
+def encoder_options(args: Namespace) -> dict[str, Any]:
+    """Return what is asked of the encoder, as `EncoderOptions` names it."""
+    given = {name: getattr(args, name) for name in ("revision", "pooling", "max_length", "text_fields", "cache_dir")}
+    named = ("prompt", "dimensions", "base_url", "concurrency", "send_dimensions")
+    return {**given, **{name: getattr(args, f"plm_{name}") for name in named}}
 
 
 def _build_folder(args: Namespace) -> Path:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 LONGEST_MESSAGE = 500  # characters: what was typed may be long
 FLAG_ACTIONS = ("store_true", "version")
 RAY_ONLY = ("ray_address", "ray_cpus", "report_usage")
+MODEL_OPTIONS = ("pooling", "revision", "plm_prompt", "plm_dimensions")  # of encoders that are pretrained
+PRECISION_KIND = "str, auto|fp32|bf16|fp16"  # of encoders; training has no fp16
 ENGINES = Kind.parse("str, local|ray")
 
 
@@ -123,6 +125,16 @@ def keys_text(file: str) -> str:
     """Return a YAML file of defaults as --help prints it."""
     lines = (props_dir() / file).read_text(encoding="utf-8").splitlines()
     return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
+def add_encoder_options(parser: Parser) -> None:
+    """Add what any command asks of an encoder."""
+    add = parser.add
+    add("--pooling", key="plm_pooling", help="cls, mean, lasttoken … or a+b; empty: as the model says")
+    add("--max_length", key="plm_max_length", default=512, help="tokens kept of a text")
+    add("--revision", key="plm_revision", help="branch, tag or commit of a hub id")
+    add("--plm_prompt", key="plm_prompt", help="before each item, or the name of a prompt; empty: as the model says")
+    add("--plm_dimensions", key="plm_dimensions", help="numbers kept per vector; empty: all")
 
 
 def add_ray_options(parser: Parser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from recbole_blair.cli.options import refuse_unused
+from recbole_blair.cli.options import PRECISION_KIND, refuse_unused
 from recbole_blair.errors import InputError
 from recbole_blair.schema import DEFAULT_PLM
 
@@ -61,8 +61,11 @@ def configure(parser: Parser) -> None:
     )
     add("--memory_limit_mb", kind="int, >=1, <=1e7", default=1024, help="working memory of exact search")
     add("--device", key="device", default="auto", help="auto, cpu, cuda, cuda:N")
-    add("--precision", key="precision", default="auto", help="of the encoder: fp32, bf16 or auto")
-    add("--pooling", key="plm_pooling", help="cls or mean (default: what the encoder declares)")
+    add("--precision", kind=PRECISION_KIND, default="auto", help="of the encoder: fp32, bf16, fp16 or auto")
+    add("--pooling", key="plm_pooling", help="cls, mean, lasttoken … or a+b (default: what the encoder declares)")
+    add("--plm_prompt", key="plm_prompt", help="before each item, or a prompt's name (default: the encoder's own)")
+    add("--plm_query_prompt", help="before each query, or a prompt's name (default: the encoder's own)")
+    add("--plm_dimensions", key="plm_dimensions", help="numbers kept per vector (default: all)")
     add("--max_length", key="plm_max_length", default=512, help="tokens kept of a text")
     add("--revision", help="hub version of the data set's files")
     add("--plm_revision", help="hub version of the encoder")
@@ -77,7 +80,8 @@ def run(args: Namespace) -> int:
     refuse_unused(args, ("effort",), args.index != "exact", "--index=hnsw and ivf")
     refuse_unused(args, ("plm", "fusion_depth"), hybrid, "--retriever=hybrid")
     refuse_unused(args, ("bm25_variant", "k1", "b", "stopwords", "stemmer"), with_bm25, "--retriever=bm25 and hybrid")
-    refuse_unused(args, ("pooling", "plm_revision"), args.retriever != "bm25", "encoders")
+    ours = ("pooling", "plm_revision", "plm_prompt", "plm_query_prompt", "plm_dimensions")
+    refuse_unused(args, ours, args.retriever != "bm25", "encoders")
     from recbole_blair.search import display
 
     if args.run is not None:
@@ -145,6 +149,7 @@ def _ranking(args: Namespace) -> dict[str, Any]:
     """Return the arguments of the ranker."""
     encoding = {key: getattr(args, key) for key in ("device", "precision", "pooling", "max_length")}
     encoding["revision"] = args.plm_revision
+    encoding |= {key: getattr(args, f"plm_{key}") for key in ("prompt", "query_prompt", "dimensions")}
     bm25 = {"variant": args.bm25_variant, **{key: getattr(args, key) for key in ("k1", "b", "stopwords", "stemmer")}}
     ranking = {
         "plm": args.plm or DEFAULT_PLM,

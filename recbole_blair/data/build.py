@@ -13,14 +13,20 @@ from dataset_tools.prepare import plan_build, prepare_build
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
 from recbole_blair.schema import DOMAINS, SPLITS, STATS_SUFFIX
-from recbole_blair.text.encode import encode_build
-from recbole_blair.text.encoders import encoder_name, resolve_plm
+from recbole_blair.text.encode import encode_build, find_feature_name, other_settings
+from recbole_blair.text.encoders import resolve_plm
 from recbole_blair.text.features import feature_path, features_are_whole, read_header
+from recbole_blair.text.options import EncoderOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREPARE_KEYS = ("data_path", "raw_dir", "memory_limit", *AMAZON_KEYS)  # that decide where and how a build is made
+ENCODER_KEYS = {  # option of the encoder: its key
+    "revision": "plm_revision", "pooling": "plm_pooling", "max_length": "plm_max_length", "prompt": "plm_prompt",
+    "dimensions": "plm_dimensions", "text_fields": "text_fields", "base_url": "plm_base_url",
+    "concurrency": "plm_concurrency", "send_dimensions": "plm_send_dimensions",
+}  # fmt: skip
 
 
 def foreign_build(config: Mapping[str, Any]) -> Path | None:
@@ -113,25 +119,22 @@ def ensure_features(config: Mapping[str, Any], build_dir: Path, trained_with: st
             f"{trained_with}; give the folder's place now by --plm=FOLDER"
         )
     check_has_text(build_dir)
-    name = encoder_name(config["plm"], config["plm_dimensions"])
+    options = encoder_options(config)
+    name = find_feature_name(build_dir, config["plm"], **options)
     path = feature_path(build_dir, name)
     if features_are_whole(build_dir, name):
-        check_feature_settings(config, path)
+        check_feature_settings(config, path, options)
         return name
     encode_build(
         build_dir, config["plm"], device=str(config["device"]), precision=config["precision"],
-        revision=config["plm_revision"], pooling=config["plm_pooling"], max_length=config["plm_max_length"],
-        progress=config["show_progress"], **api_options(config),
+        progress=config["show_progress"], **options,
     )  # fmt: skip
     return name
 
 
-def api_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the keys ask of an API's model; empty for any other encoder."""
-    given = {"dimensions": config["plm_dimensions"], "base_url": config["plm_base_url"]}
-    if config["plm"].startswith("openai:"):
-        return {**given, "concurrency": config["plm_concurrency"], "send_dimensions": config["plm_send_dimensions"]}
-    return {key: value for key, value in given.items() if value is not None}
+def encoder_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the keys ask of the encoder, as `EncoderOptions` names it; device and precision are left out."""
+    return {option: config[key] for option, key in ENCODER_KEYS.items()}
 
 
 def encoder_has_gone(plm: str, trained_with: str) -> bool:
@@ -140,7 +143,8 @@ def encoder_has_gone(plm: str, trained_with: str) -> bool:
         kind, value = resolve_plm(plm)
     except InputError:
         return True
-    return kind == "hub" and value.rsplit("/", 1)[-1] != trained_with
+    parts = value.replace("/", "--"), value.rsplit("/", 1)[-1]
+    return kind == "hub" and not trained_with.startswith(parts)
 
 
 def check_has_text(build_dir: Path) -> None:
@@ -157,20 +161,17 @@ def check_has_text(build_dir: Path) -> None:
         )
 
 
-def check_feature_settings(config: Mapping[str, Any], path: Path) -> None:
-    """Refuse a feature file whose header names another pooling, revision or length than the configuration asks for."""
+def check_feature_settings(config: Mapping[str, Any], path: Path, options: Mapping[str, Any]) -> None:
+    """Refuse a feature file whose header names another encoder or other settings than the configuration asks for."""
     header_file = path.with_name(f"{path.name}.json")
     if not header_file.is_file():
         return  # upstream's files say nothing of their making
-    header = read_header(header_file)
-    asked = header.get("asked", {})
-    for key, field in (("plm_pooling", "pooling"), ("plm_revision", "revision"), ("plm_max_length", "max_length")):
-        wanted, found = config[key], (asked.get(field), header.get(field))
-        if wanted is not None and wanted not in found and header.get(field) is not None:
-            raise InputError(
-                f"{path.name} was made with {field} {header[field]!r} but {key} is {wanted!r}; set {key}: "
-                f"{header[field]} or encode again with `recbole-blair encode --force`"
-            )
+    other = other_settings(read_header(header_file), config["plm"], EncoderOptions(**options))
+    if other:
+        raise InputError(
+            f"{path.name} is not what the configuration asks for: {'; '.join(other)}; set the key to that, or encode "
+            "again with `recbole-blair encode --force`"
+        )
 
 
 def show_build_plan(config: Mapping[str, Any]) -> Path:

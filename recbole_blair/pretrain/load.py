@@ -12,7 +12,8 @@ from recbole_blair.pretrain.model import PairEncoder, TokenHead
 from recbole_blair.pretrain.step import Vocabulary
 from recbole_blair.text.encoders import resolve_plm
 from recbole_blair.text.hub import fetch_snapshot
-from recbole_blair.text.pooling import POOLINGS, folder_pooling
+from recbole_blair.text.layout import read_layout
+from recbole_blair.text.pooling import TRAINED_POOLINGS
 from recbole_blair.text.weights import weight_files
 
 HEADS_FILE = "pretraining/heads.safetensors"  # beside the exported encoder: what its objective trained besides it
@@ -56,7 +57,7 @@ def load_pair_encoder(folder, *, mlm, pooling=None, dense=False):
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    pooling = check_pooling(pooling) or folder_pooling(folder)
+    pooling = check_pooling(pooling) or declared_pooling(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -81,9 +82,24 @@ def load_pair_encoder(folder, *, mlm, pooling=None, dense=False):
 
 def check_pooling(pooling):
     """Return `pooling` if it is one that is offered, or None."""
-    if pooling is not None and pooling not in POOLINGS:
-        raise InputError(f"--pooling={pooling} is not one of {', '.join(POOLINGS)}")
+    if pooling is not None and pooling not in TRAINED_POOLINGS:
+        raise InputError(f"--pooling={pooling} is not one of {', '.join(TRAINED_POOLINGS)}")
     return pooling
+
+
+def declared_pooling(folder):
+    """Return the pooling that a folder declares, or None.
+
+    Raises:
+        InputError: it is none that is trained here.
+    """
+    poolings = read_layout(folder).poolings
+    if poolings and (len(poolings) > 1 or poolings[0] not in TRAINED_POOLINGS):
+        raise InputError(
+            f"{folder} asks for pooling {'+'.join(poolings)}, which is not trained here; choose --pooling=cls or "
+            "--pooling=mean"
+        )
+    return poolings[0] if poolings else None
 
 
 def _load_encoder(folder, config, mlm):

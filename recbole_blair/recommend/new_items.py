@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from recbole_blair.data.build import api_options
+from recbole_blair.data.build import encoder_options
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import shown, why_no_file
 from recbole_blair.recommend.users import iterate_entries
 from recbole_blair.runs.open_run import OpenRun
 from recbole_blair.schema import ITEM_ID, TFIDF_SVD
 from recbole_blair.text.api_client import RowError
-from recbole_blair.text.encoders import encoder_name, load_encoder, resolve_plm
+from recbole_blair.text.encode import find_feature_name
+from recbole_blair.text.encoders import load_encoder, resolve_plm
 from recbole_blair.text.features import load_features, read_items
 from recbole_blair.text.item_text import RECIPES, atomic_text, clean_list, item_text
 from recbole_blair.text.weights import weights_hash
@@ -160,7 +161,7 @@ def load_same_encoder(run: OpenRun, header: Mapping[str, Any], plm: Path | str) 
     fix = f"give the folder of {run.encoder} by --plm=FOLDER"
     try:
         kind, value = resolve_plm(plm)
-        name = encoder_name(plm, config["plm_dimensions"])
+        name = find_feature_name(run.dataset.build_dir, plm, **encoder_options(config))
     except InputError as error:
         if Path(plm).exists():
             raise
@@ -171,15 +172,15 @@ def load_same_encoder(run: OpenRun, header: Mapping[str, Any], plm: Path | str) 
     renamed = kind == "folder" and header.get("weights_sha256") in (None, weights_hash(value))
     if name != run.encoder and not renamed:
         raise InputError(f"{plm} is the encoder {name}, but the features of {run.folder} are of {run.encoder}; {fix}")
-    return load_encoder(
-        plm,
-        device=str(config["device"]),
-        precision="auto" if kind == "openai" else header.get("precision") or "auto",
-        revision=(header.get("revision") or config["plm_revision"]) if kind == "hub" else None,
-        pooling=None if kind == "openai" else header.get("pooling") or config["plm_pooling"],
-        max_length=header.get("max_length") or config["plm_max_length"],
-        **api_options(config),
-    )
+    asked = {
+        **encoder_options(config),
+        "revision": (header.get("revision") or config["plm_revision"]) if kind == "hub" else None,
+        "max_length": header.get("max_length") or config["plm_max_length"],
+    }
+    if kind != "openai":
+        asked["pooling"] = header.get("pooling") or config["plm_pooling"]
+    precision = "auto" if kind == "openai" else header.get("precision") or "auto"
+    return load_encoder(plm, device=str(config["device"]), precision=precision, **asked)
 
 
 def check_encoder(encoder: Any, features: np.ndarray, catalogue: Sequence[str], plm: Path | str) -> None:

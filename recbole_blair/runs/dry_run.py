@@ -8,12 +8,12 @@ from typing import Any
 
 from recbole_blair import compat
 from recbole_blair.config import Config, resolve_config
-from recbole_blair.data.build import show_build_plan
+from recbole_blair.data.build import encoder_options, show_build_plan
 from recbole_blair.registry import find_model
 from recbole_blair.registry.build_model import uses_text
 from recbole_blair.text.api_models import find_api_model
 from recbole_blair.text.api_tokens import cost_text
-from recbole_blair.text.encoders import encoder_name
+from recbole_blair.text.encode import find_feature_name
 from recbole_blair.text.features import feature_path
 from recbole_blair.train.runtime import runtime_config
 
@@ -45,7 +45,7 @@ def count_items(build_dir: Path) -> int | None:
 
 def plan_features(config: Config, build_dir: Path) -> str:
     """Return the line on the features."""
-    path = feature_path(build_dir, encoder_name(config["plm"], config["plm_dimensions"]))
+    path = feature_path(build_dir, find_feature_name(build_dir, config["plm"], **encoder_options(config)))
     if path.is_file():
         return f"features   {path}: there, {path.stat().st_size / 2**20:,.0f} MiB"
     items = count_items(build_dir)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_blair import compat
 from recbole_blair.config import Config, resolve_config
-from recbole_blair.data.build import ensure_build, ensure_features, find_build
+from recbole_blair.data.build import encoder_options, ensure_build, ensure_features, find_build
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.errors import InputError
 from recbole_blair.registry import ModelInfo, find_model, remember_plugins, use_plugins
@@ -163,4 +163,4 @@ def check_same_dataset(run_dir: Path | str, dataset: BlairDataset, metrics: dict
 
 def features_name(config: Config, recorded: str | None) -> str:
     """Return the name of the run's features: as recorded when it finished, else that of its encoder."""
-    return recorded or encoder_name(config["plm"], config["plm_dimensions"])
+    return recorded or encoder_name(config["plm"], **encoder_options(config))

@@ -86,15 +86,11 @@ class Ranker:
 
     def _search_dense(self, texts: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
         """Rank by cosine of the encoder's vectors."""
-        from recbole_blair.text.encoders import load_encoder  # heavy: loads scikit-learn and torch, as does the next
-        from recbole_blair.text.lexical import LexicalEncoder
+        from recbole_blair.text.encoders import load_encoder  # heavy: loads scikit-learn and torch
 
         encoder = load_encoder(self.plm, **self.encoding)
         items = self.index.item_vectors(encoder, self.plm, self.encoding, self.progress)
-        if isinstance(encoder, LexicalEncoder):
-            queries = encoder.transform(texts)
-        else:
-            queries = encoder.encode(texts, progress=self.progress)
+        queries = encoder.encode_queries(texts, progress=self.progress)
         self.notes["encoder"] = encoder.description()
         blank = int((~np.asarray(queries).any(axis=1)).sum())
         if blank:

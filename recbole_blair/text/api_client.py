@@ -28,6 +28,10 @@ class RowError(InputError):
         super().__init__(message)
         self.row = row
 
+    def __reduce__(self) -> tuple[type, tuple[int, str]]:
+        """Keep the row when the error travels between processes."""
+        return type(self), (self.row, self.args[0])
+
 
 class BadAnswer(Exception):
     """An answer with status 200 that does not hold what was asked for; the message says how."""

@@ -35,12 +35,12 @@ def find_api_model(name: str) -> ApiModel:
 
 
 def api_encoder_name(model: str, dimensions: int | None = None) -> str:
-    """Return `openai-<model>-<dimensions>`, with the last part of a model's name that has several.
+    """Return `openai-<model>-<dimensions>`; a slash in the model's name becomes `--`.
 
     Raises:
         InputError: no name, or the width of a model that is not known.
     """
-    return f"openai-{model.rsplit('/', 1)[-1]}-{width_of(model, dimensions)}"
+    return f"openai-{model.replace('/', '--')}-{width_of(model, dimensions)}"
 
 
 def width_of(model: str, dimensions: int | None) -> int:

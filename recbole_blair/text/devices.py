@@ -10,7 +10,7 @@ from recbole_blair.ops import has_fast_bf16
 if TYPE_CHECKING:
     import torch
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def pick_devices(device: str = "auto") -> list[torch.device]:
@@ -37,17 +37,19 @@ def pick_devices(device: str = "auto") -> list[torch.device]:
 
 
 def pick_precision(precision: str, device: torch.device) -> str:
-    """Return `fp32` or `bf16` for a device.
+    """Return `fp32`, `bf16` or `fp16` for a device.
 
     Args:
-        precision: `fp32`, `bf16`, or `auto`: bf16 where the chip multiplies it natively.
+        precision: `fp32`, `bf16`, `fp16`, or `auto`: bf16 where the chip multiplies it natively.
         device: where the model runs.
 
     Raises:
-        InputError: another value.
+        InputError: another value, or fp16 on a CPU.
     """
     if precision not in PRECISIONS:
         raise InputError(f"--precision={precision} is not one of {', '.join(PRECISIONS)}")
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("--precision=fp16 is for GPUs; on a CPU take bf16 or fp32")
     if precision != "auto":
         return precision
     return "bf16" if has_fast_bf16(device) else "fp32"

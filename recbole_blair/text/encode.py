@@ -14,47 +14,50 @@ from recbole_blair.errors import InputError
 from recbole_blair.schema import FEATURE_SUFFIX, TFIDF_SVD
 from recbole_blair.text import features
 from recbole_blair.text.api_client import RowError
-from recbole_blair.text.encoders import Encoder, encoder_name, load_encoder, resolve_plm
+from recbole_blair.text.encoders import (
+    OWN_ORGANISATION,
+    Encoder,
+    encoder_name,
+    first_format_name,
+    load_encoder,
+    resolve_plm,
+)
+from recbole_blair.text.hub import cached_snapshot
 from recbole_blair.text.item_text import ids_hash, text_hash
+from recbole_blair.text.layout import DOCUMENT, Layout, read_layout
+from recbole_blair.text.options import DECIDING, EncoderOptions
 from recbole_blair.text.partial import PartialFeatures
-from recbole_blair.text.pooling import folder_pooling
+from recbole_blair.text.prompts import find_prompt
 from recbole_blair.text.weights import weights_hash
 
-FORMAT = 1  # of the header and the progress file
+FORMAT = 2  # of the header and the progress file; 1 knew neither modules nor prompts
 
 
 def encode_build(
     build_dir: Path | str,
     plm: Path | str,
     *,
-    device: str = "auto",
-    precision: str = "auto",
-    revision: str | None = None,
-    pooling: str | None = None,
-    max_length: int = 512,
     batch_tokens: int | None = None,
-    cache_dir: str | None = None,
     progress: bool = True,
     force: bool = False,
     load: Callable[..., Encoder] | None = None,
-    **api: Any,
+    **options: Any,
 ) -> Path:
-    """Encode the `text` column of a build's `.item` file into `<build>.<encoder>.feature` and its header.
+    """Encode the texts of a build's `.item` file into `<build>.<encoder>.feature` and its header.
 
-    Features are raw pooled states, not normalised. A feature file that is whole and was made from the same
-    ids, texts and settings is left alone, without loading a model; an interrupted one is gone on with; a whole
-    one that was made from something else is refused unless `force`.
+    Features are what the encoder's own modules give. A feature file that is whole and was made from the same ids,
+    texts and settings is left alone, without loading a model; an interrupted one is gone on with; a whole one that was
+    made from something else is refused unless `force`.
 
     Args:
         build_dir: folder of the build, `<build>.item` in it.
         plm: hub id, folder, `tfidf-svd` or `openai:NAME`.
-        device, precision, revision, pooling, max_length, cache_dir: see `encoders.load_encoder`.
-        batch_tokens: token budget of a batch; None: by device.
+        batch_tokens: tokens per batch; None: by device.
         progress: show a bar.
         force: replace a whole file too. What an interrupted run of the same work left is used anyway.
-        load: gives the encoder when it is needed; None: `encoders.load_encoder`. It takes the same
-            arguments; `cluster/encode.py` gives one whose work is done elsewhere.
-        **api: of an API's model; see `encoders.load_encoder`.
+        load: gives the encoder when it is needed; None: `encoders.load_encoder`. It takes the same arguments;
+            `cluster/encode.py` gives one whose work is done elsewhere.
+        **options: of `EncoderOptions`.
 
     Returns:
         The feature file.
@@ -67,27 +70,19 @@ def encode_build(
     """
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"--batch_tokens={batch_tokens} is not a number of tokens; leave it out for the default")
-    name = encoder_name(plm, api.get("dimensions"))
-    ids, texts = features.read_items(build_dir)
+    name = find_feature_name(build_dir, plm, **options)
+    wanted = EncoderOptions(**options)
+    ids, texts = features.read_item_texts(build_dir, wanted.text_fields)
     if not ids:
         raise InputError(f"{features.build_path(build_dir, '.item')} holds no item, so there is nothing to encode")
-    asked = {"revision": revision, "pooling": pooling, "max_length": max_length}
     about = {"ids_sha256": ids_hash(ids), "text_sha256": text_hash(texts), "rows": len(ids)}
     path = features.feature_path(build_dir, name)
     if not force and features.features_are_whole(build_dir, name):
-        _check_matches(path, plm, asked, about, precision)
+        _check_matches(path, plm, about, wanted)
         return path
-    encoder = (load or load_encoder)(
-        plm,
-        device=device,
-        precision=precision,
-        revision=revision,
-        pooling=pooling,
-        max_length=max_length,
-        cache_dir=cache_dir,
-        **api,
-    )
-    about = {"format": FORMAT, **encoder.description(), **about, "asked": asked}
+    encoder = (load or load_encoder)(plm, **options)
+    about = {"format": FORMAT, **encoder.description(), "text_fields": wanted.text_fields, **about}
+    about["asked"] = wanted.asked()
     with naming_items(ids):
         plan = encoder.plan(texts, batch_tokens)
         with PartialFeatures(path, about, len(plan), encoder, batch_tokens) as work:
@@ -106,9 +101,25 @@ def naming_items(ids: Sequence[str]) -> Iterator[None]:
         raise InputError(f"item {ids[error.row]!r} (row {error.row + 1} of the .item file): {error}") from None
 
 
-def _check_matches(path: Path, plm: Path | str, asked: dict[str, Any], about: dict[str, Any], precision: str) -> None:
+def find_feature_name(build_dir: Path | str, plm: Path | str, **options: Any) -> str:
+    """Return the encoder's part of the feature file that a build has for these options, or will get.
+
+    That is `encoders.encoder_name`, unless a file of format 1 is there under its old name that says the same.
+    """
+    name, old = encoder_name(plm, **options), first_format_name(plm, **options)
+    if name == old or features.feature_path(build_dir, name).is_file():
+        return name
+    header_file = features.header_path(build_dir, old)
+    if not header_file.is_file() or not features.features_are_whole(build_dir, old):
+        return name
+    header = features.read_header(header_file)
+    same = header.get("format", 1) == 1 and not other_settings(header, plm, EncoderOptions(**options))
+    return old if same else name
+
+
+def _check_matches(path: Path, plm: Path | str, about: dict[str, Any], options: EncoderOptions) -> None:
     """Refuse to replace a whole feature file that is not what is asked for. Loads no model, calls no hub."""
-    other = _differences(path, plm, asked, about, precision)
+    other = _differences(path, plm, about, options)
     if other:
         raise InputError(
             f"{path} is there already, but {'; '.join(other)}. Move it away, or replace it with the same command "
@@ -116,9 +127,7 @@ def _check_matches(path: Path, plm: Path | str, asked: dict[str, Any], about: di
         )
 
 
-def _differences(
-    path: Path, plm: Path | str, asked: dict[str, Any], about: dict[str, Any], precision: str
-) -> list[str]:
+def _differences(path: Path, plm: Path | str, about: dict[str, Any], options: EncoderOptions) -> list[str]:
     """List in words how a feature file differs from what is asked for."""
     header_file = Path(f"{path}.json")
     if not header_file.is_file():
@@ -131,30 +140,68 @@ def _differences(
     other = [f"it {words}" for key, words in told.items() if header[key] != about[key]]
     if size != 4 * header["rows"] * header["width"]:
         other.append(f"it has {size} bytes instead of 4 x {header['rows']} rows x width {header['width']}")
+    return other + other_settings(header, plm, options)
+
+
+def other_settings(header: dict[str, Any], plm: Path | str, options: EncoderOptions) -> list[str]:
+    """List in words how the encoder of a header differs from the one that is asked for.
+
+    Loads no model and calls no hub: what the model decides by itself is compared where its folder is here.
+    """
     kind, value = resolve_plm(plm)
-    if kind == "openai" and header.get("source") != value:
-        other.append(f"it was made with {header.get('source')}, not {value}")
     if kind == TFIDF_SVD:
         fit = load_encoder(plm).description()["fit"]
-        return other if header.get("fit") == fit else [*other, "it was made with other settings of tfidf-svd"]
-    return other + _other_settings(header, asked, precision, kind, value)
-
-
-def _other_settings(header: dict[str, Any], asked: dict[str, Any], precision: str, kind: str, value: Any) -> list[str]:
-    """List the settings of a Hugging Face or API encoder that differ from a header's."""
-    before, other = header.get("asked", {}), []
-    if asked["max_length"] not in (before.get("max_length"), header.get("max_length")):
-        other.append(f"it was cut at max_length {header.get('max_length')}, not {asked['max_length']}")
-    if precision not in ("auto", header.get("precision")):
-        other.append(f"it was made in {header.get('precision')}, not {precision}")
-    if asked["revision"] not in (before.get("revision"), header.get("revision")):
-        other.append(f"it is of revision {header.get('revision')}, not {asked['revision']}")
-    if kind == "folder" and header.get("weights_sha256") != weights_hash(value):
-        other.append("it was made with other weights")
-    pooling = asked["pooling"] or (folder_pooling(value) if kind == "folder" else None)
-    if (pooling or before.get("pooling")) and header["pooling"] != pooling:
+        return [] if header.get("fit") == fit else ["it was made with other settings of tfidf-svd"]
+    other = _other_source(header, kind, value)
+    before = {**dict.fromkeys(DECIDING), **header.get("asked", {})}
+    if options.max_length not in (before["max_length"], header.get("max_length")):
+        other.append(f"it was cut at max_length {header.get('max_length')}, not {options.max_length}")
+    if options.precision not in ("auto", header.get("precision")):
+        other.append(f"it was made in {header.get('precision')}, not {options.precision}")
+    if options.revision not in (before["revision"], header.get("revision")):
+        other.append(f"it is of revision {header.get('revision')}, not {options.revision}")
+    if options.dimensions not in (before["dimensions"], header["width"]):
+        other.append(f"it has width {header['width']}, not {options.dimensions}")
+    layout = _layout_here(kind, value, options)
+    pooling = options.pooling or ("+".join(layout.poolings) or None if layout else None)
+    if (pooling or before["pooling"]) and header["pooling"] != pooling:
         other.append(f"it was pooled by {header['pooling']}, not {pooling or 'as the model says'}")
-    return other
+    return other + _other_modules(header, before, layout, value, options)
+
+
+def _other_source(header: dict[str, Any], kind: str, value: Any) -> list[str]:
+    """List how the encoder itself differs: its name, or a folder's weights."""
+    if kind == "folder":
+        return [] if header.get("weights_sha256") == weights_hash(value) else ["it was made with other weights"]
+    return [] if header.get("source") == value else [f"it was made with {header.get('source')}, not {value}"]
+
+
+def _other_modules(
+    header: dict[str, Any], before: dict[str, Any], layout: Layout | None, value: Any, options: EncoderOptions
+) -> list[str]:
+    """List how modules and prompt differ, as far as they are known without the model."""
+    source = value if isinstance(value, str) else None
+    if layout is None:
+        own = source is not None and ("/" not in source or source.startswith(OWN_ORGANISATION))
+        known_plain = own and header["pooling"] == "cls"
+        if header.get("format", 1) == 1 and header.get("kind") == "huggingface" and not known_plain:
+            return ["its format does not say which modules and prompt made it"]
+        return [] if before["prompt"] == options.prompt else ["it was made with another prompt"]
+    prompt = find_prompt(layout, DOCUMENT, options, source)
+    if header.get("format", 1) == 1:
+        sure = layout.poolings or before["pooling"] or header["pooling"] == "cls"  # decoders were pooled by mean
+        same = layout.is_plain and not prompt and sure
+        return [] if same else ["it was made without the model's own modules, pooling or prompt"]
+    other = [] if header.get("prompt") == prompt else ["it was made with another prompt"]
+    return other if header.get("modules") == layout.describe() else [*other, "it was made with other modules"]
+
+
+def _layout_here(kind: str, value: Any, options: EncoderOptions) -> Layout | None:
+    """Return what the model's folder declares, or None where it is not on this machine."""
+    if kind == "folder":
+        return read_layout(value)
+    folder = cached_snapshot(value, options.revision, options.cache_dir) if kind == "hub" else None
+    return read_layout(folder) if folder else None
 
 
 def _encode_rows(

@@ -15,11 +15,13 @@ import numpy as np
 
 from recbole_blair.errors import InputError
 from recbole_blair.schema import DEFAULT_PLM, TFIDF_SVD
-from recbole_blair.text.api_models import api_encoder_name
+from recbole_blair.text.api_models import api_encoder_name, width_of
 from recbole_blair.text.hub import WITHOUT_NETWORK, fetch_snapshot
 from recbole_blair.text.lexical import LexicalEncoder
+from recbole_blair.text.options import DECIDING, EncoderOptions
 from recbole_blair.text.weights import weights_hash
 
+OWN_ORGANISATION = "hyp1231/"  # of the papers' encoders, whose published feature files go by the model's name alone
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -55,82 +57,67 @@ class Encoder(Protocol):
         self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: bool = True, normalise: bool = False
     ) -> np.ndarray: ...
 
+    def encode_queries(self, texts: Sequence[str], progress: bool = True) -> np.ndarray: ...
+
     def encode_chunks(
         self, texts: Sequence[str], *, batch_tokens: int | None = None, done: Container[int] = ()
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]: ...
 
 
-def encoder_name(plm: Path | str, dimensions: int | None = None) -> str:
+def encoder_name(plm: Path | str, **options: Any) -> str:
     """Return the encoder's part of a feature file's name; no model is loaded.
 
     Args:
         plm: hub id, folder, `tfidf-svd` or `openai:NAME`.
-        dimensions: width asked of an API's model; None: its own.
+        **options: of `EncoderOptions`.
 
     Returns:
-        the hub id's last part; `<folder name>-<8 hex of the weights' SHA-256>`; `tfidf-svd`;
-        `openai-<model>-<dimensions>`.
+        `<organisation>--<model>` of a hub id, without the organisation where it has none or is this project's own;
+        `<folder name>-<8 hex of the weights' SHA-256>`; `tfidf-svd`; `openai-<model>-<dimensions>`. Where options
+        that decide the vectors differ from their defaults, `-<8 hex>` of those follows.
 
     Raises:
-        InputError: a folder that is missing or holds no weights; an id that cannot be one; dimensions of an encoder
-            whose width is fixed.
+        InputError: a folder that is missing or holds no weights; an id that cannot be one; options that the encoder
+            does not have.
     """
     kind, value = resolve_plm(plm)
-    check_api_options(plm, {"dimensions": dimensions})
+    wanted = check_options(plm, EncoderOptions(**options))
     if kind == "openai":
-        return api_encoder_name(value, dimensions)
+        named = [key for key in DECIDING if key != "dimensions"]  # these are in the name
+        return api_encoder_name(value, wanted.dimensions) + wanted.suffix(named)
     if kind == TFIDF_SVD:
-        return TFIDF_SVD
+        return TFIDF_SVD + wanted.suffix(["text_fields"])
+    if kind == "hub":
+        return value.removeprefix(OWN_ORGANISATION).replace("/", "--") + wanted.suffix()
+    return f"{value.name}-{weights_hash(value)[:8]}{wanted.suffix()}"
+
+
+def first_format_name(plm: Path | str, **options: Any) -> str:
+    """Return the name that an encoder has in feature files of format 1: without organisation and without options."""
+    kind, value = resolve_plm(plm)
+    if kind == "openai":
+        return f"openai-{value.rsplit('/', 1)[-1]}-{width_of(value, options.get('dimensions'))}"
     if kind == "hub":
         return value.rsplit("/", 1)[-1]
-    return f"{value.name}-{weights_hash(value)[:8]}"
+    return TFIDF_SVD if kind == TFIDF_SVD else f"{value.name}-{weights_hash(value)[:8]}"
 
 
-def load_encoder(
-    plm: Path | str,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    revision: str | None = None,
-    pooling: str | None = None,
-    max_length: int = 512,
-    cache_dir: str | None = None,
-    **api: Any,
-) -> Encoder:
+def load_encoder(plm: Path | str, **options: Any) -> Encoder:
     """Load an encoder.
 
     Args:
         plm: hub id, folder, `tfidf-svd` or `openai:NAME`.
-        device: `auto` and `cuda` take every GPU there is, `cuda:1` one, `cpu` none.
-        precision: `fp32`, `bf16`, or `auto`: bf16 where the chip multiplies it natively.
-        revision: hub branch, tag or commit.
-        pooling: `cls` or `mean`; None: what the model declares for itself, else `cls`.
-        max_length: tokens kept of a text; the model's own limit holds if it is lower.
-        cache_dir: where hub downloads are kept; None: the hub's own cache.
-        **api: `dimensions`, `base_url`, `concurrency`, `send_dimensions` of an API's model; see `OpenAIEncoder`.
+        **options: of `EncoderOptions`.
 
     Returns:
         The encoder, its weights loaded.
 
     Raises:
-        InputError: unknown id, no network, missing folder, folder without model, unknown pooling or device.
+        InputError: unknown id, no network, missing folder, folder without model, an option that is not offered.
     """
     kind, value = resolve_plm(plm)
-    if max_length < 1:
-        raise InputError(f"--max_length={max_length} is not a number of tokens; 512 is usual")
-    check_api_options(plm, api)
-    if kind == "openai":
-        return _load_openai(plm, value, revision, pooling, max_length, api)
-    return _LOADERS[kind](
-        plm,
-        value,
-        device=device,
-        precision=precision,
-        revision=revision,
-        pooling=pooling,
-        max_length=max_length,
-        cache_dir=cache_dir,
-    )
+    wanted = check_options(plm, EncoderOptions(**options))
+    return _LOADERS[kind](value, wanted, encoder_name(plm, **options))
 
 
 def resolve_plm(plm: Path | str) -> tuple[str, Any]:
@@ -153,67 +140,72 @@ def resolve_plm(plm: Path | str) -> tuple[str, Any]:
     return "hub", text
 
 
-def check_api_options(plm: Path | str, api: Mapping[str, Any]) -> None:
-    """Refuse options of an API's model for an encoder that has none.
+def check_options(plm: Path | str, options: EncoderOptions) -> EncoderOptions:
+    """Return the options, or refuse one that belongs to another kind of encoder.
 
     Raises:
-        InputError
+        InputError: names the option, the encoder and what it is for.
     """
-    given = [f"--plm_{key}={api[key]}" for key in ("dimensions", "base_url") if api.get(key) is not None]
-    if given and resolve_plm(plm)[0] != "openai":
-        raise InputError(f"{' '.join(given)} belongs to --plm=openai:NAME, but --plm={plm}; leave it out")
+    kind = resolve_plm(plm)[0]
+    for key, flag, kinds, why in _BELONGS:
+        value = getattr(options, key)
+        if value is not None and kind not in kinds:
+            raise InputError(f"--{flag}={value} belongs to {why}, but --plm={plm}; leave it out")
+    return options
 
 
-def _load_lexical(
-    plm: Path | str, value: None, *, pooling: str | None, revision: str | None, **_: object
-) -> LexicalEncoder:
-    """Build the lexical encoder; options that mean nothing to it are refused."""
-    given = [f"--{k}={v}" for k, v in (("pooling", pooling), ("revision", revision)) if v is not None]
-    if given:
-        raise InputError(f"{' '.join(given)} means nothing to --plm={TFIDF_SVD}; leave it out")
-    return LexicalEncoder()
+_ALL_MODELS = ("hub", "folder", "openai")
+_BELONGS = (  # option, its flag, kinds of encoders that have it, what those are
+    ("base_url", "plm_base_url", ("openai",), "--plm=openai:NAME"),
+    ("revision", "revision", ("hub",), "a hub id"),
+    ("pooling", "pooling", ("hub", "folder"), "a model of one's own, whose states are pooled here"),
+    ("dimensions", "plm_dimensions", _ALL_MODELS, "a pretrained encoder"),
+    ("prompt", "plm_prompt", _ALL_MODELS, "a pretrained encoder"),
+    ("query_prompt", "plm_query_prompt", _ALL_MODELS, "a pretrained encoder"),
+)
 
 
-def _load_folder(
-    plm: Path | str, value: Path, *, revision: str | None, cache_dir: str | None, **options: Any
-) -> Encoder:
+def _load_lexical(value: None, options: EncoderOptions, name: str) -> Encoder:
+    """Build the lexical encoder."""
+    return LexicalEncoder(name=name)
+
+
+def _load_folder(value: Path, options: EncoderOptions, name: str) -> Encoder:
     """Load a Hugging Face folder."""
     from recbole_blair.text.transformer import TransformerEncoder  # heavy: its ops load torch
 
-    if revision is not None:
-        raise InputError(f"--revision={revision} belongs to a hub id, but --plm={plm} is a folder; leave it out")
-    return TransformerEncoder.load(
-        value,
-        name=encoder_name(plm),
-        source={"source": value.name, "weights_sha256": weights_hash(value)},
-        **options,
-    )
+    source = {"source": value.name, "weights_sha256": weights_hash(value)}
+    return TransformerEncoder.load(value, options, name=name, source=source)
 
 
-def _load_hub(plm: Path | str, value: str, *, revision: str | None, cache_dir: str | None, **options: Any) -> Encoder:
+def _load_hub(value: str, options: EncoderOptions, name: str) -> Encoder:
     """Download what is missing of a hub model, then load its snapshot folder."""
     from recbole_blair.text.transformer import TransformerEncoder  # heavy: its ops load torch
 
-    folder = fetch_snapshot(value, revision, cache_dir)
+    folder = fetch_snapshot(value, options.revision, options.cache_dir)
     source = {"source": value, "revision": folder.name, "weights_sha256": weights_hash(folder)}
-    return TransformerEncoder.load(folder, name=encoder_name(plm), source=source, **options)
+    return TransformerEncoder.load(folder, options, name=name, source=source)
 
 
-def _load_openai(
-    plm: Path | str,
-    value: str,
-    revision: str | None,
-    pooling: str | None,
-    max_length: int,
-    api: Mapping[str, Any],
-) -> Encoder:
-    """Open a model behind an API; what only a model of one's own has is refused."""
+def _load_openai(value: str, options: EncoderOptions, name: str) -> Encoder:
+    """Open a model behind an API."""
     from recbole_blair.text.openai_api import OpenAIEncoder  # used by this kind alone; its client is an extra
 
-    given = [f"--{k}={v}" for k, v in (("pooling", pooling), ("revision", revision)) if v is not None]
-    if given:
-        raise InputError(f"{' '.join(given)} means nothing to --plm={plm}, whose server decides it; leave it out")
-    return OpenAIEncoder(value, max_length=max_length, **api)
+    return OpenAIEncoder(
+        value,
+        name=name,
+        dimensions=options.dimensions,
+        base_url=options.base_url,
+        max_length=options.max_length,
+        prompts=(options.prompt or "", options.query_prompt or ""),
+        send_dimensions=options.send_dimensions,
+        concurrency=options.concurrency,
+    )
 
 
-_LOADERS: dict[str, Callable[..., Encoder]] = {TFIDF_SVD: _load_lexical, "folder": _load_folder, "hub": _load_hub}
+_LOADERS: dict[str, Callable[[Any, EncoderOptions, str], Encoder]] = {
+    TFIDF_SVD: _load_lexical,
+    "folder": _load_folder,
+    "hub": _load_hub,
+    "openai": _load_openai,
+}

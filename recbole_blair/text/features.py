@@ -16,7 +16,7 @@ import numpy as np
 
 from recbole_blair.errors import InputError
 from recbole_blair.schema import FEATURE_HEADER_SUFFIX, FEATURE_SUFFIX, ITEM_ID, ITEM_SUFFIX, TFIDF_SVD
-from recbole_blair.text.item_text import ids_hash, text_hash
+from recbole_blair.text.item_text import ids_hash, join_fields, text_hash
 
 PROGRESS_SUFFIX = ".partial.json"  # beside a feature file while text/partial.py writes it
 DATA_MAPS_SUFFIX = ".data_maps"
@@ -112,6 +112,27 @@ def read_items(build_dir: Path | str, columns: Sequence[str] = (ITEM_ID, "text")
     return [table.column(name).to_pylist() for name in wanted]
 
 
+def read_item_texts(build_dir: Path | str, fields: str | None = None) -> tuple[list[str], list[str]]:
+    """Read ids and texts of a build's items.
+
+    Args:
+        build_dir: folder of the build.
+        fields: columns of the `.item` file joined by commas, each closed as a sentence; None: `text`.
+
+    Returns:
+        ids and texts, in file order.
+
+    Raises:
+        InputError: as `read_items`.
+    """
+    if fields is None:
+        ids, texts = read_items(build_dir)
+        return ids, texts
+    names = [name.strip() for name in fields.split(",")]
+    ids, *columns = read_items(build_dir, [ITEM_ID, *names])
+    return ids, [join_fields([[value] if value else [] for value in row]) for row in zip(*columns)]
+
+
 def load_features(
     build_dir: Path | str,
     encoder_name: str,
@@ -146,12 +167,12 @@ def load_features(
         )
     if not path.is_file():
         raise _missing(build_dir, encoder_name, path)
-    item_file = build_path(build_dir, ITEM_SUFFIX)
+    item_file, header_file = build_path(build_dir, ITEM_SUFFIX), header_path(build_dir, encoder_name)
+    fields = read_header(header_file).get("text_fields") if header_file.is_file() else None
     if ids is None or (texts_hash is None and item_file.is_file()):
-        own_ids, own_texts = read_items(build_dir)
+        own_ids, own_texts = read_item_texts(build_dir, fields)
         ids = own_ids if ids is None else ids
         texts_hash = text_hash(own_texts) if texts_hash is None else texts_hash
-    header_file = header_path(build_dir, encoder_name)
     if not header_file.is_file():
         maps = data_maps_file(build_dir, encoder_name)
         if maps is not None:
@@ -189,10 +210,8 @@ def check_header(
     again = f"encode again: {_encode_hint(path.parent, encoder_name)} --force"
     if header["encoder"] != encoder_name:
         raise InputError(f"{path.name} was made by {header['encoder']}, expected {encoder_name}; {again}")
-    if header["dtype"] != "float32" or header["normalised"]:
-        raise InputError(
-            f"{path.name} holds {header['dtype']}, normalised {header['normalised']}; expected raw float32; {again}"
-        )
+    if header["dtype"] != "float32":
+        raise InputError(f"{path.name} holds {header['dtype']}, expected float32; {again}")
     if header["rows"] != len(ids) or header["ids_sha256"] != ids_hash(ids):
         raise InputError(
             f"{path.name} was made for other items ({header['rows']} rows, the dataset has {len(ids)} items, or the "

@@ -1,37 +1,49 @@
-"""Snapshots of models on the Hugging Face hub."""
+"""Snapshots of models on the Hugging Face hub: exactly the files that a model's modules name."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from recbole_blair.errors import InputError
 from recbole_blair.schema import TFIDF_SVD
+from recbole_blair.text.layout import DOCUMENT, QUERY, Layout, module_places, read_layout
 from recbole_blair.text.weights import weight_files
 
 WITHOUT_NETWORK = f"or give the folder of a downloaded encoder, or --plm={TFIDF_SVD}, which needs no download"
+MODULE_CONFIGS = ("config.json", "sentence_bert_config.json", "router_config.json")
+# What says of what a model consists. Sub-folders that no module names (onnx, openvino …) are not fetched.
+OUTLINE = ("modules.json", "config_sentence_transformers.json", "1_Pooling/config.json", *MODULE_CONFIGS)
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
+)  # fmt: skip
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-?????-of-?????.safetensors")
+TORCH_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-?????-of-?????.bin")
 
 
 def fetch_snapshot(hub_id: str, revision: str | None, cache_dir: str | None) -> Path:
     """Download what is missing of a hub model (resumes, shows bars) and return its snapshot folder.
 
     Raises:
-        InputError: unknown or gated id, unknown revision, or no network and not in the cache.
+        InputError: unknown or gated id, unknown revision, no network and not in the cache, or a model with modules that
+            are not offered (nothing but JSON is then downloaded).
     """
     # heavy: the hub's client
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
-    options: dict[str, Any] = {
-        "revision": revision,
-        "cache_dir": cache_dir,
-        "ignore_patterns": ["*/*.safetensors", "*/*.bin"],
-    }
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=wanted, **options))
-        if not list(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(hub_id, allow_patterns=[*wanted, "pytorch_model*.bin*"], **options))
+        folder = _download(hub_id, revision, cache_dir, OUTLINE)
+        commit = folder.name  # what follows is of this commit, even if the branch moves meanwhile
+        places = [place for place in module_places(folder) if place]
+        if places:
+            _download(hub_id, commit, cache_dir, [f"{place}/{name}" for place in places for name in MODULE_CONFIGS])
+        sides = [read_layout(folder, task) for task in (DOCUMENT, QUERY)]
+        _download(hub_id, commit, cache_dir, sorted({name for side in sides for name in side_files(side)}))
+        for side in sides:
+            if not list(side.backbone.glob("*.safetensors")):
+                _download(hub_id, commit, cache_dir, _inside(side.place, TORCH_WEIGHTS))
+            weight_files(side.backbone)
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         if getattr(error, "errno", None) is not None:  # a full disk and its like: the command line says so
             raise
@@ -40,11 +52,42 @@ def fetch_snapshot(hub_id: str, revision: str | None, cache_dir: str | None) -> 
             f"--plm={hub_id}{at} is no folder here and could not be fetched from the Hugging Face hub "
             f"({first_line(error)}); check the name and the network, {WITHOUT_NETWORK}"
         ) from None
-    weight_files(folder)
     return folder
+
+
+def side_files(layout: Layout) -> Iterator[str]:
+    """Yield the patterns of the files of one side: transformer, tokenizer, the modules after them."""
+    yield from _inside(layout.place, (*MODULE_CONFIGS, *TOKENIZER, *SAFETENSORS))
+    for head in layout.heads:
+        if head.place:
+            yield from _inside(head.place, ("config.json", "model.safetensors", "pytorch_model.bin"))
+
+
+def cached_snapshot(hub_id: str, revision: str | None, cache_dir: str | None) -> Path | None:
+    """Return a hub model's snapshot folder if it is in the cache; asks no network."""
+    # heavy: the hub's client
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, cache_dir=cache_dir, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError):
+        return None
 
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
+
+
+def _inside(place: str, names: Sequence[str]) -> list[str]:
+    """Return names in a module's folder."""
+    return [f"{place}/{name}" if place else name for name in names]
+
+
+def _download(hub_id: str, revision: str | None, cache_dir: str | None, patterns: Sequence[str]) -> Path:
+    """Download the files that match and return the snapshot folder."""
+    from huggingface_hub import snapshot_download  # heavy
+
+    return Path(snapshot_download(hub_id, revision=revision, cache_dir=cache_dir, allow_patterns=list(patterns)))

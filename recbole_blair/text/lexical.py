@@ -38,12 +38,12 @@ class LexicalEncoder:
     Args:
         width: most directions kept. A catalogue of n items and m terms gives min(width, n - 1, m - 1),
             at least 1, so a tiny one has narrow features.
+        name: its part in file names.
 
     Source: Deerwester et al. 1990 (latent semantic analysis); Halko et al. 2011, algorithm 4.4 (randomised
     SVD). Different on purpose: √S for S, and rows of one length.
     """
 
-    name = TFIDF_SVD
     pooling = "none"
     max_length = None
     precision = "fp32"
@@ -51,8 +51,8 @@ class LexicalEncoder:
     batch_tokens = None
     libraries = ("scikit-learn",)
 
-    def __init__(self, width: int = WIDTH) -> None:
-        self.max_width = width
+    def __init__(self, width: int = WIDTH, name: str = TFIDF_SVD) -> None:
+        self.max_width, self.name = width, name
         self.width: int | None = None
         self.zero_rows: int | None = None
 
@@ -95,6 +95,10 @@ class LexicalEncoder:
         if normalise:
             vectors /= np.float32(np.sqrt(vectors.shape[1]))
         return vectors
+
+    def encode_queries(self, texts: Sequence[str], progress: bool = True) -> np.ndarray:
+        """Project search queries with the fit of the catalogue."""
+        return self.transform(texts)
 
     def plan(self, texts: Sequence[str], batch_tokens: int | None = None) -> list[np.ndarray]:
         """One chunk: the fit needs every text."""

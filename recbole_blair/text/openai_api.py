@@ -7,6 +7,7 @@ from the environment, by name, and shows nowhere.
 from __future__ import annotations
 
 import concurrent.futures as futures
+import copy
 import os
 import sys
 from collections.abc import Container, Iterator, Sequence
@@ -33,6 +34,7 @@ from recbole_blair.text.api_client import (
 )
 from recbole_blair.text.api_models import api_encoder_name, find_api_model, width_of
 from recbole_blair.text.api_tokens import cost_text, load_counter
+from recbole_blair.text.prompts import named_prompt
 
 if TYPE_CHECKING:
     from openai import APIStatusError
@@ -49,7 +51,9 @@ class OpenAIEncoder:
         model: the server's name of it.
         dimensions: width; None: the model's own, where props/encoders/openai.yaml knows it.
         base_url: the server; None: the environment's OPENAI_BASE_URL, else api.openai.com.
-        max_length: tokens kept of a text.
+        name: the encoder's part in file names; None: by model and width.
+        max_length: tokens kept of a text, its prompt included.
+        prompts: put before each item text, and before each search query.
         send_dimensions: False for a server that does not take `dimensions`: its model has that width anyway.
         concurrency: requests in flight.
         timeout_s: of one call. retries (int): failures in a row that a request survives.
@@ -68,9 +72,11 @@ class OpenAIEncoder:
         self,
         model: str,
         *,
+        name: str | None = None,
         dimensions: int | None = None,
         base_url: str | None = None,
         max_length: int = 512,
+        prompts: tuple[str, str] = ("", ""),
         send_dimensions: bool = True,
         concurrency: int = 4,
         timeout_s: float = 120.0,
@@ -79,7 +85,9 @@ class OpenAIEncoder:
     ) -> None:
         self.model, self.about = model, find_api_model(model)
         self.width = width_of(model, dimensions)
-        self.name = api_encoder_name(model, dimensions)
+        self.name = name or api_encoder_name(model, dimensions)
+        self.prompt = named_prompt(prompts[0], {"": ""}, "plm_prompt")
+        self.query_prompt = named_prompt(prompts[1], {"": ""}, "plm_query_prompt")
         self.max_length = max_length
         if self.about.max_tokens and max_length > self.about.max_tokens:
             raise InputError(
@@ -110,6 +118,7 @@ class OpenAIEncoder:
             "endpoint": self.endpoint,
             "width": self.width,
             "pooling": self.pooling,
+            "prompt": self.prompt,
             "max_length": self.max_length,
             "tokeniser": self.counter.name,
             "precision": self.precision,
@@ -125,7 +134,7 @@ class OpenAIEncoder:
             for row, text in enumerate(texts):
                 if not text.strip():
                     raise RowError(row, "its text is empty, and an empty text has no embedding; give it one")
-            pairs = [self.counter.cut(text, self.max_length) for text in texts]
+            pairs = [self.counter.cut(self.prompt + text, self.max_length) for text in texts]
             self._cut = texts, [p[0] for p in pairs], np.array([p[1] for p in pairs], np.int64)
         return self._cut[1:]
 
@@ -164,6 +173,12 @@ class OpenAIEncoder:
                 out[rows] = vectors
                 bar.update(len(rows))
         return out / np.linalg.norm(out, axis=1, keepdims=True) if normalise else out
+
+    def encode_queries(self, texts: Sequence[str], progress: bool = True) -> np.ndarray:
+        """Encode search queries with their own prompt."""
+        side = copy.copy(self)
+        side.prompt, side._cut = self.query_prompt, (None, [], np.zeros(0, np.int64))
+        return side.encode(texts, progress=progress)
 
     def encode_chunks(
         self, texts: Sequence[str], *, batch_tokens: int | None = None, done: Container[int] = ()

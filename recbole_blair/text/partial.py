@@ -34,8 +34,12 @@ _SAME_ROWS = (
     "source",
     "endpoint",
     "tokeniser",
+    "revision",
     "weights_sha256",
     "pooling",
+    "modules",
+    "prompt",
+    "text_fields",
     "max_length",
     "precision",
     "ids_sha256",
@@ -124,7 +128,7 @@ class PartialFeatures:
             **self.about,
             "dtype": "float32",
             "order": "row-major",
-            "normalised": False,
+            "normalised": bool(self.about.get("normalised")),
             **self._tools(),
         }
         write_json(self.header_path, header)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,36 +18,57 @@ import numpy as np
 
 from recbole_blair.errors import InputError
 from recbole_blair.ops import keep_freed_memory
+from recbole_blair.text.api_client import RowError
 from recbole_blair.text.batching import pad_batch, plan_batches, plan_chunks
 from recbole_blair.text.devices import pick_devices, pick_precision
-from recbole_blair.text.hub import first_line
+from recbole_blair.text.layout import DOCUMENT, QUERY, Layout, read_layout
+from recbole_blair.text.options import EncoderOptions
 from recbole_blair.text.pipeline import Pipeline
-from recbole_blair.text.pooling import POOLINGS, folder_pooling, pool
-from recbole_blair.text.weights import weight_files
+from recbole_blair.text.pooling import parse_modes
+from recbole_blair.text.prompts import find_prompt, known_widths
 
 if TYPE_CHECKING:
     import torch
     from tqdm import tqdm
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    Replica = tuple[torch.device, PreTrainedModel]
+    from recbole_blair.text.text_model import TextModel
+
+    Replica = tuple[torch.device, TextModel]
 
 # Padded tokens per batch. CPU: what stays in the last-level cache (tests/bench/bench_encoding.py); GPU:
 # enough to fill the multiprocessors with a base-size model.
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 
 
+@dataclass(frozen=True)
+class Side:
+    """What an encoder of documents or of queries is made from.
+
+    Args:
+        name: the encoder's part in file names.
+        layout: what the model's folder declares for this side.
+        options: as asked for.
+        precision: `fp32`, `bf16` or `fp16`.
+        source: header fields that say where the weights come from.
+        task: `document` or `query`.
+    """
+
+    name: str
+    layout: Layout
+    options: EncoderOptions
+    precision: str
+    source: dict[str, str]
+    task: str = DOCUMENT
+
+
 class TransformerEncoder:
-    """A pretrained text encoder with its tokenizer, replicated on each device.
+    """A pretrained text encoder with its tokenizer, replicated on each device; made for documents or for queries.
 
     Args:
         replicas: the same model in eval mode on each device.
         tokenizer: the model's tokenizer.
-        name: the encoder's part in file names.
-        pooling: `cls` or `mean`.
-        max_length: tokens kept of a text, special ones included.
-        precision: `fp32` or `bf16`.
-        source: header fields that say where the weights come from.
+        side: what this encoder is made from and for.
     """
 
     libraries: Sequence[str] = ("torch", "transformers")
@@ -54,71 +77,82 @@ class TransformerEncoder:
         self,
         replicas: list[Replica],
         tokenizer: PreTrainedTokenizerBase,
-        *,
-        name: str,
-        pooling: str,
-        max_length: int,
-        precision: str,
-        source: Mapping[str, str],
+        side: Side,
     ) -> None:
-        self.replicas = replicas
-        self.tokenizer = tokenizer
-        self.name = name
-        self.pooling = pooling
-        self.max_length = max_length
-        self.precision = precision
-        self.source = dict(source)
-        self.width = int(replicas[0][1].config.hidden_size)
-        self.batch_tokens = BATCH_TOKENS[replicas[0][0].type]
+        device, model = replicas[0]
+        layout, options, task = side.layout, side.options, side.task
+        self.replicas, self.tokenizer, self.side, self.name, self.precision = (
+            replicas, tokenizer, side, side.name, side.precision,
+        )  # fmt: skip
+        self.pooling = "+".join(model.poolings)
+        self.prompt = find_prompt(layout, task, options, side.source.get("source"))
+        self.prompt_tokens = self._count_prompt_tokens()
+        own_limit = layout.transformer.get(f"{task}_length")
+        self.max_length = min(options.max_length, position_limit(model.transformer, tokenizer), own_limit or 1 << 30)
+        self.width = check_width(options.dimensions, model.width, layout, side.source.get("source"), side.name)
+        self.batch_tokens = BATCH_TOKENS[device.type]
         tokens = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         self.pad_id = next(t for t in tokens if t is not None)
 
     @classmethod
-    def load(
-        cls,
-        folder: Path,
-        *,
-        name: str,
-        source: Mapping[str, str],
-        device: str = "auto",
-        precision: str = "auto",
-        pooling: str | None = None,
-        max_length: int = 512,
-    ) -> TransformerEncoder:
+    def load(cls, folder: Path, options: EncoderOptions, *, name: str, source: Mapping[str, str]) -> TransformerEncoder:
         """Load a folder as `load_encoder` does; see there."""
-        devices = pick_devices(device)
-        precision = pick_precision(precision, devices[0])
-        declared = folder_pooling(folder) if pooling is None else None
-        if pooling is not None and pooling not in POOLINGS:
-            raise InputError(f"--pooling={pooling} is not one of {', '.join(POOLINGS)}")
-        model, tokenizer = _load_model(folder, precision)
-        if pooling is None:
-            pooling = declared or ("cls" if tokenizer.cls_token_id is not None else "mean")  # T5 has no [CLS]
+        return cls._load(read_layout(folder), options, name, source, DOCUMENT)
+
+    @classmethod
+    def _load(
+        cls, layout: Layout, options: EncoderOptions, name: str, source: Mapping[str, str], task: str
+    ) -> TransformerEncoder:
+        """Load one side."""
+        from recbole_blair.text.text_model import load_text_model  # heavy: torch
+
+        devices = pick_devices(options.device)
+        precision = pick_precision(options.precision, devices[0])
+        poolings = parse_modes(options.pooling) if options.pooling else ()
+        model, tokenizer = load_text_model(layout, precision, poolings)
         if devices[0].type == "cpu":
-            _speed_up(model)
-        replicas = _replicate(model, devices)
-        limit = min(max_length, _position_limit(model, tokenizer))
-        return cls(
-            replicas,
-            tokenizer,
-            name=name,
-            pooling=pooling,
-            max_length=limit,
-            precision=precision,
-            source=source,
-        )
+            _speed_up(model.transformer)
+        about = Side(name, layout, options, precision, dict(source), task)
+        return cls(_replicate(model, devices), tokenizer, about)
+
+    @cached_property
+    def queries(self) -> TransformerEncoder:
+        """The encoder for search queries: the same model with the prompt for queries, or a Router's other side."""
+        mine, layout = self.side.layout, read_layout(self.side.layout.folder, QUERY)
+        if (layout.place, layout.heads) != (mine.place, mine.heads):
+            return self._load(layout, self.side.options, self.name, self.side.source, QUERY)
+        return type(self)(self.replicas, self.tokenizer, replace(self.side, layout=layout, task=QUERY))
+
+    def encode_queries(self, texts: Sequence[str], progress: bool = True) -> np.ndarray:
+        """Encode search queries with their own prompt and, in a Router, their own side.
+
+        Returns:
+            (n, width) float32, in the order given.
+        """
+        return self.queries.encode(texts, progress=progress)
 
     def description(self) -> dict[str, Any]:
         """Header fields that tell this encoder from others; see text/encode.py for the whole header."""
         return {
             "encoder": self.name,
             "kind": "huggingface",
-            **self.source,
+            **self.side.source,
             "width": self.width,
             "pooling": self.pooling,
+            "modules": self.side.layout.describe(),
+            "prompt": self.prompt,
             "max_length": self.max_length,
             "precision": self.precision,
+            "normalised": any(head.kind == "Normalize" for head in self.side.layout.heads)
+            and not self.side.options.dimensions,
         }
+
+    def _count_prompt_tokens(self) -> int:
+        """Return the tokens of the prompt that pooling may leave out: special ones before it, not those after it."""
+        if not self.prompt:
+            return 0
+        ids = self.tokenizer(self.prompt)["input_ids"]
+        return len(ids) - (ids[-1] in self.tokenizer.all_special_ids)
 
     @property
     def device_type(self) -> str:
@@ -188,9 +222,10 @@ class TransformerEncoder:
                 number, rows, vectors = results.next()
                 if not np.isfinite(vectors).all():
                     bad = int(rows[~np.isfinite(vectors).all(axis=1)][0])
-                    raise InputError(
+                    raise RowError(
+                        bad,
                         f"{self.name} gives NaN or infinity for the text in row {bad} in {self.precision}; "
-                        "try --precision=fp32, or take another encoder"
+                        "try --precision=fp32, or take another encoder",
                     )
                 yield number, rows, vectors
 
@@ -203,7 +238,7 @@ class TransformerEncoder:
             for each batch: positions in the chunk, padded ids (B, T), lengths (B,).
         """
         token_ids = self.tokenizer(
-            [texts[row] for row in rows],
+            [self.prompt + texts[row] for row in rows] if self.prompt else [texts[row] for row in rows],
             truncation=True,
             max_length=self.max_length,
             padding=False,
@@ -212,9 +247,11 @@ class TransformerEncoder:
         )["input_ids"]
         lengths = np.fromiter((len(ids) for ids in token_ids), np.int64, len(token_ids))
         if not lengths.all():
-            raise InputError(
-                f"the text in row {int(rows[lengths == 0][0])} gives no token with the tokenizer of {self.name}; give "
-                "the item a title or a description, or take another encoder"
+            row = int(rows[lengths == 0][0])
+            raise RowError(
+                row,
+                f"the text in row {row} gives no token with the tokenizer of {self.name}; give the item a title or a "
+                "description, or take another encoder",
             )
         return [
             (where, pad_batch([token_ids[i] for i in where], lengths[where], self.pad_id), lengths[where])
@@ -236,11 +273,8 @@ class TransformerEncoder:
         with torch.inference_mode():
             for where, token_ids, lengths in batches:
                 ids, sizes = _to_device(token_ids, device), _to_device(lengths, device)
-                mask = None
-                if lengths.min() < token_ids.shape[1]:  # no padding, no mask: the faster attention
-                    mask = (torch.arange(ids.shape[1], device=device) < sizes[:, None]).long()  # (B, T)
-                states = model(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, D)
-                pooled.append(pool(states, sizes, self.pooling))
+                padded = bool(lengths.min() < token_ids.shape[1])
+                pooled.append(model(ids, sizes, padded, self.prompt_tokens)[:, : self.width])  # (B, D)
                 order.append(where)
             vectors = torch.cat(pooled).cpu().numpy()
         out = np.empty((n_rows, self.width), dtype=np.float32)
@@ -262,44 +296,6 @@ def progress_bar(total: int, name: str, show: bool, initial: int = 0) -> tqdm:
     return tqdm(total=total, initial=initial, desc=f"encode {name}", unit=" items", disable=not show)
 
 
-def _load_model(folder: Path, precision: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load model (its encoder half, if it has two) and tokenizer from a folder, or say what is wrong with it."""
-    # heavy: torch and transformers
-    import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
-    from transformers.utils import logging
-
-    weight_files(folder)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        # T5 and its like: the encoder half; the rest as they are.
-        auto = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
-        model, info = auto.from_pretrained(
-            folder, config=config, dtype=dtype, local_files_only=True, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"{folder} could not be loaded as a Hugging Face encoder ({type(error).__name__}: {first_line(error)}); it "
-            "needs config.json, weights and tokenizer files as save_pretrained writes them"
-        ) from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise InputError(
-            f"the weights in {folder} lack {len(missing)} of the model's tensors (first: {missing[0]}), which would "
-            "stay random; give a folder with the whole encoder"
-        )
-    return model.eval().requires_grad_(False), tokenizer
-
-
 def _speed_up(model: PreTrainedModel) -> None:
     """Give a model on the CPU the faster products and the faster attention."""
     # heavy: torch
@@ -310,22 +306,39 @@ def _speed_up(model: PreTrainedModel) -> None:
     use_attention(model)
 
 
-def _replicate(model: PreTrainedModel, devices: Sequence[torch.device]) -> list[Replica]:
+def _replicate(model: TextModel, devices: Sequence[torch.device]) -> list[Replica]:
     """Put one copy of the model on each device."""
     copies: list[Any] = [model, *(copy.deepcopy(model) for _ in devices[1:])]
     return [(device, replica.to(device=device)) for device, replica in zip(devices, copies)]
 
 
-def _position_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+def position_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the longest input the model has positions for. RoBERTa's begin after its padding index: 514 gives 512."""
     import torch
 
-    limit = tokenizer.model_max_length if tokenizer.model_max_length else 1 << 30
+    limit = tokenizer.model_max_length or 1 << 30
+    declared = getattr(model.config, "max_position_embeddings", None) or 0
+    limit = min(limit, declared) if declared > 0 else limit  # rotary positions have no table
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
             offset = 0 if module.padding_idx is None else module.padding_idx + 1
             limit = min(limit, module.num_embeddings - offset)
     return int(limit)
+
+
+def check_width(asked: int | None, width: int, layout: Layout, source: str | None, name: str) -> int:
+    """Return the width asked for, or the model's own.
+
+    Raises:
+        InputError: more than the model gives, or one that it was not trained to be truncated to.
+    """
+    if asked is None or asked == width:
+        return width
+    known = sorted({*(layout.widths or known_widths(source)), width})
+    if asked in known or (asked < width and len(known) == 1):
+        return asked
+    legal = ", ".join(map(str, known)) if len(known) > 1 else f"1 to {width}"
+    raise InputError(f"--plm_dimensions={asked} is not a width of {name}; it has {legal}")
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -7,10 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from recbole_blair.errors import InputError
+from recbole_blair.text.layout import Layout, read_layout
 
 
 def weight_files(folder: Path | str) -> list[Path]:
-    """Return the weight files of a model folder: *.safetensors, else pytorch_model*.bin, by name.
+    """Return the weight files of a transformer's folder: *.safetensors, else pytorch_model*.bin, by name.
 
     Raises:
         InputError: config.json or weights are missing.
@@ -28,10 +29,36 @@ def weight_files(folder: Path | str) -> list[Path]:
     return found
 
 
+def head_files(layout: Layout) -> list[Path]:
+    """Return the weight files of the modules after the transformer, in order.
+
+    Raises:
+        InputError: a module's weights are missing.
+    """
+    files = []
+    for head in layout.heads:
+        if head.kind not in ("Dense", "LayerNorm"):
+            continue
+        places = [layout.folder / head.place / name for name in ("model.safetensors", "pytorch_model.bin")]
+        there = [path for path in places if path.is_file()]
+        if not there:
+            raise InputError(f"{places[0]} is missing, the weights of {head.kind}; download or save the encoder again")
+        files.append(there[0])
+    return files
+
+
 def weights_hash(folder: Path | str) -> str:
-    """SHA-256 of a folder's weights, hex. One file: the same as `sha256sum` prints; shards: in name order."""
+    """Return the SHA-256 of a model folder's weights, hex.
+
+    One file: the same as `sha256sum` prints. Several, of shards or of modules after the transformer: of one after the
+    other.
+
+    Raises:
+        InputError: no model in the folder, or one with modules that are not offered.
+    """
+    layout = read_layout(folder)
     stamps = []
-    for path in weight_files(folder):
+    for path in [*weight_files(layout.backbone), *head_files(layout)]:
         stat = path.stat()
         stamps.append((str(path), stat.st_size, stat.st_mtime_ns))
     return _hash_files(tuple(stamps))

@@ -43,7 +43,15 @@ SHARED_KEYS = frozenset(PREPARE_KEYS) | VOLATILE_KEYS | {
     "metrics", "topk", "valid_metric", "mask_history", "save_ranks", "max_score_elements", "eval_batch_size",
     "eval_step", "epochs", "device",
 }  # fmt: skip
-DATA_KEYS = ("plm", "plm_revision", "plm_pooling", "plm_max_length", "feature_scale")  # decide which features are read
+DATA_KEYS = (
+    "plm",
+    "plm_revision",
+    "plm_pooling",
+    "plm_max_length",
+    "plm_prompt",
+    "plm_dimensions",
+    "feature_scale",
+)  # decide which features are read
 
 
 @dataclass(frozen=True)

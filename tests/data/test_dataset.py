@@ -108,15 +108,26 @@ def test_features_of_another_width_or_build_are_refused(folder, tmp_path):
 
 
 def test_features_that_are_there_are_taken_without_loading_an_encoder(folder):
-    write_features(folder, encoder="mine")
-    assert ensure_features(settings(folder, plm="someone/mine"), folder) == "mine"
+    write_features(folder, encoder="someone--mine")
+    assert ensure_features(settings(folder, plm="someone/mine"), folder) == "someone--mine"
 
 
-@pytest.mark.parametrize(("key", "value"), [("plm_pooling", "cls"), ("plm_max_length", 64)])
-def test_features_made_with_other_settings_are_refused(folder, key, value):
-    write_features(folder, encoder="mine")
-    with pytest.raises(InputError, match=f"{key} is {value!r}; set {key}"):
-        ensure_features(settings(folder, plm="someone/mine", **{key: value}), folder)
+@pytest.mark.parametrize(
+    "keys", [{"plm_pooling": "cls"}, {"plm_max_length": 64}, {"plm_prompt": "item: "}, {"plm": "another/mine"}]
+)
+def test_features_made_with_other_settings_are_not_taken(folder, monkeypatch, keys):
+    write_features(folder, encoder="someone--mine")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"--plm=(someone|another)/mine is no folder here and could not be fetched"):
+        ensure_features(settings(folder, **{"plm": "someone/mine", **keys}), folder)
+
+
+def test_features_whose_header_says_otherwise_are_refused(folder):
+    write_features(folder, encoder="someone--mine")
+    header = folder / f"{folder.name}.someone--mine.feature.json"
+    header.write_text(header.read_text().replace("someone/mine", "another/mine"))
+    with pytest.raises(InputError, match="it was made with another/mine, not someone/mine"):
+        ensure_features(settings(folder, plm="someone/mine"), folder)
 
 
 def test_missing_features_are_made(folder):
@@ -158,7 +169,7 @@ def test_rms_scale_makes_the_features_root_mean_square_one(tmp_path):
     folder = write_build(tmp_path, random_sequences(n_users=10))
     raw = write_features(folder) * 1.0
     dataset = BlairDataset(folder)
-    dataset.load_text_features("test-encoder", scale="rms")
+    dataset.load_text_features("someone--test-encoder", scale="rms")
     scaled = dataset.text_features.numpy()
     np.testing.assert_allclose(np.sqrt((scaled**2).mean()), 1.0, rtol=1e-5)
     np.testing.assert_allclose(scaled * np.sqrt((raw**2).mean()), raw, rtol=1e-4, atol=1e-6)

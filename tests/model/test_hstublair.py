@@ -231,9 +231,16 @@ def test_the_betas_reach_the_optimiser(dataset, tmp_path):
 def test_a_missing_text_row_is_refused(tmp_path):
     build = write_build(tmp_path, sequences())
     array = write_features(build)
-    array[:-1].tofile(build / "tiny.test-encoder.feature")
-    with pytest.raises(InputError, match=r"tiny\.test-encoder\.feature"):
-        run("HSTUBlair", "tiny", **SMALL, data_path=str(tmp_path), output_dir=str(tmp_path / "r"), plm="x/test-encoder")
+    array[:-1].tofile(build / "tiny.someone--test-encoder.feature")
+    with pytest.raises(InputError, match=r"tiny\.someone--test-encoder\.feature"):
+        run(
+            "HSTUBlair",
+            "tiny",
+            **SMALL,
+            data_path=str(tmp_path),
+            output_dir=str(tmp_path / "r"),
+            plm="someone/test-encoder",
+        )
 
 
 def test_a_text_row_for_each_item_is_expected(dataset):

@@ -67,23 +67,96 @@ def test_whole_and_matching_is_left_alone(build, tiny_bert, monkeypatch):
     assert path.stat().st_mtime_ns == stamp
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"pooling": "mean"}, "it was pooled by cls, not mean"),
-        ({"max_length": 16}, "it was cut at max_length 64, not 16"),
-        ({"precision": "bf16"}, "it was made in fp32, not bf16"),
-    ],
-)
-def test_whole_with_other_settings_is_refused_unless_forced(build, tiny_bert, options, message):
+def test_another_precision_is_refused_unless_forced(build, tiny_bert):
     path = encode_build(build, tiny_bert, **FP32)
     before = path.read_bytes()
-    with pytest.raises(InputError, match=f"is there already, but {message}.*replace it .* --force"):
-        encode_build(build, tiny_bert, progress=False, **options)
+    with pytest.raises(InputError, match=r"is there already, but it was made in fp32, not bf16.*replace it .* --force"):
+        encode_build(build, tiny_bert, progress=False, precision="bf16")
     assert path.read_bytes() == before
-    encode_build(build, tiny_bert, progress=False, force=True, **options)
+    encode_build(build, tiny_bert, progress=False, force=True, precision="bf16")
     assert path.read_bytes() != before
-    encode_build(build, tiny_bert, progress=False, **options)
+    encode_build(build, tiny_bert, progress=False, precision="bf16")
+
+
+OPTIONS = [
+    {"pooling": "mean"}, {"max_length": 16}, {"prompt": "big red: "}, {"dimensions": 8}, {"text_fields": "title"},
+    {"text_fields": "title,text"},
+]  # fmt: skip
+
+
+def test_other_settings_have_files_of_their_own(build, tiny_bert):
+    """No two of them share a file or a vector, and each is found again."""
+    files = [encode_build(build, tiny_bert, **FP32, **options) for options in [{}, *OPTIONS]]
+    assert len({path.name for path in files}) == len({path.read_bytes() for path in files}) == len(files)
+    for options, path in zip([{}, *OPTIONS], files):
+        stamp = path.stat().st_mtime_ns
+        assert encode_build(build, tiny_bert, **FP32, **options) == path and path.stat().st_mtime_ns == stamp
+        name = path.name.removeprefix("shop.").removesuffix(".feature")
+        assert name == encoder_name(tiny_bert, **options) and load_features(build, name)[1]["encoder"] == name
+
+
+def put_in_hub_cache(cache, hub_id, folder, commit="0" * 40):
+    """Lay a model folder into a hub cache as `main` of a hub id."""
+    repo = cache / f"models--{hub_id.replace('/', '--')}"
+    shutil.copytree(folder, repo / "snapshots" / commit)
+    (repo / "refs").mkdir(exist_ok=True)
+    (repo / "refs" / "main").write_text(commit)
+
+
+def test_hub_ids_with_one_last_part_have_files_of_their_own(build, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    files = {}
+    for seed, hub_id in enumerate(["a/x", "b/x", "hyp1231/x", "x"]):
+        put_in_hub_cache(tmp_path, hub_id, write_tiny_encoder(tmp_path / f"model{seed}", seed=seed))
+    for hub_id in ("a/x", "b/x", "hyp1231/x"):
+        files[hub_id] = encode_build(build, hub_id, cache_dir=str(tmp_path), **FP32)
+    assert [path.name for path in files.values()] == ["shop.a--x.feature", "shop.b--x.feature", "shop.x.feature"]
+    assert len({path.read_bytes() for path in files.values()}) == 3
+    with pytest.raises(InputError, match="it was made with hyp1231/x, not x"):
+        encode_build(build, "x", cache_dir=str(tmp_path), **FP32)
+
+
+def test_another_revision_has_a_file_of_its_own(build, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for seed, commit in enumerate(["0" * 40, "1" * 40]):
+        put_in_hub_cache(tmp_path, "a/x", write_tiny_encoder(tmp_path / f"model{seed}", seed=seed), commit)
+    files = [encode_build(build, "a/x", cache_dir=str(tmp_path), revision=r, **FP32) for r in (None, "0" * 40)]
+    assert files[0] != files[1] and files[0].read_bytes() != files[1].read_bytes()
+
+
+def make_first_format(path, name, **changes):
+    """Turn a feature file into one of format 1: without organisation, modules and prompt in name and header."""
+    header = json.loads(Path(f"{path}.json").read_text())
+    header = {k: v for k, v in header.items() if k not in ("modules", "prompt", "text_fields")}
+    header |= {"format": 1, "encoder": name, "asked": {"revision": None, "pooling": None, "max_length": 512}, **changes}
+    new = path.with_name(f"shop.{name}.feature")
+    path.rename(new)
+    Path(f"{path}.json").unlink()
+    Path(f"{new}.json").write_text(json.dumps(header))
+    return new
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_file_of_format_1_is_taken_where_it_says_the_same(build, tmp_path, monkeypatch, plain):
+    """Where the model has a prompt of its own, which format 1 left out, the features are made again."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = write_tiny_encoder(tmp_path / "model", pooling="mean")
+    put_in_hub_cache(tmp_path, "a/x", model)
+    old = make_first_format(encode_build(build, "a/x", cache_dir=str(tmp_path), **FP32), "x")
+    if not plain:
+        told = tmp_path / "models--a--x/snapshots" / ("0" * 40) / "config_sentence_transformers.json"
+        told.write_text(json.dumps({"prompts": {"document": "big: "}}))
+    path = encode_build(build, "a/x", cache_dir=str(tmp_path), **FP32)
+    assert (path == old) is plain
+    assert plain or path.read_bytes() != old.read_bytes()
+
+
+def test_a_file_of_format_1_of_another_organisation_is_not_taken(build, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    put_in_hub_cache(tmp_path, "a/x", write_tiny_encoder(tmp_path / "model0", pooling="mean"))
+    put_in_hub_cache(tmp_path, "b/x", write_tiny_encoder(tmp_path / "model1", pooling="mean", seed=1))
+    old = make_first_format(encode_build(build, "a/x", cache_dir=str(tmp_path), **FP32), "x")
+    assert encode_build(build, "b/x", cache_dir=str(tmp_path), **FP32).read_bytes() != old.read_bytes()
 
 
 def test_features_of_other_texts_or_items_are_refused(build, tiny_bert):
@@ -253,7 +326,7 @@ def test_the_command_finds_the_build(tmp_path, capsys):
     assert capsys.readouterr().out.strip().endswith("Video_Games.tfidf-svd.feature")
     shutil.rmtree(tmp_path / "Video_Games")
     for args, message in [
-        (["--dataset=Games", f"--data_path={tmp_path}"], "is missing; make it first: recbole-blair prepare"),
+        (["--dataset=Games", f"--data_path={tmp_path}"], "make it first: recbole-blair prepare"),
         (["--dataset=Gamez", f"--data_path={tmp_path}"], "unknown dataset 'Gamez'"),
         ([], "give either --dataset=NAME or --build=FOLDER"),
         (["--build=a", "--dataset=b"], "give either"),

@@ -77,7 +77,7 @@ def test_a_hub_model_in_the_cache_needs_no_network(monkeypatch, tmp_path, tiny_b
     (repo / "refs" / "main").write_text(commit)
     encoder = load_encoder("shop/tiny-mean", cache_dir=str(tmp_path), precision="fp32")
     told = encoder.description()
-    assert (encoder.name, encoder.pooling, told["revision"]) == ("tiny-mean", "mean", commit)
+    assert (encoder.name, encoder.pooling, told["revision"]) == ("shop--tiny-mean", "mean", commit)
     assert told["source"] == "shop/tiny-mean"
     assert np.allclose(encoder.encode(["red lamp"], progress=False), naive(tiny_bert, ["red lamp"], "mean"), atol=1e-5)
 
@@ -172,7 +172,7 @@ def test_the_models_own_limit_holds(tmp_path, tiny_bert):
 def test_nan_is_refused(tmp_path):
     folder = write_tiny_encoder(tmp_path / "nan")
     encoder = load_encoder(folder, precision="fp32")
-    encoder.replicas[0][1].embeddings.word_embeddings.weight.data[7] = float("nan")  # "green"
+    encoder.replicas[0][1].transformer.embeddings.word_embeddings.weight.data[7] = float("nan")  # "green"
     with pytest.raises(InputError, match="gives NaN or infinity for the text in row 2"):
         encoder.encode(["red", "blue", "green lamp"], progress=False)
 
@@ -196,15 +196,19 @@ def test_several_devices_share_the_chunks(tiny_bert):
 
 def test_options_are_checked(tiny_bert):
     for options, message in [
-        ({"pooling": "max"}, "--pooling=max is not one of cls, mean"),
-        ({"precision": "fp8"}, "--precision=fp8 is not one of auto, fp32, bf16"),
+        ({"pooling": "first"}, "--pooling=first: 'first' is not one of cls, mean, max"),
+        ({"precision": "fp8"}, "--precision=fp8 is not one of auto, fp32, bf16, fp16"),
+        ({"precision": "fp16", "device": "cpu"}, "--precision=fp16 is for GPUs; on a CPU take bf16 or fp32"),
+        ({"dimensions": 33}, "--plm_dimensions=33 is not a width of tiny-.*; it has 1 to 32"),
+        ({"dimensions": 0}, "--dimensions=0 is not a number of dimensions"),
+        ({"prompt": "passage"}, "--plm_prompt=passage is no prompt of the model's own .it declares none"),
         ({"device": "tpu"}, "--device=tpu is not here; choose one of auto, cpu"),
         ({"max_length": 0}, "--max_length=0 is not a number of tokens"),
         ({"revision": "v1"}, "--revision=v1 belongs to a hub id"),
     ]:
         with pytest.raises(InputError, match=message):
             load_encoder(tiny_bert, **options)
-    with pytest.raises(InputError, match="--pooling=cls means nothing to --plm=tfidf-svd"):
+    with pytest.raises(InputError, match=r"--pooling=cls belongs to a model of one's own.*but --plm=tfidf-svd"):
         load_encoder("tfidf-svd", pooling="cls")
 
 
@@ -239,13 +243,12 @@ def test_padding_goes_right():
 
 
 def test_minilm_equals_sentence_transformers(minilm_folder):
-    """Un-normalised token means of the real model, as sentence-transformers pools them."""
+    """Token means of the real model, normalised as its modules say."""
     sentence_transformers = pytest.importorskip("sentence_transformers")
     texts = ["USB-C cable, 2 m, braided.", "A cotton shirt for the summer — très léger.", "", "lamp " * 400]
     reference = sentence_transformers.SentenceTransformer(str(minilm_folder), device="cpu")
     reference.max_seq_length = 512
-    tokens = reference.encode(texts, output_value="token_embeddings")
-    expected = np.stack([t.float().mean(dim=0).numpy() for t in tokens])
+    expected = reference.encode(texts)
     encoder = load_encoder(minilm_folder, precision="fp32")
     assert (encoder.pooling, encoder.width, encoder.max_length) == ("mean", 384, 512)
     assert np.abs(encoder.encode(texts, progress=False) - expected).max() < 2e-5

@@ -70,16 +70,26 @@ def test_good_server(build, capsys):
     assert KEY not in said + json.dumps(header)
 
 
-def test_a_whole_file_is_left_alone_and_other_settings_are_refused(build):
+def test_a_whole_file_is_left_alone_and_other_settings_have_their_own(build):
     with EmbeddingServer() as server:
         encode(build, server)
         asked = len(server.requests)
         encode(build, server)
         assert len(server.requests) == asked
-        with pytest.raises(InputError, match="cut at max_length 512, not 100"):
-            encode(build, server, max_length=100)
-        with pytest.raises(InputError, match="was made with shop-embedder, not other/shop-embedder"):
-            encode_build(build, "openai:other/shop-embedder", dimensions=WIDTH, base_url=server.url, progress=False)
+        other = encode_build(build, "openai:other/shop-embedder", dimensions=WIDTH, base_url=server.url, progress=False)
+        assert other.name == f"{build.name}.openai-other--shop-embedder-{WIDTH}.feature"
+        assert len(server.requests) > asked
+        assert encode(build, server, max_length=100) != encode(build, server)
+
+
+def test_prompts_stand_before_items_and_queries(build):
+    with EmbeddingServer() as server:
+        encoder = load_encoder(
+            "openai:shop-embedder", dimensions=WIDTH, base_url=server.url, prompt="item: ", query_prompt="query: "
+        )
+        items, queries = encoder.encode(TEXTS[:2], progress=False), encoder.encode_queries(TEXTS[:2], progress=False)
+    np.testing.assert_array_equal(items, np.stack([vector_of("item: " + text) for text in TEXTS[:2]]))
+    np.testing.assert_array_equal(queries, np.stack([vector_of("query: " + text) for text in TEXTS[:2]]))
 
 
 @pytest.mark.parametrize("status", [500, 503, 408, 409, 429])
@@ -296,18 +306,18 @@ def test_a_width_the_server_is_not_told_of(build):
 
 
 def test_names_and_widths():
-    assert encoder_name("openai:text-embedding-3-large", 768) == "openai-text-embedding-3-large-768"
+    assert encoder_name("openai:text-embedding-3-large", dimensions=768) == "openai-text-embedding-3-large-768"
     assert encoder_name("openai:text-embedding-3-large") == "openai-text-embedding-3-large-3072"
-    assert encoder_name("openai:BAAI/bge-m3", 1024) == "openai-bge-m3-1024"
+    assert encoder_name("openai:BAAI/bge-m3", dimensions=1024) == "openai-BAAI--bge-m3-1024"
     for plm, dimensions, message in [
         ("openai:text-embedding-3-large", 4000, "--plm_dimensions=4000 is not a width of text-embedding-3-large"),
         ("openai:text-embedding-ada-002", 768, "is not a width of text-embedding-ada-002; it has 1536"),
         ("openai:bge-m3", None, "its width is not known; give --plm_dimensions"),
         ("openai:", 8, "needs a model's name"),
-        ("tfidf-svd", 8, "--plm_dimensions=8 belongs to --plm=openai:NAME, but --plm=tfidf-svd"),
+        ("tfidf-svd", 8, "--plm_dimensions=8 belongs to a pretrained encoder, but --plm=tfidf-svd"),
     ]:
         with pytest.raises(InputError, match=re.escape(message)):
-            encoder_name(plm, dimensions)
+            encoder_name(plm, dimensions=dimensions)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +325,7 @@ def test_names_and_widths():
     [
         ({"base_url": "localhost:8000"}, "--plm_base_url is no http or https address"),
         ({"base_url": "http://me:pw@localhost/v1"}, "carries a name, password or query"),
-        ({"base_url": "http://x/v1", "pooling": "mean"}, "--pooling=mean means nothing to --plm=openai:"),
+        ({"base_url": "http://x/v1", "pooling": "mean"}, "--pooling=mean belongs to a model of one's own"),
         ({"base_url": "http://x/v1", "concurrency": 0}, "--plm_concurrency=0 must be above 0"),
         ({"base_url": "http://x/v1", "max_length": 9000}, "exceeds the 8191 tokens that text-embedding-3-small takes"),
     ],

@@ -74,3 +74,40 @@ def some_texts(n, seed=0):
 
     rng = random.Random(seed)
     return [" ".join(rng.choices(WORDS, k=rng.randint(0, 40))) for _ in range(n)]
+
+
+SIZES = {  # of tiny models by transformers' name of the family
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+    "max_position_embeddings": 128,
+}  # fmt: skip
+DECODER = {**SIZES, "num_key_value_heads": 2, "head_dim": 8}
+CONFIGS = {
+    "bert": SIZES, "roberta": SIZES, "mpnet": SIZES, "qwen3": DECODER, "mistral": DECODER, "llama": DECODER,
+    "gemma3_text": DECODER, "modernbert": {**SIZES, "global_attn_every_n_layers": 2, "local_attention": 8},
+    "t5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
+}  # fmt: skip
+
+
+def write_tiny_model(folder, kind, side="right", pad=True, seed=0):
+    """Save a randomly initialised model of a family; decoders and T5 end a text with [SEP] and have no [CLS]."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import CONFIG_MAPPING, AutoModel, AutoModelForTextEncoding, PreTrainedTokenizerFast
+
+    encoder = kind in ("bert", "roberta", "mpnet", "modernbert")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz:"]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]" if encoder else "$A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"unk_token": "[UNK]", "eos_token": "[SEP]", **({"pad_token": "[PAD]"} if pad else {})}
+    names |= {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"} if encoder else {}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side=side, **names).save_pretrained(folder)
+    torch.manual_seed(seed)
+    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+    config = CONFIG_MAPPING[kind](vocab_size=len(vocab), **CONFIGS[kind], **ids)
+    auto = AutoModelForTextEncoding if kind == "t5" else AutoModel
+    auto.from_config(config).save_pretrained(folder)
+    return Path(folder)

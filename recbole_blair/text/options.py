@@ -1,0 +1,70 @@
+"""What can be asked of an encoder, and what of it decides the vectors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from recbole_blair.errors import InputError
+
+DECIDING = ("revision", "pooling", "max_length", "prompt", "dimensions", "text_fields")  # other values, other vectors
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """Options of `load_encoder` and `encode_build`.
+
+    Args:
+        device: `auto` and `cuda` take every GPU there is, `cuda:1` one, `cpu` none.
+        precision: `fp32`, `bf16`, `fp16` (GPU alone), or `auto`: bf16 where the chip multiplies it natively.
+        revision: hub branch, tag or commit.
+        pooling: one of `pooling.POOLINGS`, or several joined by `+`; None: what the model declares for itself, else
+            the last token of a decoder, `cls` where the tokenizer has one, `mean` for the others.
+        max_length: tokens kept of a text; the model's own limit holds if it is lower.
+        prompt: put before each item text, or the name of one of the model's own prompts; None: what the model declares
+            for documents.
+        query_prompt: the same for search queries; None: what the model declares for queries.
+        dimensions: numbers kept of each vector (Matryoshka); an API is asked for them. None: all.
+        text_fields: columns of the `.item` file that make an item's text, joined by commas; None: its `text`.
+        cache_dir: where hub downloads are kept; None: the hub's own cache.
+        base_url, concurrency, send_dimensions: of an API's model; see `OpenAIEncoder`.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    revision: str | None = None
+    pooling: str | None = None
+    max_length: int = 512
+    prompt: str | None = None
+    query_prompt: str | None = None
+    dimensions: int | None = None
+    text_fields: str | None = None
+    cache_dir: str | None = None
+    base_url: str | None = None
+    concurrency: int = 4
+    send_dimensions: bool = True
+
+    def __post_init__(self) -> None:
+        for key in ("max_length", "dimensions"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise InputError(f"--{key}={value} is not a number of {_UNITS[key]}; {_USUAL[key]}")
+
+    def asked(self) -> dict[str, Any]:
+        """Return what decides the vectors; the header of a feature file keeps it."""
+        return {key: getattr(self, key) for key in DECIDING}
+
+    def suffix(self, keys: Sequence[str] = DECIDING) -> str:
+        """Return what a feature file's name gets where one of `keys` differs from its default: `-<8 hex>`, else ""."""
+        defaults = {field.name: field.default for field in fields(self)}
+        other = {key: getattr(self, key) for key in keys if getattr(self, key) != defaults[key]}
+        if not other:
+            return ""
+        return f"-{hashlib.sha256(json.dumps(other, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+_UNITS = {"max_length": "tokens", "dimensions": "dimensions"}
+_USUAL = {"max_length": "512 is usual", "dimensions": "leave it out for the model's own width"}
