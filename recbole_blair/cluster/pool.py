@@ -1,39 +1,50 @@
-"""Workers that load something once and then work through shards; those that are lost are replaced, their shards redone.
+"""Workers that load something once and then process shards; a lost worker is replaced, and its shards are repeated.
 
-Ray's own retries are not used: a task of an actor whose node is gone would wait for that actor, while other workers
+Ray's own retries are not used: a task of an actor whose node is lost would wait for that actor while other workers
 are idle.
 """
 
-import collections
+from __future__ import annotations
+
 import contextlib
 import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from recbole_blair.errors import InputError
 from recbole_blair.train.display import say
 
 IN_FLIGHT = 2  # shards a worker has: the one it works on and the next
 MAX_LOSSES = 4  # times that work may be lost with its worker before the work is blamed
-LOOK_AGAIN_S = 20.0  # the screen says after so long without a worker that one is waited for
+LOOK_AGAIN_S = 20.0  # without a worker, after which the screen says that one is waited for
+Running = dict[Any, tuple[Any, int]]  # Ray's reference of a result: the worker (actor) and the number of its shard
 
 
 class WorkerPool:
     """A fixed number of workers.
 
     Args:
-        start (callable): () -> (actor, ref): starts a worker and its loading; `ref` gives what `joined` takes.
-        joined (callable): called with what a worker says of itself when it has loaded; raises if it does not fit.
-        size (int): workers wanted.
-        call (callable): (actor, shard) -> ref of its result.
+        start: starts a worker and its loading; returns (actor, reference to what `joined` takes).
+        joined: called with what a worker returns when it has loaded; raises if it does not fit the others.
+        size: workers wanted.
+        call: (actor, shard) -> reference to its result.
     """
 
-    def __init__(self, start, joined, size, call):
+    def __init__(
+        self,
+        start: Callable[[], tuple[Any, Any]],
+        joined: Callable[[Any], object],
+        size: int,
+        call: Callable[[Any, Any], Any],
+    ) -> None:
         self.start, self.joined, self.size, self.call = start, joined, size, call
-        self.starting = {}  # ref -> actor
-        self.ready = []
+        self.starting: dict[Any, Any] = {}  # reference -> actor
+        self.ready: list[Any] = []
         self.lost_starts = 0
 
-    def __enter__(self):
-        """Load the first worker, so that what every worker would refuse is known now; then start the others."""
+    def __enter__(self) -> WorkerPool:
+        """Load the first worker, whose errors every worker would have; then start the others."""
         try:
             self._start()
             while not self.ready:
@@ -45,29 +56,30 @@ class WorkerPool:
             raise
         return self
 
-    def __exit__(self, *_):
-        import ray
+    def __exit__(self, *_: object) -> None:
+        import ray  # heavy
 
         for actor in [*self.ready, *self.starting.values()]:
-            with contextlib.suppress(Exception):  # Ray may be gone before us
+            with contextlib.suppress(Exception):  # Ray may have ended before
                 ray.kill(actor)
         self.ready, self.starting = [], {}
 
-    def work(self, shards):
-        """Work through shards.
+    def work(self, shards: Any) -> Iterator[tuple[int, Any]]:
+        """Process shards.
 
         Args:
-            shards (sequence): each is given to `call` when its turn comes, more than once if a worker is lost.
+            shards: has a length and items by number; each is given to `call`, more than once if a worker is lost.
 
         Yields:
             (int, result): number of the shard, as they are finished.
 
         Raises:
-            InputError: what a worker refused; or a shard whose workers were lost again and again.
+            InputError: what a worker refused; or a shard whose workers were lost `MAX_LOSSES` times.
         """
-        import ray
+        import ray  # heavy
 
-        waiting, running, losses = collections.deque(range(len(shards))), {}, collections.Counter()
+        waiting, losses = deque(range(len(shards))), Counter[int]()
+        running: Running = {}
         while waiting or running:
             self._hand_out(shards, waiting, running)
             for ref in self._wait(list(running)):
@@ -79,12 +91,12 @@ class WorkerPool:
                 except ray.exceptions.RayTaskError as error:
                     raise refusal(error) from error
                 except ray.exceptions.RayError as error:
-                    self._lose(actor, error, waiting, running, losses)
+                    self._replace(actor, error, waiting, running, losses)
                     continue
                 del running[ref], ref
                 yield number, result
 
-    def _hand_out(self, shards, waiting, running):
+    def _hand_out(self, shards: Any, waiting: deque[int], running: Running) -> None:
         """Give every worker one shard, then a second one."""
         for depth in range(IN_FLIGHT):
             for actor in self.ready:
@@ -92,11 +104,11 @@ class WorkerPool:
                     number = waiting.popleft()
                     running[self.call(actor, shards[number])] = actor, number
 
-    def _wait(self, refs):
+    def _wait(self, refs: list) -> list:
         """Wait for a shard or a worker; workers that have loaded join. Returns the refs of finished shards."""
-        import ray
+        import ray  # heavy
 
-        since = time.monotonic()
+        since: float | None = time.monotonic()
         while True:
             done, _ = ray.wait([*refs, *self.starting], num_returns=1, timeout=LOOK_AGAIN_S)
             if done:
@@ -108,12 +120,12 @@ class WorkerPool:
             self._join(ref)
         return [ref for ref in done if ref in refs]
 
-    def _start(self):
+    def _start(self) -> None:
         actor, ref = self.start()
         self.starting[ref] = actor
 
-    def _join(self, ref):
-        import ray
+    def _join(self, ref: Any) -> None:
+        import ray  # heavy
 
         actor = self.starting.pop(ref)
         try:
@@ -131,9 +143,11 @@ class WorkerPool:
         else:
             self.ready.append(actor)
 
-    def _lose(self, actor, error, waiting, running, losses):
-        """Take a worker's shards back, blame the one it worked on, and start another worker."""
-        import ray
+    def _replace(
+        self, actor: Any, error: Exception, waiting: deque[int], running: Running, losses: Counter[int]
+    ) -> None:
+        """Return a lost worker's shards to the queue, count the loss of the first one, and start another worker."""
+        import ray  # heavy
 
         back = [(ref, number) for ref, (owner, number) in running.items() if owner is actor]
         for ref, number in reversed(back):
@@ -153,12 +167,12 @@ class WorkerPool:
         self._start()
 
 
-def refusal(error):
-    """Return the InputError a worker raised, or, for another error, Ray's, which holds the worker's traceback."""
+def refusal(error: Any) -> Exception:
+    """Return the InputError that a worker raised, or, for other errors, Ray's, which holds the worker's traceback."""
     return error.cause if isinstance(error.cause, InputError) else error
 
 
-def first_line(error):
-    """The first line of one of Ray's errors, without its final full stop."""
+def first_line(error: object) -> str:
+    """Return the first line of one of Ray's errors, without its final full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".:")[:200]

@@ -1,39 +1,43 @@
 """Pretraining over a Ray cluster: Ray Train starts the processes that torchrun would, the loop is pretrain/run.py's.
 
-Ray Train joins the processes into one group and, when one is lost, starts them all again; the loop then goes on from
-its last whole checkpoint in `output_dir`, as it does after any kill. `output_dir` and the pairs must be on storage that
-all nodes see under the same path.
+Ray Train joins the processes into one group and, when one is lost, starts them all again; the loop then resumes from
+its last whole checkpoint in `output_dir`, as after any kill. `output_dir` and the pairs must be on storage that all
+nodes see under the same path.
 """
+
+from __future__ import annotations
 
 import contextlib
 import json
 import os
 import shutil
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from recbole_blair.cluster.pool import first_line
 from recbole_blair.errors import InputError
 from recbole_blair.parallel.distributed import WAIT
-from recbole_blair.parallel.ray_cluster import cpus_that_fit, environment, node_resources, places
-from recbole_blair.pretrain.run import METRICS, STATE_DIR, check_folder
+from recbole_blair.parallel.ray_cluster import RayOptions, cpus_that_fit, environment, node_resources, places
+from recbole_blair.pretrain.run import METRICS, STATE_DIR, check_folder, pretrain
 from recbole_blair.pretrain.settings import Settings
 from recbole_blair.train.display import say
 
 MAX_FAILURES = 3  # times the processes are started again after one was lost
 RAY = ".ray"  # what Ray Train writes for itself, below <output_dir>/pretraining; deleted at the end
-PATHS = ("pairs", "output_dir", "pairs_path", "raw_dir")  # keys that may stand in another process's folder
+PATHS = ("pairs", "output_dir", "pairs_path", "raw_dir")  # made absolute: workers run in other folders
 FOLLOW_S = 1.0
 PATIENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600"}  # of Ray's 60: busy machines import slowly
 
 
-def pretrain_over_cluster(settings, num_workers, ray_options):
+def pretrain_over_cluster(settings: Settings, num_workers: int, ray_options: RayOptions) -> dict[str, Any]:
     """Train as `pretrain.run.pretrain` does, in `num_workers` processes of a Ray cluster.
 
     Args:
-        settings (Settings): of `pretrain`.
-        num_workers (int): processes, one a GPU where the cluster has GPUs; each has `per_device_batch` pairs a step.
-        ray_options (RayOptions): which cluster.
+        settings: of `pretrain`.
+        num_workers: processes, one per GPU where the cluster has GPUs; each has `per_device_batch` pairs per step.
+        ray_options: which cluster.
 
     Returns:
         dict: metrics.json.
@@ -51,7 +55,7 @@ def pretrain_over_cluster(settings, num_workers, ray_options):
     with environment(PATIENT), ray_options.open() as cluster:
         each = worker_resources(node_resources(), settings.device, num_workers)
         say(f"{cluster.describe()}; {num_workers} workers with {each['GPU']} GPU, {each['CPU']} CPUs each")
-        with following(folder / STATE_DIR / "log.txt", settings.show_progress):
+        with follow_log(folder / STATE_DIR / "log.txt", settings.show_progress):
             run_workers(settings, num_workers, each, folder / STATE_DIR / RAY)
     metrics = folder / STATE_DIR / METRICS
     if not metrics.is_file():
@@ -61,12 +65,12 @@ def pretrain_over_cluster(settings, num_workers, ray_options):
     return json.loads(metrics.read_text(encoding="utf-8"))
 
 
-def absolute(path):
-    """Return a path that holds in any folder; None stays."""
+def absolute(path: str | None) -> str | None:
+    """Return a path as an absolute one; None stays None."""
     return None if path is None else str(Path(path).expanduser().absolute())
 
 
-def worker_resources(nodes, device, num_workers):
+def worker_resources(nodes: Sequence[dict[str, float]], device: str, num_workers: int) -> dict[str, int]:
     """Return what each worker takes: {"CPU", "GPU"}.
 
     Raises:
@@ -90,18 +94,18 @@ def worker_resources(nodes, device, num_workers):
     return each
 
 
-def run_workers(settings, num_workers, each, storage):
+def run_workers(settings: Settings, num_workers: int, each: dict[str, int], storage: Path) -> None:
     """Run Ray Train until the workers are through.
 
     Raises:
         InputError: what a worker refused.
         RuntimeError: workers failed once more than they may.
     """
-    import ray
+    import ray  # heavy
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    verdict = ray.remote(Verdict).options(num_cpus=0).remote()
+    verdict: Any = ray.remote(Verdict).options(num_cpus=0).remote()
     config = {"settings": dict(settings), "cwd": os.getcwd(), "cpus": each["CPU"], "verdict": verdict}
     trainer = TorchTrainer(
         train_worker,
@@ -127,30 +131,28 @@ def run_workers(settings, num_workers, each, storage):
 
 
 class Verdict:
-    """Keeps what a worker refused: started again, the workers would refuse it again."""
+    """Holds the InputError of a worker: started again, the workers would raise it again."""
 
-    def __init__(self):
-        self.message = None
+    def __init__(self) -> None:
+        self.message: str | None = None
 
-    def write(self, message):
+    def write(self, message: str) -> None:
         """Keep the first message."""
         self.message = self.message or message
 
-    def read(self):
+    def read(self) -> str | None:
         """Return the message, or None."""
         return self.message
 
 
-def train_worker(config):
+def train_worker(config: dict[str, Any]) -> None:
     """One process of the group, in which Ray Train has set what torchrun sets.
 
     Args:
-        config (dict): `settings`; `cwd`, the driver's folder, for relative folders of encoders; `cpus`; `verdict`.
+        config: `settings`; `cwd`, the driver's folder, for relative folders of encoders; `cpus`; `verdict`.
     """
-    import ray
+    import ray  # heavy, as is torch
     import torch
-
-    from recbole_blair.pretrain.run import pretrain
 
     if ray.get(config["verdict"].read.remote()) is not None:
         return
@@ -165,14 +167,14 @@ def train_worker(config):
 
 
 @contextlib.contextmanager
-def following(path, show):
+def follow_log(path: Path, show: bool) -> Iterator[None]:
     """Print the lines that the first worker adds to its log: its own output stays on its node."""
     if not show:
         yield
         return
     stop = threading.Event()
     start = path.stat().st_size if path.is_file() else 0
-    thread = threading.Thread(target=follow, args=(path, start, stop), daemon=True)
+    thread = threading.Thread(target=print_new_lines, args=(path, start, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -181,7 +183,7 @@ def following(path, show):
         thread.join()
 
 
-def follow(path, offset, stop):
+def print_new_lines(path: Path, offset: int, stop: threading.Event) -> None:
     """Print whole lines of a growing file until `stop` is set and no more come."""
     while True:
         last = stop.wait(FOLLOW_S)
@@ -196,7 +198,7 @@ def follow(path, offset, stop):
             return
 
 
-def short_line(line):
+def short_line(line: bytes) -> str:
     """Return a JSON line of the log as `step 10  loss 2.3456`."""
     values = json.loads(line)
     step = values.pop("step")

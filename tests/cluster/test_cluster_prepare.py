@@ -65,7 +65,7 @@ def test_a_task_a_domain_writes_the_same_bytes(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--max_history=0",), "max_history is 0, expected 1 or more"),
+        (("--max_history=0",), "--max_history=0 is out of range; expected int, 1 to 100,000"),
         (("--ray_address=auto",), "--ray_address=auto belongs to --engine=ray"),
         (("--engine=ray", "--source=csv"), "--engine=ray makes Amazon's domains"),
     ],
