@@ -61,7 +61,8 @@ def test_a_run_writes_into_its_folder_and_nowhere_else(text_run):
     assert left == []
     names = {path.name.split(".")[0] if path.name.startswith("events") else path.name for path in folder.iterdir()}
     assert names == {".lock", "config.yaml", "log.txt", "metrics.json", "checkpoint", "ranks.parquet", "events"}
-    assert sorted(p.name for p in (folder / "checkpoint").iterdir()) == ["best.safetensors", "epoch-0002"]
+    files = sorted(path.name for path in (folder / "checkpoint").iterdir())
+    assert files == ["best.safetensors", "checksums.json", "epoch-0002"]
     log = (folder / "log.txt").read_text()
     assert "SASRecText on tiny, seed 2020, cpu, fp32" in log and "epoch 2  loss " in log
 

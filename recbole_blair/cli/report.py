@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,18 +76,19 @@ def run(args: Namespace) -> int:
     report = collect(args.runs, options)
     page = render(report, args.title)
     write_text(output, page)
-    for line in messages(report):
-        print(line)
+    for line in missing_parts(report):
+        print(line, file=sys.stderr)
+    for panel in report["panels"]:
+        runs = sum(len(group["runs"]) for group in panel["groups"])
+        models = len(panel["groups"])
+        print(f"{panel['dataset']}, {panel['protocol']}: {runs} run(s) of {models} configuration(s)")
     print(f"{output}: {len(page.encode()) / 1024:,.0f} KiB")
     return 0
 
 
-def messages(report: dict[str, Any]) -> Iterator[str]:
-    """Say what is in the page and, a line each, what is not and why."""
+def missing_parts(report: dict[str, Any]) -> Iterator[str]:
+    """Say what is not on the page and why, one line each."""
     for panel in report["panels"]:
-        runs = sum(len(group["runs"]) for group in panel["groups"])
-        models = len(panel["groups"])
-        yield f"{panel['dataset']}, {panel['protocol']}: {runs} run(s) of {models} configuration(s)"
         for part, reasons in panel["missing"].items():
-            yield from (f"  {part}: {reason}" for reason in dict.fromkeys(reasons))
+            yield from (f"{panel['dataset']}, {part}: {reason}" for reason in dict.fromkeys(reasons))
     yield from (f"left out: {line}" for line in report["notes"])

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import write_bytes, write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 CHECKSUMS = "checksums.json"
 BLOCK_BYTES = 1 << 22  # read at a time
@@ -88,6 +89,20 @@ def check_recorded(path: Path | str, fix: str) -> bool:
     return True
 
 
-def checksums_text(digests: dict[str, str | list[str]]) -> str:
+def write_recorded(path: Path | str, data: bytes) -> None:
+    """Write a file whole and record its digest in `checksums.json` beside it, before the file has its name."""
+    path = Path(path)
+    try:
+        recorded: dict[str, list[str]] = read_checksums(path.parent, "") or {}
+    except InputError:  # a damaged list: what it said of other files is lost, they are written anew as well
+        recorded = {}
+    former = [file_sha256(path)] if path.is_file() else []
+    former = [digest for digest in former if digest in recorded.get(path.name, former)]
+    digests = {**recorded, path.name: list(dict.fromkeys([hashlib.sha256(data).hexdigest(), *former]))}
+    write_text(path.parent / CHECKSUMS, checksums_text(digests))
+    write_bytes(path, data)
+
+
+def checksums_text(digests: Mapping[str, str | list[str]]) -> str:
     """Return the content of `checksums.json` for digests by file name."""
     return json.dumps(digests, indent=1, sort_keys=True) + "\n"

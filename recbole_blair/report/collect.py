@@ -18,6 +18,7 @@ from recbole_blair.report.breakdown import Buckets, breakdown, length_buckets, s
 from recbole_blair.report.ranks import Opener, Ranks, check_same_rows
 from recbole_blair.report.runs import Group, Panel, Run, build_panels, differing_keys, find_runs, mean_and_deviation
 from recbole_blair.schema import VERSION
+from recbole_blair.train import checkpoint
 from recbole_blair.train.metrics import parse_metric
 from recbole_blair.train.progress import progress_bar
 from recbole_blair.train.ranks_file import test_rows_table
@@ -79,7 +80,13 @@ def collect_panel(panel: Panel, opener: Opener, options: Options) -> dict[str, A
     for group in panel.groups:
         check_metric(group, options.metric)
     panel.groups.sort(key=lambda group: statistics.mean(group.values(options.metric)), reverse=True)
-    missing: Missing = {"comparisons": [], "curves": [], "breakdowns": [], "examples": []}
+    missing: Missing = {
+        "runs": name_damaged_weights(panel),
+        "comparisons": [],
+        "curves": [],
+        "breakdowns": [],
+        "examples": [],
+    }
     ranked = collect_ranks(panel, opener, options, missing)
     return {
         "dataset": dataset,
@@ -97,6 +104,17 @@ def collect_panel(panel: Panel, opener: Opener, options: Options) -> dict[str, A
         "examples": collect_examples(panel, ranked, opener, options, missing["examples"]),
         "missing": missing,
     }
+
+
+def name_damaged_weights(panel: Panel) -> list[str]:
+    """Say which runs lack their weights, or have damaged ones: they cannot be evaluated again or give examples."""
+    reasons = []
+    for run in panel.runs:
+        try:
+            checkpoint.check_best(run.folder)
+        except InputError as error:
+            reasons.append(str(error))
+    return reasons
 
 
 def check_metric(group: Group, metric: str) -> None:

@@ -77,7 +77,7 @@ class Opener:
             InputError: no file, and evaluation is off or not possible; or a file of other rows than metrics.json.
         """
         path = run.folder / RANKS
-        if path.is_file():
+        if path.exists():
             return read_ranks(run, path)
         if not evaluate:
             raise InputError(f"{run.name} has no {RANKS} and was not evaluated again (train it with --save_ranks=True)")
@@ -94,9 +94,11 @@ def read_ranks(run: Run, path: Path) -> Ranks:
         InputError: it cannot be read, or holds the ranks of another evaluation.
     """
     try:
-        ranks = Ranks.from_table(pq.read_table(path, columns=["user_id", "item_id", "history_length", "rank"]))
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
-        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); delete it") from error
+        columns = ["user_id", "item_id", "history_length", "rank"]
+        ranks = Ranks.from_table(pq.read_table(path, columns=columns, page_checksum_verification=True))
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is damaged ({reason}); delete it, and the run is evaluated again") from error
     for metric, recorded in run.metrics["test"].items():
         value = float(metric_of_rows(ranks.rank, metric).mean()) if len(ranks.rank) else float("nan")
         if not abs(value - recorded) < 1e-9:

@@ -103,7 +103,8 @@ def results(panel: Panel, metric: str) -> str:
         f"Trained on {rows['train']:,} rows, best epoch chosen on {rows['valid']:,}. Protocol {panel['protocol']}; "
         f"{panel['ties']}. Item text by: {', '.join(encoders) or 'no encoder'}."
     )
-    parts = [f'<p class="lead">{headline(panel, metric)}</p>', model_table(panel, metric)]
+    parts = [f'<p class="lead">{headline(panel, metric)}</p>', note("Weights", panel["missing"]["runs"])]
+    parts.append(model_table(panel, metric))
     parts.append('<p class="soft">Mean over seeds, and below it the sample deviation. Click a head to sort.</p>')
     charts = seed_chart(panel, metric) + seed_chart(panel, second_metric(panel, metric))
     parts.append(f'<div class="charts">{charts}</div>')

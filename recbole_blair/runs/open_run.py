@@ -83,11 +83,11 @@ class OpenRun:
         Raises:
             InputError: weights or features that are gone, damaged, or of another dataset.
         """
-        checkpoint.check_has_best(self.folder)
+        weights = checkpoint.load_best(self.folder)  # first: what is damaged is named before features are read
         if self.encoder is not None:
             self.dataset.load_text_features(self.encoder, self.config["plm_size"], self.config["feature_scale"])
         model = build_model(self.info, self.config, self.dataset)
-        checkpoint.fit_weights(model, self.folder, f"{self.info.name} on {self.dataset.build_dir}")
+        checkpoint.fit_weights(model, weights, self.folder, f"{self.info.name} on {self.dataset.build_dir}")
         return model.eval()
 
 

@@ -1,14 +1,14 @@
-"""Weights without pickle and exact resume.
+"""Weights without pickle, exact resume, checksums of both.
 
 `checkpoint/best.safetensors` holds the best epoch's weights, `checkpoint/epoch-NNNN/` the last epoch's weights,
 optimiser and random states. Each is written under another name and renamed when whole, best first: a kill between the
-two repeats the epoch, which gives the same weights again.
+two repeats the epoch, which gives the same weights again. `checksums.json` beside the files holds their SHA-256, which
+is compared before they are loaded.
 """
 
 from __future__ import annotations
 
 import io
-import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from recbole_blair.errors import InputError
-from recbole_blair.files.write import remove, whole_folder, write_bytes
+from recbole_blair.files.checksum import check_recorded, write_recorded
+from recbole_blair.files.write import remove, whole_folder
+from recbole_blair.train.display import say
 from recbole_blair.train.run_folder import CHECKPOINT
 
 BEST, WEIGHTS, STATE = "best.safetensors", "model.safetensors", "state.pt"
+FIX_BEST = "copy the run again, or train it again in another output_dir"
 
 
 def best_path(run_dir: Path | str) -> Path:
@@ -32,9 +35,9 @@ def best_path(run_dir: Path | str) -> Path:
 
 
 def save_weights(path: Path | str, model: nn.Module) -> None:
-    """Write a model's weights as safetensors; buffers the dataset supplies are not among them."""
+    """Write a model's weights as safetensors, and their checksum; buffers the dataset supplies are not among them."""
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    write_bytes(path, save(state))
+    write_recorded(path, save(state))
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def save_epoch(run_dir: Path | str, epoch: int, model: nn.Module, state: dict[st
     torch.save(state, buffer)
     with whole_folder(folder) as temporary:
         save_weights(temporary / WEIGHTS, model)
-        write_bytes(temporary / STATE, buffer.getvalue())
+        write_recorded(temporary / STATE, buffer.getvalue())
     for earlier in root.glob("epoch-*"):
         if earlier != folder:
             remove(earlier)
@@ -86,15 +89,19 @@ def load_last_epoch(run_dir: Path | str) -> tuple[dict[str, Tensor], dict[str, A
     epochs = sorted((Path(run_dir) / CHECKPOINT).glob("epoch-*"), key=lambda path: int(path.name[6:]))
     if not epochs:
         return None
-    path = epochs[-1] / STATE
+    fix = f"delete {epochs[-1]} to go on without it, or start a new run in another output_dir"
+    for name in (WEIGHTS, STATE):
+        checked = check_recorded(epochs[-1] / name, fix)
+    if not checked:
+        warn_unchecked(epochs[-1])
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise damaged(path, error) from error
-    return load_weights(epochs[-1] / WEIGHTS), state
+        state = torch.load(epochs[-1] / STATE, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise damaged(epochs[-1] / STATE, error, fix) from error
+    return load_weights(epochs[-1] / WEIGHTS, fix), state
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
+def load_weights(path: Path, fix: str) -> dict[str, Tensor]:
     """Read a safetensors file.
 
     Raises:
@@ -102,26 +109,33 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, error) from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise damaged(path, error, fix) from error
 
 
-def damaged(path: Path, error: Exception) -> InputError:
+def damaged(path: Path, error: Exception, fix: str) -> InputError:
     """Return the error for a checkpoint that cannot be read."""
-    return InputError(
-        f"{path} is damaged ({' '.join(str(error).split())[:200]}); delete {path.parent} to go on without it, or start "
-        "a new run in another output_dir"
-    )
+    return InputError(f"{path} is damaged ({' '.join(str(error).split())[:200]}); {fix}")
 
 
-def check_has_best(run_dir: Path | str) -> None:
-    """Refuse a folder without weights.
+def warn_unchecked(path: Path) -> None:
+    """Say that damage of a file or folder cannot be noticed."""
+    say(f"warning: {path} was written by a version that recorded no checksums: damage would not be noticed")
+
+
+def check_best(run_dir: Path | str) -> bool:
+    """Refuse a folder whose best weights are missing or damaged.
+
+    Returns:
+        False where no checksum was recorded.
 
     Raises:
-        InputError: the folder holds none.
+        InputError: the folder holds no weights, or others than were written.
     """
-    if not best_path(run_dir).is_file():
+    path = best_path(run_dir)
+    if not path.exists():
         raise InputError(f"{run_dir} holds no {CHECKPOINT}/{BEST}: it is no run folder, or its training has not begun")
+    return check_recorded(path, FIX_BEST)
 
 
 def load_best(run_dir: Path | str) -> dict[str, Tensor]:
@@ -130,18 +144,19 @@ def load_best(run_dir: Path | str) -> dict[str, Tensor]:
     Raises:
         InputError: the folder holds none, or they are damaged.
     """
-    check_has_best(run_dir)
-    return load_weights(best_path(run_dir))
+    if not check_best(run_dir):
+        warn_unchecked(best_path(run_dir))
+    return load_weights(best_path(run_dir), FIX_BEST)
 
 
-def fit_weights(model: nn.Module, run_dir: Path | str, what: str) -> None:
-    """Put a run's best weights into a model built for them; `what` names model and build in the message.
+def fit_weights(model: nn.Module, weights: dict[str, Tensor], run_dir: Path | str, what: str) -> None:
+    """Put a run's weights into a model built for them; `what` names model and build in the message.
 
     Raises:
         InputError: they do not fit: the build or the plugin is another than the run's.
     """
     try:
-        model.load_state_dict(load_best(run_dir))
+        model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split(":", 1)[-1].split())
         raise InputError(

@@ -1,4 +1,4 @@
-"""`ranks.parquet`: the rank of every test row's target, with its user and item."""
+"""`ranks.parquet`: the rank of every test row's target, with its user and item; its pages carry checksums."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def save_ranks(run_dir: Path, dataset: BlairDataset, rank: np.ndarray) -> None:
     """Write the ranks (R,) of the test rows."""
     with whole_file(run_dir / RANKS) as temporary:
-        pq.write_table(test_rows_table(dataset, rank), temporary)
+        pq.write_table(test_rows_table(dataset, rank), temporary, write_page_checksum=True)
 
 
 def test_rows_table(dataset: BlairDataset, rank: np.ndarray) -> pa.Table:

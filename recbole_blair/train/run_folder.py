@@ -7,7 +7,7 @@ log.txt           what the screen showed              events.*        TensorBoar
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +18,12 @@ from filelock import FileLock, Timeout
 
 from recbole_blair.config import Config, load_yaml
 from recbole_blair.errors import InputError
+from recbole_blair.files.read import read_json, shown
 from recbole_blair.files.write import write_json, write_text
 from recbole_blair.parallel.distributed import broadcast, rank
 
 CHECKPOINT, METRICS, CONFIG, RANKS = "checkpoint", "metrics.json", "config.yaml", "ranks.parquet"
+CHECKSUM_LINE = "# SHA-256 of the lines below: "
 LOCK = ".lock"  # held by the process that trains in a run folder; the file means nothing once that process has ended
 
 
@@ -48,20 +50,32 @@ def only_trainer(run_dir: Path | str) -> Iterator[None]:
 
 
 def save_config(run_dir: Path | str, config: Config) -> None:
-    """Write the resolved configuration."""
-    write_text(Path(run_dir) / CONFIG, yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True))
+    """Write the resolved configuration; its first line is a comment with the checksum of the others."""
+    text = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
+    write_text(Path(run_dir) / CONFIG, f"{CHECKSUM_LINE}{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
 
 
 def load_config(run_dir: Path | str) -> dict[str, Any]:
     """Read a run's resolved configuration as plain keys.
 
     Raises:
-        InputError: no such file.
+        InputError: no such file, or it is damaged.
     """
     path = Path(run_dir) / CONFIG
     if not path.is_file():
         raise InputError(f"{run_dir} holds no {CONFIG}: it is no run folder")
-    return load_yaml(path)
+    first, _, text = path.read_bytes().partition(b"\n")
+    recorded = first.decode("utf-8", "replace")
+    if recorded.startswith(CHECKSUM_LINE) and recorded != CHECKSUM_LINE + hashlib.sha256(text).hexdigest():
+        raise InputError(
+            f"{shown(path)} is damaged or was changed: its lines have another SHA-256 than its first line says; copy "
+            "the run again, or, if you changed it on purpose, delete the first line"
+        )
+    saved = load_yaml(path)
+    lacking = [key for key in ("model", "dataset", "seed") if saved.get(key) is None]
+    if lacking:
+        raise InputError(f"{shown(path)} is damaged: it has no {lacking[0]}; copy the run again, or train it again")
+    return saved
 
 
 def save_metrics(run_dir: Path | str, metrics: dict[str, Any]) -> None:
@@ -70,14 +84,22 @@ def save_metrics(run_dir: Path | str, metrics: dict[str, Any]) -> None:
 
 
 def load_metrics(run_dir: Path | str) -> dict[str, Any] | None:
-    """Return a finished run's metrics.json, or None."""
+    """Return a finished run's metrics.json, or None.
+
+    Raises:
+        InputError: it cannot be read, is not JSON, or holds no object.
+    """
     path = Path(run_dir) / METRICS
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); delete it, and the run makes it again") from error
+    fix = f"delete it, and `recbole-blair train --resume={run_dir}` makes it again"
+    try:
+        metrics = read_json(path, "a run's results")
+    except InputError as error:
+        raise InputError(f"{error}; {fix}") from error
+    if not isinstance(metrics, dict):
+        raise InputError(f"{shown(path)} holds a {type(metrics).__name__}; expected a run's results; {fix}")
+    return metrics
 
 
 def check_same_run(run_dir: Path | str, config: Config) -> None:

@@ -127,6 +127,8 @@ class BlairTrainer:
             group.update(self.rates)
         for name in SAVED:
             setattr(self, name, state[name])
+        if self.best_epoch is not None:
+            checkpoint.check_best(self.run_dir)  # now, not at the end of the training
         checkpoint.restore_random_states(state["random"], self.device)
         self.log.info("resumed after epoch %d of %d", self.epoch, self.config["epochs"])
         return True

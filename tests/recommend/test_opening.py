@@ -15,6 +15,13 @@ def open_run(run, **keys):
     return recbole_blair.load(run, device="cpu", show_progress=False, **keys)
 
 
+def change_config(path, old, new, target):
+    """Change a line of a config.yaml as a person may, who then deletes its first line."""
+    text = path.read_text().split("\n", 1)[1]
+    assert old in text
+    target.write_text(text.replace(old, new))
+
+
 def test_a_run_and_its_build_can_be_moved(tmp_path, plm):
     build = write_text_build(tmp_path / "data", plm)
     run = save_run(tmp_path / "run", "SASRecText", build, plm=plm)
@@ -38,7 +45,7 @@ def test_nothing_is_made_on_the_way(tmp_path, make_run, build):
         open_run(make_run("SASRecText"), data_path=copy.parent)
     config = make_run("SeqPop") / "config.yaml"
     run = shutil.copytree(config.parent, tmp_path / "run")
-    (run / "config.yaml").write_text(config.read_text().replace("dataset: tiny", "dataset: sample"))
+    change_config(config, "dataset: tiny", "dataset: sample", run / "config.yaml")
     with pytest.raises(InputError, match="the build sample that"):
         open_run(run, data_path=tmp_path / "empty")
     assert not (tmp_path / "empty").exists()
@@ -73,7 +80,6 @@ def test_what_is_no_run(tmp_path, make_run):
         open_run(run)
     several = tmp_path / "several"
     shutil.copytree(make_run("SASRec"), several / "SASRec-1")
-    text = (several / "SASRec-1" / "config.yaml").read_text().replace("seeds: null", "seeds: [1]")
-    (several / "config.yaml").write_text(text)
+    change_config(several / "SASRec-1" / "config.yaml", "seeds: null", "seeds: [1]", several / "config.yaml")
     with pytest.raises(InputError, match=r"holds several runs; name one of them: .*SASRec-1"):
         open_run(several)

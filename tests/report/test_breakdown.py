@@ -175,7 +175,8 @@ def test_a_run_whose_data_moved_is_found_by_data_path(tiny_runs, tiny_data, tmp_
     run = tmp_path / "run"
     shutil.copytree(tiny_runs / "SASRec-1", run)
     config = run / "config.yaml"
-    config.write_text(config.read_text().replace(str(tiny_data), "/nowhere"))
+    lines = config.read_text().split("\n", 1)[1]  # without the checksum of the others, as who changes a file does
+    config.write_text(lines.replace(str(tiny_data), "/nowhere"))
     assert "/nowhere" in config.read_text()
     assert main(["evaluate", f"--checkpoint={run}", "--by=new_item", f"--data_path={tiny_data}", "--device=cpu"]) == 0
     expected = json.loads((run / "metrics.json").read_text())["test"]["ndcg@10"]

@@ -36,7 +36,7 @@ def test_an_epoch_holds_no_pickled_object(tmp_path):
     net = model()
     save_epoch(tmp_path, 3, net, {**state(3), "optimiser": torch.optim.Adam(net.parameters()).state_dict()})
     folder = tmp_path / "checkpoint" / "epoch-0003"
-    assert sorted(p.name for p in folder.iterdir()) == ["model.safetensors", "state.pt"]
+    assert sorted(p.name for p in folder.iterdir()) == ["checksums.json", "model.safetensors", "state.pt"]
     assert torch.load(folder / "state.pt", weights_only=True)["epoch"] == 3
     weights, found = load_last_epoch(tmp_path)
     assert all(torch.equal(weights[k], v) for k, v in net.state_dict().items()) and found["best_value"] == 0.25
@@ -86,7 +86,7 @@ def test_a_full_disk_leaves_the_earlier_file_and_no_other(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         run_folder.save_config(tmp_path, Config({"model": "new"}))
-    assert path.read_text() == "model: old\n" and [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+    assert path.read_text().endswith("\nmodel: old\n") and [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
     with pytest.raises(OSError, match="No space left"):
         save_epoch(tmp_path, 1, model(), state(1))
     assert not list((tmp_path / "checkpoint").iterdir())
@@ -99,7 +99,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, file, keep):
     path = tmp_path / "checkpoint" / "epoch-0002" / file
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep) if isinstance(keep, float) else keep])
-    with pytest.raises(InputError, match=rf"epoch-0002/{file} is damaged .*delete .*epoch-0002 to go on without it"):
+    with pytest.raises(InputError, match=rf"epoch-0002/{file} is damaged: .*delete .*epoch-0002 to go on without it"):
         load_last_epoch(tmp_path)
 
 
