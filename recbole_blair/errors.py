@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+LONGEST_LINE = 1000  # characters of a message that are shown: it may name what a broken file holds
+
 
 class InputError(ValueError):
     """Wrong use or wrong input. The message says what was found, what was expected, where, and the fix."""
@@ -38,7 +40,9 @@ def run_guarded(run: Callable[[], int | None], is_speaker: Callable[[], bool] = 
         return run() or 0
     except InputError as error:
         if is_speaker():
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            line = " ".join(str(error).split())
+            cut = line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}… ({len(line):,} characters)"
+            print(f"error: {cut}", file=sys.stderr)
         else:  # the speaker meets the same and must not be ended before it says so; `launch` speaks for one alone
             time.sleep(3)
         return 2

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 from dataset_tools.raw.raw_files import describe_line, is_gzip, line_number_of
 from dataset_tools.storage.duckdb_session import quote
 from recbole_blair.errors import InputError, nearest
+from recbole_blair.files.read import MAX_LINE_BYTES, check_file, reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -63,9 +64,7 @@ def open_own(
     Raises:
         InputError: no such file, or a column it does not have, naming the nearest.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise InputError(f"{path} is not there; give the file by --interactions or --items")
+    path = check_file(path, "the file of --interactions or --items")
     suffix = Path(path.stem).suffix if is_gzip(path) else path.suffix
     kind = KINDS.get(suffix.lower(), source)
     kind = "python" if source == "python" and kind == "jsonl" else kind
@@ -79,7 +78,8 @@ def open_own(
     delimiter = "\t" if delimiter == "\\t" else delimiter
     header = kind != "csv" or not all(name.isdigit() for name in used)
     file = OwnFile(path, kind, (), delimiter, encoding, header)
-    file = file._replace(columns=tuple(READ_COLUMNS[kind](file)))
+    with reading(path, f"{kind} with the columns {', '.join(used)}"):
+        file = file._replace(columns=tuple(READ_COLUMNS[kind](file)))
     for name in used:
         if name not in file.columns:
             raise InputError(
@@ -106,7 +106,7 @@ def open_text(file: OwnFile) -> TextIO:
 def csv_columns(file: OwnFile) -> list[str]:
     """The header of a CSV, or the numbers of its columns."""
     with open_text(file) as text:
-        first = text.readline().rstrip("\r\n")
+        first = text.readline(MAX_LINE_BYTES).rstrip("\r\n")
     if not first:
         raise InputError(f"{file.path} begins with an empty line; expected a header or a row")
     if len(file.delimiter) > 1:
@@ -127,7 +127,8 @@ def object_columns(file: OwnFile) -> Collection[str]:
     parse: Callable[[str], Any] = json.loads if file.kind == "jsonl" else ast.literal_eval
     keys: dict[str, None] = {}
     with open_text(file) as text:
-        for line in itertools.islice((line for line in text if line.strip()), PEEK_LINES):
+        lines = iter(lambda: text.readline(MAX_LINE_BYTES), "")
+        for line in itertools.islice((line for line in lines if line.strip()), PEEK_LINES):
             value, _ = parse_object(parse, line)
             keys.update(dict.fromkeys(value or ()))
     if not keys:
@@ -139,13 +140,9 @@ def object_columns(file: OwnFile) -> Collection[str]:
 
 def parquet_columns(file: OwnFile) -> list[str]:
     """The columns of a Parquet file."""
-    import pyarrow as pa  # heavy
-    import pyarrow.parquet as pq
+    import pyarrow.parquet as pq  # heavy
 
-    try:
-        return pq.read_schema(file.path).names
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{file.path} is not a Parquet file: {str(error).splitlines()[0]}") from error
+    return pq.read_schema(file.path).names
 
 
 READ_COLUMNS = {"csv": csv_columns, "jsonl": object_columns, "python": object_columns, "parquet": parquet_columns}

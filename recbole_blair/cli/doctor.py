@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from recbole_blair import compat
 from recbole_blair.config.kinds import usable_cores
 from recbole_blair.errors import InputError
+from recbole_blair.files.output import check_output_folder
 from recbole_blair.files.paths import props_dir
+from recbole_blair.files.read import why_no_folder
 from recbole_blair.schema import VERSION
 
 if TYPE_CHECKING:
@@ -145,19 +147,20 @@ def print_machine(folder: Path) -> list[str]:
 
 def print_disk(folder: Path) -> list[str]:
     """Print the free disk of a folder, or of the nearest that exists above it; return the problems."""
-    folder = folder.resolve()
-    while not folder.exists():
-        folder = folder.parent
+    problems = []
+    try:
+        check_output_folder(folder)
+    except InputError as error:
+        problems.append(str(error))
+    while why_no_folder(folder):
+        folder = folder.absolute().parent
     free_gb = shutil.disk_usage(folder).free / 1e9
     print_line("free disk", f"{free_gb:.1f} GB", f"({folder})")
-    problems = []
     if free_gb < LEAST_FREE_GB:
         problems.append(
             f"{free_gb:.1f} GB of disk are free in {folder}; expected at least {LEAST_FREE_GB}; free some space, or "
             "set data_path and output_dir to another disk"
         )
-    if not os.access(folder, os.W_OK):
-        problems.append(f"{folder} cannot be written; run in another folder, or set data_path and output_dir")
     return problems
 
 

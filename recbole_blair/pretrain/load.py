@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.read import read_json, shown, why_no_folder
 from recbole_blair.files.write import whole_folder
 from recbole_blair.parallel.distributed import rank
 from recbole_blair.pretrain.model import PairEncoder, TokenHead
@@ -210,9 +211,14 @@ def build_scratch_encoder(
 
     pooling = check_pooling(pooling)
     path = Path(config_path).expanduser()
-    if not (path / "config.json").is_file() and not path.is_file():
-        raise InputError(f"--scratch={config_path}: no such file; give a model's config.json or the folder it is in")
-    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    path = path / "config.json" if why_no_folder(path) is None else path
+    expected = f"a model's config.json or the folder it is in, as --scratch={shown(config_path)}"
+    if not isinstance(read_json(path, expected), dict):
+        raise InputError(f"{path} holds no JSON object; expected {expected}")
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # what a library makes of a wrong value is any exception
+        raise InputError(f"{path}: {str(error).strip().splitlines()[0][:300]}; expected {expected}") from error
     if config.is_encoder_decoder or type(config) not in AutoModelForMaskedLM._model_mapping:
         raise InputError(
             f"--scratch={config_path} is a {config.model_type} model; expected an encoder with a masked-language head, "

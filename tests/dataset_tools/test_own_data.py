@@ -243,7 +243,7 @@ MISTAKES = {
     "no memory": ({"memory_limit": "0"}, "--memory_limit='0' is no size"),
     "a path for a name": ({"dataset": "../x"}, "not a plain name"),
     "an encoding": ({"encoding": "ebcdic"}, "unknown encoding 'ebcdic'; known: utf-8, utf-16, latin-1"),
-    "no such file": ({"interactions": "gone.csv"}, "gone.csv is not there"),
+    "no such file": ({"interactions": "gone.csv"}, "gone.csv: no such file"),
     "item columns alone": ({"item_columns": "title=x"}, "--item_columns needs --items"),
     "instants with last_out": ({"protocol": "last_out", "test_start_ms": 10**12}, "last_out has no instants"),
 }  # fmt: skip
