@@ -26,7 +26,19 @@ if TYPE_CHECKING:
     from recbole_blair.config import Config
     from recbole_blair.data.loader import RowLoader
 
+FIX_NAN = "lower the learning rate or use precision=fp32"
 MORE_ON_A_GPU = 8  # times max_score_elements, which is chosen for a CPU's cache and memory
+
+
+def refuse_not_finite(vectors: Tensor, what: str) -> Tensor:
+    """Return vectors (n, H) if all of their values are finite; their sum tells, in one pass without a copy.
+
+    Raises:
+        FloatingPointError: a value is NaN, or infinite: its product with 0 is NaN.
+    """
+    if not torch.isfinite(vectors.sum(dtype=torch.float32)):
+        raise FloatingPointError(f"{what} is not finite, so scores would be NaN; {FIX_NAN}")
+    return vectors
 
 
 class Evaluator:
@@ -65,7 +77,7 @@ class Evaluator:
             dropped = self.history_before(rows, batch[ITEM_ID]) if self.config["mask_history"] else None
             if by_dot:
                 with self.autocast():
-                    users = model.user_vectors(batch, projected)  # (B, H)
+                    users = refuse_not_finite(model.user_vectors(batch, projected), "a user's vector")  # (B, H)
                 rank[rows] = scorer.ranks(users, batch[ITEM_ID], dropped)
             else:
                 rank[rows] = self.full_ranks(model, batch, dropped)
@@ -80,9 +92,16 @@ class Evaluator:
         return map(self.loader.build, itertools.islice(self.loader.batches(), process_rank(), None, world_size()))
 
     def scorer(self, model: SequentialRecommender, projected: Tensor) -> DotScores:
-        """Lay out the item table of a model that scores by products; inside the precision context."""
+        """Lay out the item table of a model that scores by products; inside the precision context.
+
+        Raises:
+            FloatingPointError: an item's vector is not finite. Ranks are counts of larger scores, so an item whose
+                scores are NaN would lose to every target in silence.
+        """
         coarse = torch.is_autocast_enabled(self.device.type) and has_fast_bf16(self.device)
-        return DotScores(model.item_vectors(projected), coarse, self.max_elements())
+        table = model.item_vectors(projected)  # (N, H)
+        refuse_not_finite(table[1:], "an item's vector")
+        return DotScores(table, coarse, self.max_elements())
 
     def max_elements(self) -> int:
         """Scores held at a time."""
@@ -96,9 +115,16 @@ class Evaluator:
         return rank_in_chunks(lambda part: self.full_scores(model, batch, part), batch[ITEM_ID], dropped, rows)
 
     def full_scores(self, model: SequentialRecommender, batch: Interaction, part: slice) -> Tensor:
-        """Scores (b, N) of a slice of the batch from the model's own full sort, in float32: bfloat16 would tie them."""
+        """Scores (b, N) of a slice of the batch from the model's own full sort, in float32: bfloat16 would tie them.
+
+        Raises:
+            FloatingPointError: an item's score is NaN.
+        """
         piece = type(batch)({k: batch[k][part] for k in batch})
-        return model.full_sort_predict(piece).view(len(piece), -1).float()
+        scores = model.full_sort_predict(piece).view(len(piece), -1).float()
+        if torch.isnan(scores[:, 1:].amax(1)).any():  # a maximum is NaN where one of its values is
+            raise FloatingPointError(f"the model scores an item as NaN; {FIX_NAN}")
+        return scores
 
     def history_before(self, rows: np.ndarray, target: Tensor) -> tuple[Tensor, Tensor]:
         """Every item before each row's target but the target itself: (row, column), two int64 tensors."""
