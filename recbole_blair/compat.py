@@ -4,8 +4,11 @@ Each work-around names its cause, says whether it is needed with what is install
 1.2.1 does badly but this project never calls has none: `recbole.quick_start` (imports ray at its top and reports by
 keyword), `get_flops` (imports thop, which imports distutils, gone in Python 3.12), `Config` with its `sys.argv`.
 
-Importing this file loads PyYAML only; `apply()` loads RecBole and so torch, never ray or transformers.
+Importing this file loads PyYAML only; `apply()` loads RecBole and so torch, never ray or transformers. The imports
+inside functions are of the libraries that are worked around.
 """
+
+from __future__ import annotations
 
 import importlib.util
 import re
@@ -13,6 +16,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Any
 
 import yaml
 
@@ -53,10 +57,10 @@ class Workaround:
     """One departure from what a library does.
 
     Args:
-        name (str): short, as `doctor` prints it.
-        cause (str): what breaks without it, and why.
-        needed (callable): no arguments; True where the installed versions need it and it is not on yet.
-        apply (callable): no arguments; turns it on for this process.
+        name: short, as `doctor` prints it.
+        cause: what breaks without it, and why.
+        needed: True where the installed versions need it and it is not on yet.
+        apply: turns it on for this process.
     """
 
     name: str
@@ -65,7 +69,7 @@ class Workaround:
     apply: Callable[[], None]
 
 
-def installed_version(distribution):
+def installed_version(distribution: str) -> str | None:
     """Return the version of a distribution as text, or None where it is not installed."""
     try:
         return metadata.version(distribution)
@@ -73,13 +77,13 @@ def installed_version(distribution):
         return None
 
 
-def version_tuple(version):
+def version_tuple(version: str) -> tuple[int, ...]:
     """Return the leading whole numbers of a version: `2.13.0+cpu` gives (2, 13, 0)."""
     found = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
-def require_recbole():
+def require_recbole() -> None:
     """Check that RecBole and what it stands on are there, in versions that can work, without importing them.
 
     Raises:
@@ -89,7 +93,7 @@ def require_recbole():
         raise InputError(problem)
 
 
-def find_problems():
+def find_problems() -> list[str]:
     """Return one line, with its fix, for everything about RecBole, torch and pandas that cannot work."""
     problems = []
     if importlib.util.find_spec("recbole") is None:
@@ -117,29 +121,29 @@ def find_problems():
     return problems
 
 
-def _missing_numpy_aliases():
+def _missing_numpy_aliases() -> list[str]:
     import numpy as np
 
     return [name for name in NUMPY_ALIASES if name not in vars(np)]
 
 
-def _apply_numpy_aliases():
+def _apply_numpy_aliases() -> None:
     import numpy as np
 
     for name in _missing_numpy_aliases():
         setattr(np, name, getattr(np, NUMPY_ALIASES[name]))
 
 
-def _dok_update_missing():
+def _dok_update_missing() -> bool:
     from scipy.sparse import dok_matrix
 
     return not hasattr(dok_matrix, "_update")
 
 
-def _apply_dok_update():
+def _apply_dok_update() -> None:
     from scipy.sparse import dok_matrix
 
-    def _update(self, data):
+    def _update(self: Any, data: dict[tuple[int, int], float]) -> None:
         """Store many entries {(row, column): value} at once, unchecked, as SciPy did."""
         self._dict.update(data)
 
@@ -154,50 +158,50 @@ NOISE = (
 )
 
 
-def _noise_filters():
+def _noise_filters() -> list[tuple[Any, ...]]:
     return [
         ("ignore", re.compile(message, re.IGNORECASE), category, re.compile(module), 0)
         for message, category, module in NOISE
     ]
 
 
-def _noise_heard():
+def _noise_heard() -> bool:
     return any(wanted not in warnings.filters for wanted in _noise_filters())
 
 
-def _apply_noise_filters():
+def _apply_noise_filters() -> None:
     for message, category, module in NOISE:
         warnings.filterwarnings("ignore", message=message, category=category, module=module)
 
 
-def _yaml_loader_shared():
+def _yaml_loader_shared() -> bool:
     from recbole.config import Config
 
     return not getattr(Config._build_yaml_loader, "private_loader", False)
 
 
-def _apply_private_yaml_loader():
+def _apply_private_yaml_loader() -> None:
     from recbole.config import Config
 
-    def _build_yaml_loader(self):
+    def _build_yaml_loader(self: Any) -> type[RecBoleLoader]:
         """Return a loader of RecBole's own; the global one stays as it is."""
         return RecBoleLoader
 
-    _build_yaml_loader.private_loader = True
+    _build_yaml_loader.private_loader = True  # type: ignore[attr-defined]
     Config._build_yaml_loader = _build_yaml_loader
 
 
-def _checkpoints_pickled():
+def _checkpoints_pickled() -> bool:
     from recbole.trainer import Trainer
 
     return not getattr(Trainer._save_checkpoint, "plain", False)
 
 
-def _apply_plain_checkpoints():
+def _apply_plain_checkpoints() -> None:
     import torch
     from recbole.trainer import Trainer
 
-    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+    def _save_checkpoint(self: Any, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Store what RecBole's Trainer stores, the config reduced to plain values: weights_only loads it."""
         if not self.config["single_spec"] and self.config["local_rank"] != 0:
             return
@@ -215,18 +219,18 @@ def _apply_plain_checkpoints():
         if verbose:
             self.logger.info(f"Saving current: {path}")
 
-    _save_checkpoint.plain = True
+    _save_checkpoint.plain = True  # type: ignore[attr-defined]
     Trainer._save_checkpoint = _save_checkpoint
 
 
-def _without_modules(model):
+def _without_modules(model: Any) -> Any:
     """Return the model's other parameters without its layers (DIN, DIEN), whose weights are in state_dict."""
     other = model.other_parameter()
     layers = dict(model.named_modules())
     return other and {key: value for key, value in other.items() if value is not layers.get(key, model)}
 
 
-def _plain_config(config):
+def _plain_config(config: Any) -> dict[str, Any]:
     """Return the keys of a RecBole Config whose values are numbers, text or None."""
     values = getattr(config, "final_config_dict", None)
     values = dict(config) if values is None else values
@@ -272,11 +276,11 @@ WORKAROUNDS = (
 _on: list[str] = []
 
 
-def apply():
+def apply() -> list[str]:
     """Turn on every work-around that is needed here. Calling it again changes nothing.
 
     Returns:
-        list of str: names of the work-arounds that are on, in the order of `WORKAROUNDS`.
+        names of the work-arounds that are on, in the order of `WORKAROUNDS`.
 
     Raises:
         InputError: RecBole, torch or pandas is missing or of a version that cannot work; names the fix.

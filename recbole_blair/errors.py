@@ -73,6 +73,6 @@ def run_guarded(run: Callable[[], int | None], is_speaker: Callable[[], bool] = 
             file=sys.stderr,
         )
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it was", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"interrupted; {stopped if stopped.args else 'the same command goes on where it was'}", file=sys.stderr)
         return 130

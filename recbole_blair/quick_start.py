@@ -93,7 +93,7 @@ def run_many(
         return [train_one(info, config.replace(seed=seeds[0], seeds=None, baselines=None))]
     infos = [find_model(name) for name in names]
     join_group(config["device"])
-    root = Path(broadcast(str(config["output_dir"] or str(default_output_dir(config)).rsplit("-", 1)[0])))
+    root = Path(broadcast(str(config["output_dir"] or default_root(config))))
     if (root / run_folder.CONFIG).is_file():
         run_folder.check_same_run(root, config)
     own_keys = set(infos[0].load_defaults())
@@ -216,6 +216,12 @@ def evaluate_test(trainer: BlairTrainer, dataset: BlairDataset, seconds: dict[st
             save_ranks(trainer.run_dir, dataset, ranks)
         run_folder.save_metrics(trainer.run_dir, metrics)
     return metrics
+
+
+def default_root(config: Config) -> Path:
+    """Return the folder of what a configuration asks for: of its one run, or the one that holds its several runs."""
+    folder, n_runs = default_output_dir(config), len(config["seeds"] or [0]) * (1 + len(config["baselines"] or []))
+    return folder if n_runs == 1 else folder.with_name(folder.name.rsplit("-", 1)[0])
 
 
 def default_output_dir(config: Config) -> Path:

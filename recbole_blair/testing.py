@@ -5,14 +5,27 @@
     class TestMyRec(Contract):
         model, plugin = "MyRec", "myrec.py"  # no plugin for an installed package
 
-pytest collects one test a promise. Without pytest, `check_contract("MyRec", plugin="myrec.py")` runs them all.
+pytest collects one test per promise. Without pytest, `check_contract("MyRec", plugin="myrec.py")` runs them all.
 """
 
+from __future__ import annotations
+
 import functools
+import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from recbole_blair.config import Config, resolve_config
+from recbole_blair.registry import find_model, use_plugins
 from recbole_blair.schema import INTER_COLUMNS, ITEM_COLUMNS, TEST_START_MS, VALID_START_MS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from recbole_blair.data.dataset import BlairDataset
+
+# Inside the functions: what loads torch, which a test file that only subclasses Contract does without.
 
 USERS, ITEMS, LONGEST, WIDTH = 30, 20, 12, 12  # of the generated data; WIDTH of its text features
 ROWS = 8  # of the batch that the checks run on
@@ -35,29 +48,29 @@ class Contract:
     """
 
     model = ""
-    plugin = None
-    keys: dict = {}
+    plugin: Path | str | None = None
+    keys: dict[str, Any] = {}
 
-    def case(self):
+    def case(self) -> Case:
         """The model under test."""
         return Case(self.model, find_plugin(self.plugin, type(self).__module__), self.keys)
 
-    def test_the_loss_is_a_finite_scalar_and_reaches_every_parameter(self):
+    def test_the_loss_is_a_finite_scalar_and_reaches_every_parameter(self) -> None:
         check_loss(self.case())
 
-    def test_scores_are_rows_by_items_and_predict_equals_the_full_sort(self):
+    def test_scores_are_rows_by_items_and_predict_equals_the_full_sort(self) -> None:
         check_scores(self.case())
 
-    def test_the_evaluator_ranks_by_the_same_scores(self):
+    def test_the_evaluator_ranks_by_the_same_scores(self) -> None:
         check_dot_product(self.case())
 
-    def test_padding_and_batch_company_change_nothing(self):
+    def test_padding_and_batch_company_change_nothing(self) -> None:
         check_padding(self.case())
 
-    def test_weights_survive_saving_and_loading(self):
+    def test_weights_survive_saving_and_loading(self) -> None:
         check_round_trip(self.case())
 
-    def test_eight_users_can_be_memorised(self):
+    def test_eight_users_can_be_memorised(self) -> None:
         check_memory(self.case())
 
 
@@ -65,14 +78,12 @@ class Case:
     """A small model on generated data.
 
     Args:
-        name (str): of the model.
-        plugin (path | None): its file.
-        keys (dict): keys of its own, above its defaults and the small widths.
+        name: of the model.
+        plugin: its file.
+        keys: keys of its own, above its defaults and the small widths.
     """
 
-    def __init__(self, name, plugin=None, keys=None):
-        from recbole_blair.registry import find_model, use_plugins
-
+    def __init__(self, name: str, plugin: Path | str | None = None, keys: dict[str, Any] | None = None) -> None:
         use_plugins(plugin)
         self.info = find_model(name)
         self.keys = dict(keys or {})
@@ -80,13 +91,12 @@ class Case:
         self.dataset = contract_dataset()
 
     @property
-    def trains(self):
+    def trains(self) -> bool:
         """False for a model without anything to fit."""
         return getattr(self.info.load_class(), "trains", True)
 
-    def build(self, **changes):
+    def build(self, **changes: Any) -> tuple[Config, Any]:
         """Return (Config, model), built with seed 7 whatever `changes` says."""
-        from recbole_blair.config import resolve_config
         from recbole_blair.registry.build_model import build_model
         from recbole_blair.train.runtime import runtime_config, seed_everything
 
@@ -96,19 +106,19 @@ class Case:
         seed_everything(config["seed"] if "seed" in changes else 7)
         return config, build_model(self.info, config, self.dataset)
 
-    def batch(self, config, trim=None):
+    def batch(self, config: Config, trim: bool | None = None) -> Any:
         """Return the first train rows, padded as the model's own training pads them unless `trim` says."""
         from recbole_blair.data.loader import RowLoader
         from recbole_blair.registry.build_model import build_loaders
 
         loaders = build_loaders(self.info, config, self.dataset)
-        trim = loaders["valid"].trim if trim is None else trim
+        trim = getattr(loaders["valid"], "trim", True) if trim is None else trim
         n_neg = getattr(loaders["train"], "n_neg", 0)  # none where whole sequences are trained on
         return next(iter(RowLoader(self.dataset, "train", ROWS, max_length=50, trim=trim, bucket=False, n_neg=n_neg)))
 
 
 @functools.cache
-def contract_dataset():
+def contract_dataset() -> BlairDataset:
     """Return the generated dataset: users walk round a ring of items, so that the next item can be learnt."""
     import torch
 
@@ -122,10 +132,10 @@ def contract_dataset():
     return dataset
 
 
-def write_ring(folder):
+def write_ring(folder: Path) -> Path:
     """Write the atomic files of the generated dataset; returns their folder."""
     folder.mkdir()
-    lines = {"train": [], "valid": [], "test": []}
+    lines: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
     for user in range(USERS):
         length = 4 + user * 7 % (LONGEST - 3)
         items = [f"i{(user * 3 + step) % ITEMS:02d}" for step in range(length)]
@@ -143,28 +153,26 @@ def write_ring(folder):
     return folder
 
 
-def find_plugin(plugin, module):
+def find_plugin(plugin: Path | str | None, module: str) -> Path | str | None:
     """Return a plugin's path: as given, or beside the file of the test's module."""
-    import sys
-
     if plugin is None or Path(plugin).is_file():
         return plugin
     beside = Path(getattr(sys.modules.get(module), "__file__", None) or ".").parent / plugin
     return beside if beside.is_file() else plugin
 
 
-def scores_of(model, batch):
+def scores_of(model: Any, batch: Any) -> Tensor:
     """Score every item for every row, (B, N)."""
     return model.full_sort_predict(batch).view(len(batch), -1)
 
 
-def loss_of(model, batch):
+def loss_of(model: Any, batch: Any) -> Any:
     """The training loss; RecBole's models may return parts."""
     loss = model.calculate_loss(batch)
     return sum(loss) if isinstance(loss, tuple) else loss
 
 
-def check_loss(case):
+def check_loss(case: Case) -> None:
     """The loss is one finite number, and every parameter gets a gradient from it."""
     import torch
 
@@ -179,7 +187,7 @@ def check_loss(case):
     assert not idle, f"the loss does not reach {', '.join(idle)}"
 
 
-def check_scores(case):
+def check_scores(case: Case) -> None:
     """`full_sort_predict` gives (B, N) finite scores, and `predict` those of the rows' own items."""
     import torch
 
@@ -194,7 +202,7 @@ def check_scores(case):
         torch.testing.assert_close(model.predict(batch), own, rtol=1e-4, atol=1e-5)
 
 
-def check_dot_product(case):
+def check_dot_product(case: Case) -> None:
     """Where a model gives `project_items`, the evaluator's way of scoring equals `full_sort_predict`."""
     import torch
 
@@ -216,7 +224,7 @@ def check_dot_product(case):
         torch.testing.assert_close(model.user_vectors(batch), users, rtol=1e-4, atol=1e-4)
 
 
-def check_padding(case):
+def check_padding(case: Case) -> None:
     """Neither padded slots nor the other rows of a batch change a row's scores."""
     import torch
 
@@ -230,12 +238,12 @@ def check_padding(case):
     torch.testing.assert_close(alone, together, rtol=1e-3, atol=1e-4)
 
 
-def rows(batch, i):
+def rows(batch: Any, i: int) -> Any:
     """Row `i` of a batch as a batch of one."""
     return type(batch)({key: batch[key][i : i + 1] for key in batch})
 
 
-def check_round_trip(case):
+def check_round_trip(case: Case) -> None:
     """A model built from another seed scores the same once it has the saved weights."""
     import torch
     from safetensors.torch import load_file
@@ -255,7 +263,7 @@ def check_round_trip(case):
         )
 
 
-def check_memory(case):
+def check_memory(case: Case) -> None:
     """Eight rows are learnt by heart: the loss falls below 30 %, and the target leads in all but one row at most."""
     import torch
 
@@ -285,12 +293,12 @@ def check_memory(case):
 CHECKS = (check_loss, check_scores, check_dot_product, check_padding, check_round_trip, check_memory)
 
 
-def check_contract(model, plugin=None, **keys):
+def check_contract(model: str, plugin: Path | str | None = None, **keys: Any) -> None:
     """Run every check on a model.
 
     Args:
-        model (str): its name.
-        plugin (path | None): its file, where no package registers it.
+        model: its name.
+        plugin: its file, where no package registers it.
         **keys: keys of the model, above its defaults.
 
     Raises:

@@ -1,10 +1,13 @@
 """The command line of training: how arguments are read, what is printed without training."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
 
+from recbole_blair import quick_start
 from recbole_blair.cli.main import main
 from recbole_blair.cli.train import parse
 from recbole_blair.config import resolve_config
@@ -93,6 +96,35 @@ def test_help_lists_every_key_with_its_default(capsys):
     for key, value in (("learning_rate", "0.001"), ("adaptor_dropout_prob", "0.2"), ("plm", "hyp1231/blair")):
         assert re.search(rf"^  {key}: {re.escape(value)}.*#", shown, re.MULTILINE), key
     assert "example: recbole-blair train --model=" in shown
+
+
+def test_ctrl_c_names_the_command_that_goes_on(tmp_path, monkeypatch, capsys):
+    """Without --output_dir the same command would start a new run, in a folder of another time."""
+    folder = write_build(tmp_path / "data", random_sequences(10))
+    monkeypatch.chdir(tmp_path)
+    real = quick_start.seed_everything
+
+    def stopped(seed):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quick_start, "seed_everything", stopped)
+    argv = ["train", "--model=SASRecID", "--dataset=tiny", f"--data_path={folder.parent}", "--epochs=1"]
+    assert main([*argv, "--device=cpu", "--show_progress=False"]) == 130
+    (run,) = (tmp_path / "runs").iterdir()
+    command = f"train --resume={run.relative_to(tmp_path)}"
+    assert f"interrupted; go on with: recbole-blair {command}" in capsys.readouterr().err
+    monkeypatch.setattr(quick_start, "seed_everything", real)
+    assert main(command.split()) == 0
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.name] and (run / "metrics.json").is_file()
+
+
+def test_help_loads_no_heavy_library():
+    code = "import sys; from recbole_blair.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += (
+        "print(sorted({'torch', 'numpy', 'pandas', 'duckdb', 'transformers', 'ray', 'pydantic'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, monkeypatch, capsys):

@@ -80,9 +80,16 @@ def test_what_only_the_processes_find_out_is_said_once_too(tmp_path):
 
 @pytest.mark.parametrize(
     ("nproc", "device", "message"),
-    [(0, "cpu", "1 or more"), ("two", "cpu", "1 or more"), (2, "cuda:1", "one device"), (99, "cuda", "99, but")],
+    [
+        (0, "cpu", "nproc=0 in the configuration is out of range; expected int, 1 to"),
+        ("two", "cpu", "nproc='two' in the configuration is a str; expected int, 1 to"),
+        (2, "cuda:1", "one device"),
+        (99999, "cpu", r"nproc=99999 in the configuration is out of range; .* \(the cores of this machine\)"),
+        (2, "cuda", "--nproc=2, but 0 CUDA devices are visible"),
+    ],
 )
-def test_impossible_numbers_of_processes_are_refused(nproc, device, message):
+def test_impossible_numbers_of_processes_are_refused(monkeypatch, nproc, device, message):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(InputError, match=message):
         check_processes(nproc, device)
 

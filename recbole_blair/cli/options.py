@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from argparse import ArgumentParser
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -13,7 +14,8 @@ from recbole_blair.files.paths import props_dir
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from recbole_blair.parallel.ray_cluster import RayOptions
 
@@ -119,6 +121,15 @@ def refuse_unused(args: Namespace, names: Sequence[str], used: bool, owner: str)
     if given and not used:
         value = shorten(getattr(args, given[0])).strip("'")
         raise InputError(f"--{given[0]}={value} belongs to {owner}; leave it out")
+
+
+@contextlib.contextmanager
+def named_on_interrupt(file: Path, command: str) -> Iterator[None]:
+    """Let the message of Ctrl-C name the command that goes on, once `file` is there for it to go on from."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(*([f"go on with: recbole-blair {command}"] if file.is_file() else [])) from None
 
 
 def keys_text(file: str) -> str:

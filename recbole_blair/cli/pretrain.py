@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -69,8 +71,10 @@ def run(argv: list[str]) -> int:
         return print_config(settings)
     if (settings.pairs is None) == (settings.dataset is None):
         raise InputError(f"give either --pairs=FILE or --dataset=NAME; example: {EXAMPLE}")
-    if settings.output_dir is not None and not options.get("prepare_only"):
-        check_output_folder(settings.output_dir)
+    if not options.get("prepare_only") and not options.get("contamination"):
+        require_extra()
+        if settings.output_dir is not None:
+            check_output_folder(settings.output_dir)
     if settings.dataset is not None:
         settings["pairs"] = str(make_pairs(settings))
         if options.get("contamination"):
@@ -78,8 +82,29 @@ def run(argv: list[str]) -> int:
     if options.get("prepare_only"):
         print(settings.pairs)
         return 0
-    if settings.output_dir is None:
-        settings["output_dir"] = default_folder(settings)
+    if settings.output_dir is not None:
+        return train(settings, ray, num_workers)
+    settings["output_dir"] = default_folder(settings)
+    try:
+        return train(settings, ray, num_workers)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the same command goes on where it was when it has --output_dir={settings.output_dir}, too"
+        ) from None
+
+
+def require_extra() -> None:
+    """Refuse to start without the packages of the extra `pretrain`."""
+    missing = [name for name in ("accelerate", "datasets") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"pretrain needs {' and '.join(missing)}, not installed for {sys.executable}: "
+            "pip install 'recbole-blair[pretrain]'"
+        )
+
+
+def train(settings: Settings, ray: RayOptions | None, num_workers: int | None) -> int:
+    """Train in this process or on Ray, and print the table."""
     if ray:
         from recbole_blair.cluster.pretrain import pretrain_over_cluster
 

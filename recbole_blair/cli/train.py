@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from recbole_blair.cli import tune
-from recbole_blair.cli.options import keys_text, parse_flags, take_options
+from recbole_blair.cli.options import keys_text, named_on_interrupt, parse_flags, take_options
 from recbole_blair.config import Kind, load_yaml, resolve_config
 from recbole_blair.config.keys import props_keys
+from recbole_blair.config.kinds import shorten
 from recbole_blair.errors import InputError
 from recbole_blair.files.output import check_output_folder
 from recbole_blair.parallel.launch import check_processes, is_first_process, launch, started_by_launcher
@@ -73,27 +76,32 @@ def run(argv: list[str]) -> int:
         from recbole_blair.runs.dry_run import print_plan
 
         return print_plan(options["model"], options["dataset"], files, overrides)
-    if not started_by_launcher():
-        nproc = wanted_processes(options["model"], options["dataset"], files, overrides)
-        if nproc > 1:
-            return launch(nproc, ["train", *argv])
-    from recbole_blair.quick_start import run_many
-    from recbole_blair.train.display import print_results
-
-    results = run_many(options["model"], options["dataset"], files, **overrides)
-    if is_first_process():
-        print_results(results)
-    return 0
-
-
-def wanted_processes(model: str, dataset: str, files: Sequence[str], overrides: Mapping[str, Any]) -> int:
-    """Resolve the configuration, so that what is wrong with it is said once, and return its number of processes."""
-    config = resolve_config(find_model(model), dataset, files, overrides)
+    if started_by_launcher():
+        return train(options["model"], options["dataset"], files, overrides)
+    config = resolve_config(find_model(options["model"]), options["dataset"], files, overrides)
     if config["output_dir"]:
         check_output_folder(config["output_dir"])
     if config["nproc"] != 1:
         check_processes(config["nproc"], config["device"])
-    return config["nproc"]
+    from recbole_blair.quick_start import default_root
+
+    folder = str(config["output_dir"] or default_root(config))
+    with named_on_interrupt(Path(folder) / "config.yaml", f"train {shlex.quote(f'--resume={folder}')}"):
+        if config["nproc"] > 1:
+            own = [] if config["output_dir"] else [f"--output_dir={folder}"]
+            return launch(config["nproc"], ["train", *argv, *own])
+        return train(options["model"], options["dataset"], files, {**overrides, "output_dir": folder})
+
+
+def train(model: str, dataset: str, files: Sequence[str], overrides: Mapping[str, Any]) -> int:
+    """Train and print the table."""
+    from recbole_blair.quick_start import run_many
+    from recbole_blair.train.display import print_results
+
+    results = run_many(model, dataset, files, **overrides)
+    if is_first_process():
+        print_results(results)
+    return 0
 
 
 def parse(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -114,8 +122,11 @@ def parse(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def named_in(files: Sequence[str], name: str) -> str | None:
     """The model or the dataset that the last of the YAML files names, such as a sweep's best.yaml; or None."""
-    found = [load_yaml(file).get(name) for file in files]
-    return next((value for value in reversed(found) if value), None)
+    named = [(file, load_yaml(file).get(name)) for file in files]
+    file, value = next((pair for pair in reversed(named) if pair[1]), ("", None))
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"{name}={shorten(value)} in {file} is a {type(value).__name__}; expected a name")
+    return value
 
 
 def plugin_paths(overrides: Mapping[str, Any]) -> str | list[str] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from typing import Any
 
-from recbole_blair.cli.options import keys_text, parse_flags, take_options
+from recbole_blair.cli.options import keys_text, named_on_interrupt, parse_flags, take_options
 from recbole_blair.config import Kind
 from recbole_blair.config.keys import props_keys
 from recbole_blair.errors import InputError, nearest
@@ -56,8 +57,9 @@ def run(argv: list[str]) -> int:
     from recbole_blair.tune.results import print_sweep
 
     check_output_folder(sweep.folder)
-
-    result = run_sweep(sweep)
+    command = f"tune {shlex.quote(f'--resume={sweep.folder}')}"
+    with named_on_interrupt(sweep.folder / "sweep.yaml", command):
+        result = run_sweep(sweep)
     print_sweep(sweep, result)
     return 0 if result["best"] else 1
 

@@ -214,10 +214,10 @@ class Option:
         from argparse import ArgumentTypeError
 
         try:
-            if text == "":
-                raise KindError(text, f"is empty; expected {self.kind.describe()}, or leave it out")
-            typed = self.kind.type in TEXTS and not self.kind.is_list
+            typed = self.kind.type in TEXTS and not self.kind.is_list and text != ""  # `~` may be a separator
             value = text if typed else self.kind.read(BOOLEANS.get(text, text) if self.kind.type == "bool" else text)
+            if value is None:
+                raise KindError(text, f"is empty; expected {self.kind.describe()}, or leave it out")
             return self.kind.check(value)
         except KindError as error:
             # `cli.main.Parser` puts the option's name before the equals sign

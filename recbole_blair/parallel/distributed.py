@@ -1,29 +1,37 @@
-"""Several processes that train together: who they are, what they tell each other, rows of all devices as one tensor.
+"""Several processes that train together: their group, reductions over it, rows of all devices as one tensor.
 
 Every device computes its own loss over everybody's candidates. The mean of those losses is what is minimised, and
 gradients are averaged over the devices afterwards; so a candidate's gradient is the sum over the devices' losses,
 which the backward pass here collects.
 """
 
+from __future__ import annotations
+
 import contextlib
 import datetime
 import os
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from torch import Tensor
+
 WAIT = datetime.timedelta(days=2)  # the first process may convert and encode for a day while the others wait
 
 
-def join_group(device_name):
+def join_group(device_name: str) -> str:
     """Join the processes that torchrun or `--nproc` started; the one process of a plain start joins nothing.
 
     Args:
-        device_name (str): the key `device`; auto and cuda become this process's own GPU.
+        device_name: the key `device`; auto and cuda become this process's own GPU.
 
     Returns:
-        str: the device this process works on.
+        the device this process works on.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return device_name
@@ -33,21 +41,21 @@ def join_group(device_name):
     return f"cuda:{os.environ.get('LOCAL_RANK', rank())}" if on_cuda else "cpu"
 
 
-def leave_group():
-    """Part from the other processes once all have come here: threads of a group that outlive Python can abort it."""
+def leave_group() -> None:
+    """Leave the group once every process has come here: threads of a group that outlive Python can abort it."""
     if world_size() > 1:
         barrier()
         dist.destroy_process_group()
 
 
-def barrier():
+def barrier() -> None:
     """Return when every process has come here."""
     if world_size() > 1:
         dist.all_reduce(torch.zeros(1))  # on the CPU, in the group with the long limit
 
 
 @contextlib.contextmanager
-def main_process_first():
+def main_process_first() -> Iterator[None]:
     """The body runs in the first process, then, when it has ended there, in the others: files are made once."""
     if rank() > 0:
         barrier()
@@ -56,7 +64,7 @@ def main_process_first():
         barrier()
 
 
-def broadcast(value):
+def broadcast(value: Any) -> Any:
     """Return the first process's value of a string, a number or None in every process."""
     if world_size() == 1:
         return value
@@ -65,7 +73,7 @@ def broadcast(value):
     return box[0]
 
 
-def all_reduce_sum(values):
+def all_reduce_sum(values: Any) -> Any:
     """Return the sums over the processes of float64 values (n,), or of a number."""
     if world_size() == 1:
         return values
@@ -74,12 +82,12 @@ def all_reduce_sum(values):
     return total.numpy() if isinstance(values, np.ndarray) else total.item()
 
 
-def world_size():
+def world_size() -> int:
     """Return the number of processes that train together, 1 outside torchrun."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def rank():
+def rank() -> int:
     """Return this process's number, 0 outside torchrun."""
     return dist.get_rank() if world_size() > 1 else 0
 
@@ -88,21 +96,21 @@ class _GatherRows(torch.autograd.Function):
     """all_gather forwards; backwards the sum over devices of the gradients of this device's rows."""
 
     @staticmethod
-    def forward(ctx, rows):
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
         ctx.n_rows = rows.shape[0]
         parts = [torch.empty_like(rows) for _ in range(world_size())]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous()
         dist.all_reduce(grad)
         start = rank() * ctx.n_rows
         return grad[start : start + ctx.n_rows]
 
 
-def gather_rows(rows):
+def gather_rows(rows: Tensor) -> Tensor:
     """Return the rows of every device, by rank; gradients flow back to each row's own device.
 
     Args:
@@ -114,7 +122,7 @@ def gather_rows(rows):
     return _GatherRows.apply(rows) if world_size() > 1 else rows
 
 
-def gather_values(values):
+def gather_values(values: Tensor) -> Tensor:
     """Return the values (B, ...) of every device, by rank, without gradients."""
     if world_size() == 1:
         return values
@@ -123,7 +131,7 @@ def gather_values(values):
     return torch.cat(parts)
 
 
-def mean_over_devices(value):
+def mean_over_devices(value: Tensor) -> Tensor:
     """Return the mean of a scalar tensor over the devices, without gradients."""
     if world_size() == 1:
         return value.detach()
@@ -132,20 +140,21 @@ def mean_over_devices(value):
     return value / world_size()
 
 
-def all_reduce_gradients(parameters, bucket_bytes=1 << 26):
+def all_reduce_gradients(parameters: Iterable[torch.nn.Parameter], bucket_bytes: int = 1 << 26) -> None:
     """Average the gradients of all devices in place.
 
-    One reduction a step over flat buckets: the step runs several forward and backward passes, so hooks that reduce
+    One reduction per step over flat buckets: the step runs several forward and backward passes, so hooks that reduce
     during the backward pass would reduce more than once. A parameter that has no gradient counts as zero, so that
     every device reduces the same buckets.
 
     Args:
-        parameters (iterable of Parameter): the same, in the same order, on every device.
-        bucket_bytes (int): bytes reduced at a time.
+        parameters: the same, in the same order, on every device.
+        bucket_bytes: bytes reduced at once.
     """
     if world_size() == 1:
         return
-    bucket, size = [], 0
+    bucket: list[Tensor] = []
+    size = 0
     for parameter in parameters:
         if not parameter.requires_grad:
             continue
@@ -159,7 +168,7 @@ def all_reduce_gradients(parameters, bucket_bytes=1 << 26):
     _average(bucket)
 
 
-def _average(grads):
+def _average(grads: list[Tensor]) -> None:
     """Average one bucket of gradients of one dtype."""
     if not grads:
         return

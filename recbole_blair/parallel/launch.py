@@ -1,43 +1,46 @@
 """Start several processes of one command on this machine, by PyTorch's own launcher (what torchrun runs)."""
 
+from __future__ import annotations
+
 import logging
 import os
 import sys
 
+from recbole_blair.config.keys import props_keys
+from recbole_blair.config.kinds import usable_cores
 from recbole_blair.errors import InputError
 
 
-def started_by_launcher():
+def started_by_launcher() -> bool:
     """True in a process that torchrun or `launch` started beside others."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def is_first_process():
+def is_first_process() -> bool:
     """True unless this is one of several processes that train together, and not the first."""
     return not started_by_launcher() or os.environ.get("RANK", "0") == "0"
 
 
-def end_together():
+def end_together() -> None:
     """Let the processes that train together end together; nothing for one that never joined others."""
     distributed = sys.modules.get("recbole_blair.parallel.distributed")  # not loaded: never joined
     if started_by_launcher() and distributed is not None:
         distributed.leave_group()
 
 
-def check_processes(nproc, device):
+def check_processes(nproc: int, device: str) -> None:
     """Refuse a number of processes that this machine has no devices for.
 
     Args:
-        nproc (int): processes on this machine.
-        device (str): the key `device`.
+        nproc: processes on this machine.
+        device: the key `device`.
 
     Raises:
-        InputError: not a number above 0, more than there are GPUs, or one GPU named for all.
+        InputError: more than there are GPUs or, on a CPU, cores; one GPU named for all.
     """
-    import torch
+    import torch  # heavy: every command imports this file
 
-    if isinstance(nproc, bool) or not isinstance(nproc, int) or nproc < 1:
-        raise InputError(f"nproc={nproc!r} must be a number of processes, 1 or more")
+    props_keys("overall.yaml").check("nproc", nproc, "the configuration")
     gpus = torch.cuda.device_count()
     if nproc > 1 and ":" in device:
         raise InputError(f"device={device} is one device; with --nproc={nproc} use --device=cuda or --device=cpu")
@@ -47,22 +50,22 @@ def check_processes(nproc, device):
         )
 
 
-def launch(nproc, arguments):
+def launch(nproc: int, arguments: list[str]) -> int:
     """Run `recbole-blair <arguments>` in `nproc` processes; the first one's output is what a person sees.
 
     CPU threads are shared out unless OMP_NUM_THREADS is set.
 
     Args:
-        nproc (int): from 2.
-        arguments (list of str)
+        nproc: from 2.
 
     Returns:
-        int: 0, or the exit status of the process that failed first.
+        0, or the exit status of the process that failed first.
     """
+    # heavy: loads torch
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // nproc)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // nproc)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it repeats the child's own message
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=nproc, rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0",

@@ -4,6 +4,8 @@ What uses Ray (sweeps; encoding, conversion and training over a cluster) enters 
 rest to Ray's own interface. Ray is imported here only when it is needed.
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import os
@@ -12,9 +14,16 @@ import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from recbole_blair.config.kinds import usable_cores
 from recbole_blair.errors import InputError
 from recbole_blair.parallel.environment import NO_AVX512, missing_variables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from types import ModuleType
 
 OBJECT_STORE_MB = 256  # of a cluster started here: data is memory-mapped from its files, not put into the store
 LONGEST_TEMP_DIR = 40  # characters: Ray makes sockets below it, and a socket's path has at most 107
@@ -28,8 +37,8 @@ QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-# On a machine with other work to do, Ray's helpers start slowly; its own limits (30 s, 60 s) would give them up.
-# Its workers would run at niceness 15, behind everything else that the machine does: a sweep beside a run would starve.
+# On a machine with other work to do, Ray's helpers start slowly; its own limits (30 s, 60 s) would end them.
+# Its workers would run at niceness 15, behind everything else on the machine: a sweep beside a run would starve.
 PATIENT = {
     "RAY_agent_register_timeout_ms": "600000",
     "RAY_worker_register_timeout_seconds": "600",
@@ -48,7 +57,7 @@ class Cluster:
     nodes: int
     started_here: bool
 
-    def describe(self):
+    def describe(self) -> str:
         """One line for the screen."""
         where = "started here" if self.started_here else f"{self.nodes} node(s)"
         return f"Ray {where}: {self.cpus:g} CPUs, {self.gpus:g} GPUs"
@@ -62,73 +71,78 @@ class RayOptions:
     cpus: int | None = None
     report_usage: bool = False
 
-    def open(self, **more):
+    def open(self, **more: Any) -> AbstractContextManager[Cluster]:
         """Enter the cluster; `more` are arguments of `ray_cluster`."""
         return ray_cluster(self.address, self.cpus, report_usage=self.report_usage, **more)
 
 
-def node_resources():
+def node_resources() -> list[dict[str, float]]:
     """Return what each node that is alive has: dicts of `CPU`, `GPU`, `memory` (bytes) and what else Ray counts."""
     return [node["Resources"] for node in import_ray().nodes() if node["Alive"]]
 
 
-def places(nodes, **each):
+def places(nodes: Sequence[Mapping[str, float]], **each: float) -> int:
     """Count the processes that fit, each on one node.
 
     Args:
-        nodes (list of dict): of `node_resources`.
+        nodes: of `node_resources`.
         **each: what a process takes, as in CPU=2, GPU=1.
 
-    Returns:
-        int
     """
     wanted = {name: amount for name, amount in each.items() if amount}
     return sum(int(min(node.get(name, 0) // amount for name, amount in wanted.items())) for node in nodes)
 
 
-def cpus_that_fit(nodes, processes):
+def cpus_that_fit(nodes: Sequence[Mapping[str, float]], processes: int) -> int:
     """Return the most whole CPUs that each of `processes` can have, each on one node; 0 when not even one fits."""
     most = int(max((node.get("CPU", 0) for node in nodes), default=0))
     return next((cpus for cpus in range(most, 0, -1) if places(nodes, CPU=cpus) >= processes), 0)
 
 
-def local_cpus():
-    """CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def local_cpus() -> int:
+    """Return the CPUs this process may use."""
+    return usable_cores()
 
 
-def local_gpus():
+def local_gpus() -> int:
     """CUDA devices visible to this process; creates no context on them."""
-    import torch
+    import torch  # heavy: not needed by most who ask for Ray
 
     return torch.cuda.device_count()
 
 
-def import_ray():
+def import_ray() -> ModuleType:
     """Return the ray module.
 
     Raises:
         InputError: it is not installed.
     """
     try:
-        import ray
+        import ray  # heavy, and an extra
     except ImportError as error:
         raise InputError(f"Ray is not installed ({error}); pip install 'recbole-blair[tune]'") from error
     return ray
 
 
 @contextlib.contextmanager
-def ray_cluster(address=None, cpus=None, gpus=None, *, object_store_mb=OBJECT_STORE_MB, report_usage=False):
+def ray_cluster(
+    address: str | None = None,
+    cpus: int | None = None,
+    gpus: int | None = None,
+    *,
+    object_store_mb: int = OBJECT_STORE_MB,
+    report_usage: bool = False,
+) -> Iterator[Cluster]:
     """Connect to Ray, or start it here, for the length of a `with`.
 
     A cluster started here ends with it, and also when this process is killed. One that was running goes on. In a
     process that is connected to Ray already, that connection is used and left as it is.
 
     Args:
-        address (str): `auto`, `host:port` or `ray://host:port`; None starts one on this machine.
-        cpus (int), gpus (int): what a cluster started here offers; None: what this process may use.
-        object_store_mb (int): shared memory of a cluster started here.
-        report_usage (bool): let Ray send its usage statistics.
+        address: `auto`, `host:port` or `ray://host:port`; None starts one on this machine.
+        cpus, gpus: what a cluster started here offers; None: what this process may use.
+        object_store_mb: shared memory of a cluster started here.
+        report_usage: let Ray send its usage statistics.
 
     Yields:
         Cluster
@@ -154,7 +168,9 @@ def ray_cluster(address=None, cpus=None, gpus=None, *, object_store_mb=OBJECT_ST
                 shutil.rmtree(temp_dir, ignore_errors=True)
 
 
-def connect(ray, address, cpus, gpus, object_store_mb, temp_dir):
+def connect(
+    ray: Any, address: str | None, cpus: int | None, gpus: int | None, object_store_mb: int, temp_dir: str | None
+) -> None:
     """Call ray.init, which is not the same for a cluster that runs and for one to start."""
     common = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
     if address:
@@ -188,7 +204,7 @@ def connect(ray, address, cpus, gpus, object_store_mb, temp_dir):
                 ) from error
 
 
-def probe(address):
+def probe(address: str) -> None:
     """Knock at the port of `host:port` or `ray://host:port`; other addresses are left to Ray.
 
     Raises:
@@ -199,9 +215,9 @@ def probe(address):
         socket.create_connection((host.strip("[]"), int(port)), PROBE_S).close()
 
 
-def end_processes_of(temp_dir):
+def end_processes_of(temp_dir: str | None) -> None:
     """Kill the processes of a Ray that was started here; each names its folder, which nobody else has."""
-    import psutil
+    import psutil  # only where a Ray that was started here ends
 
     for process in psutil.process_iter(["cmdline"]):
         if any(f"{temp_dir}/session" in word for word in process.info["cmdline"] or ()):
@@ -209,15 +225,15 @@ def end_processes_of(temp_dir):
                 process.kill()
 
 
-def describe(ray, started_here):
+def describe(ray: Any, started_here: bool) -> Cluster:
     """Ask Ray what it has."""
-    found = ray.cluster_resources()
+    total = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
-    return Cluster(found.get("CPU", 0.0), found.get("GPU", 0.0), nodes, started_here)
+    return Cluster(total.get("CPU", 0.0), total.get("GPU", 0.0), nodes, started_here)
 
 
 @contextlib.contextmanager
-def environment(values):
+def environment(values: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables, which Ray's processes inherit, and put the old ones back."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
@@ -232,7 +248,7 @@ def environment(values):
 
 
 @contextlib.contextmanager
-def quiet_logs():
+def quiet_logs() -> Iterator[None]:
     """Ray's loggers say nothing: what fails raises, and a trial's error is in its own folder and in our lines."""
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
     before = [logger.level for logger in loggers]
@@ -245,7 +261,7 @@ def quiet_logs():
             logger.setLevel(level)
 
 
-def short_temp_dir():
+def short_temp_dir() -> str:
     """A new folder with a path short enough for Ray's sockets."""
     base = tempfile.gettempdir()
     return tempfile.mkdtemp(prefix="rb-", dir=base if len(base) <= LONGEST_TEMP_DIR else str(Path("/tmp")))

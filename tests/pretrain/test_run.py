@@ -268,3 +268,11 @@ def test_compare_prints_a_cosine_an_item(trained, capsys):
     assert found[1] < found[0] - 1e-6
     assert main(["compare", "query", " ", f"--plm={out}"]) == 2
     assert "item 1 is empty" in capsys.readouterr().err
+
+
+def test_without_its_extra_pretrain_names_it(tmp_path, pairs_file, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    assert main(["pretrain", f"--pairs={pairs_file}", f"--output_dir={tmp_path / 'out'}"]) == 2
+    line = capsys.readouterr().err
+    assert "pretrain needs accelerate, not installed for" in line and "'recbole-blair[pretrain]'" in line
+    assert line.count("\n") == 1 and not (tmp_path / "out").exists()
