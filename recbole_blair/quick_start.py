@@ -18,6 +18,7 @@ from recbole_blair import compat
 from recbole_blair.config import VOLATILE_KEYS, Config, load_yaml, resolve_config
 from recbole_blair.data.build import ensure_build, ensure_features
 from recbole_blair.data.dataset import BlairDataset
+from recbole_blair.data.feature_transforms import chosen_transform
 from recbole_blair.errors import InputError
 from recbole_blair.parallel.distributed import barrier, broadcast, join_group, main_process_first, rank
 from recbole_blair.registry import ModelInfo, find_model, remember_plugins, use_plugins
@@ -235,11 +236,12 @@ def open_dataset(info: ModelInfo, config: Config, datasets: Datasets) -> BlairDa
     reads_text = uses_text(info)  # imports the model: its errors come before a conversion of hours
     build_dir = ensure_build(config)
     encoder = ensure_features(config, build_dir) if reads_text else None
-    key = (build_dir, encoder, config["feature_scale"])
+    transform = chosen_transform(config)
+    key = (build_dir, encoder, transform)
     if key not in datasets:
         dataset = BlairDataset(build_dir)
         if encoder:
-            dataset.load_text_features(encoder, config["plm_size"], config["feature_scale"])
+            dataset.load_text_features(encoder, config["plm_size"], transform)
         datasets[key] = dataset
     return datasets[key]
 

@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 import torch
 
 from recbole_blair.data.atomic import open_atomic
+from recbole_blair.data.feature_transforms import load_transform
 from recbole_blair.data.interactions import load_interactions
 from recbole_blair.data.sequences import ragged_range
 from recbole_blair.errors import InputError
 from recbole_blair.schema import ITEM_ID, ITEM_SUFFIX, SPLITS, STATS_SUFFIX, USER_ID
-from recbole_blair.text.features import load_features
+from recbole_blair.text.features import feature_path, load_features
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,13 +117,13 @@ class BlairDataset:
 
     # Item text.
 
-    def load_text_features(self, encoder_name: str, plm_size: int | None = None, scale: str = "raw") -> None:
+    def load_text_features(self, encoder_name: str, plm_size: int | None = None, transform: str = "none") -> None:
         """Map the features of one encoder, rows in `.item` order, checked against this build's ids and texts.
 
         Args:
             encoder_name: as in the feature file's name.
             plm_size: width the features must have; None: any.
-            scale: raw, or rms: divided by their root mean square, in memory instead of mapped.
+            transform: of `feature_transforms`, fitted on the items of training rows; all but `none` take memory.
 
         Raises:
             InputError: no such file, or one of other items, texts or width.
@@ -133,9 +134,9 @@ class BlairDataset:
                 f"{self.name}.{encoder_name}.feature has width {header['width']} but plm_size is {plm_size}; "
                 f"set plm_size: {header['width']} (or leave it empty) or encode again"
             )
-        if scale == "rms":  # x / sqrt(mean(x²)), one number for all items: directions and lengths stay comparable
-            features = features / np.sqrt(np.mean(np.square(features), dtype=np.float64)).astype(np.float32)
-        self.set_text_features(features, header)
+        path = feature_path(self.build_dir, encoder_name)
+        fitted = load_transform(path, transform, features, header, self.items_of_rows("train") - 1)
+        self.set_text_features(fitted.apply(features), header)
 
     def set_text_features(self, features: np.ndarray | Tensor, header: dict[str, Any] | None = None) -> None:
         """Attach features (N - 1, D) float32; row i - 1 is item i."""
@@ -172,6 +173,15 @@ class BlairDataset:
     def item_counts(self, split: str = "train") -> np.ndarray:
         """Return how often each item is a target of a split, (N,) int64, padding 0."""
         return np.bincount(self.seq_items[self.rows[split].target], minlength=self.n_items)
+
+    def items_of_rows(self, split: str) -> np.ndarray:
+        """Return the items of a split's rows, targets and histories, sorted, (m,) int64."""
+        rows, last = self.rows[split], len(self.seq_items)
+        # +1 where a row's events begin, -1 behind its target: an event is in a row where the running sum is above 0.
+        edges = np.zeros(last + 2, np.int64)
+        np.add.at(edges, rows.target - rows.length, 1)
+        np.add.at(edges, rows.target + 1, -1)
+        return np.unique(self.seq_items[edges.cumsum()[:last] > 0]).astype(np.int64)
 
     @property
     def has_times(self) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from recbole_blair.data.build import encoder_options
+from recbole_blair.data.feature_transforms import chosen_transform, load_transform
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import shown, why_no_file
 from recbole_blair.recommend.users import iterate_entries
@@ -20,8 +21,8 @@ from recbole_blair.schema import ITEM_ID, TFIDF_SVD
 from recbole_blair.text.api_client import RowError
 from recbole_blair.text.encode import find_feature_name
 from recbole_blair.text.encoders import load_encoder, resolve_plm
-from recbole_blair.text.features import load_features, read_items
-from recbole_blair.text.item_text import RECIPES, atomic_text, clean_list, item_text
+from recbole_blair.text.features import feature_path, load_features, read_item_texts
+from recbole_blair.text.item_text import RECIPES, atomic_text, clean_list, item_text, text_of_columns
 from recbole_blair.text.weights import weights_hash
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ LARGEST_ERROR = 0.01  # of the catalogue's tfidf-svd vectors fitted again, relat
 
 
 def load_new_items(
-    source: str | Path | Sequence[Mapping[str, Any]], known: Mapping[str, int], ascii_text: bool
+    source: str | Path | Sequence[Mapping[str, Any]],
+    known: Mapping[str, int],
+    ascii_text: bool,
+    text_fields: str | None = None,
 ) -> tuple[list[str], list[str], list[str]]:
     """Load new items.
 
@@ -44,6 +48,7 @@ def load_new_items(
             `features`, `categories`, `description`. Other keys are left aside.
         known: item ids there are already.
         ascii_text: the build's setting.
+        text_fields: columns of the `.item` file that were encoded; None: its text.
 
     Returns:
         ids, titles, texts.
@@ -64,16 +69,28 @@ def load_new_items(
         if item_id in places or item_id in known:
             where = f"is in {places[item_id]} too" if item_id in places else "is in the catalogue already"
             raise InputError(f"{place}: the item {item_id!r} {where}; leave it out, or give it another id")
-        text = atomic_text(item_text(meta, RECIPE, ascii_text))
+        columns = item_columns(meta, ascii_text)
+        text = text_of_columns([columns], text_fields)[0]
         if not text:
             raise InputError(f"{place}: the item {item_id!r} has no text; give it {', '.join(RECIPES[RECIPE])}, or one")
         places[item_id] = place
         ids.append(item_id)
-        titles.append(atomic_text(", ".join(clean_list(meta.get("title"), ascii_text))))
+        titles.append(columns["title"])
         texts.append(text)
     if not ids:
         raise InputError(f"no item in {source!r}; expected JSON lines {{{ITEM_ID}, {', '.join(RECIPES[RECIPE])}}}")
     return ids, titles, texts
+
+
+def item_columns(meta: Mapping[str, Any], ascii_text: bool) -> dict[str, str]:
+    """Return the columns that a new item would have in an `.item` file."""
+    lists = {name: clean_list(meta.get(name), ascii_text) for name in ("title", "categories", "store")}
+    return {
+        "title": atomic_text(", ".join(lists["title"])),
+        "text": atomic_text(item_text(meta, RECIPE, ascii_text)),
+        "categories": atomic_text(" ".join(name.replace(" ", "_") for name in lists["categories"])),
+        "store": atomic_text(", ".join(lists["store"])),
+    }
 
 
 def item_entries(source: str | Path | Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -120,7 +137,7 @@ def rows_of_weights(model: nn.Module) -> Iterator[tuple[str, int]]:
 def encode_new_items(
     run: OpenRun, ids: Sequence[str], texts: Sequence[str], plm: Path | str | None = None, progress: bool = True
 ) -> np.ndarray:
-    """Encode texts with the encoder, pooling, length and precision of the run's features, at their scale.
+    """Encode texts with the encoder, pooling, length and precision of the run's features, transformed as they are.
 
     Args:
         ids: M ids, for errors.
@@ -135,9 +152,9 @@ def encode_new_items(
     """
     assert run.encoder is not None  # check_takes_items: a text model
     features, header = load_features(run.dataset.build_dir, run.encoder)
-    (catalogue,) = read_items(run.dataset.build_dir, ["text"])
+    catalogue = read_item_texts(run.dataset.build_dir, header.get("text_fields"))[1]
     plm = plm or run.config["plm"]
-    if run.encoder == TFIDF_SVD:
+    if run.encoder.startswith(TFIDF_SVD):
         vectors = encode_lexical(features, catalogue, texts)
     else:
         encoder = load_same_encoder(run, header, plm)
@@ -146,9 +163,8 @@ def encode_new_items(
             vectors = encoder.encode(texts, progress=progress)
         except RowError as error:
             raise InputError(f"new item {ids[error.row]}: {error}") from None
-    if run.config["feature_scale"] == "rms":
-        vectors = vectors / np.sqrt(np.mean(np.square(features), dtype=np.float64)).astype(np.float32)
-    return vectors
+    path, rows = feature_path(run.dataset.build_dir, run.encoder), run.dataset.items_of_rows("train") - 1
+    return load_transform(path, chosen_transform(run.config), features, header, rows).apply(vectors)
 
 
 def load_same_encoder(run: OpenRun, header: Mapping[str, Any], plm: Path | str) -> Any:

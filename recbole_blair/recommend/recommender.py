@@ -88,7 +88,9 @@ class Recommender:
                 has gone or is another.
         """
         check_takes_items(self.run)
-        ids, titles, texts = load_new_items(new_items, self.codes, self.config["ascii_text"])
+        ids, titles, texts = load_new_items(
+            new_items, self.codes, self.config["ascii_text"], self.config["text_fields"]
+        )
         append_items(self.model, encode_new_items(self.run, ids, texts, plm, self.show_progress))
         self.item_ids, self.titles = self.item_ids + ids, self.titles + titles
         self._codes = self._tables = None

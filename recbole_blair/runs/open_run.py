@@ -15,6 +15,7 @@ from recbole_blair import compat
 from recbole_blair.config import Config, resolve_config
 from recbole_blair.data.build import encoder_options, ensure_build, ensure_features, find_build
 from recbole_blair.data.dataset import BlairDataset
+from recbole_blair.data.feature_transforms import chosen_transform
 from recbole_blair.errors import InputError
 from recbole_blair.registry import ModelInfo, find_model, remember_plugins, use_plugins
 from recbole_blair.registry.build_model import build_model, uses_text
@@ -85,7 +86,7 @@ class OpenRun:
         """
         weights = checkpoint.load_best(self.folder)  # first: what is damaged is named before features are read
         if self.encoder is not None:
-            self.dataset.load_text_features(self.encoder, self.config["plm_size"], self.config["feature_scale"])
+            self.dataset.load_text_features(self.encoder, self.config["plm_size"], chosen_transform(self.config))
         model = build_model(self.info, self.config, self.dataset)
         checkpoint.fit_weights(model, weights, self.folder, f"{self.info.name} on {self.dataset.build_dir}")
         return model.eval()

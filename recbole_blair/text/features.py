@@ -16,7 +16,7 @@ import numpy as np
 
 from recbole_blair.errors import InputError
 from recbole_blair.schema import FEATURE_HEADER_SUFFIX, FEATURE_SUFFIX, ITEM_ID, ITEM_SUFFIX, TFIDF_SVD
-from recbole_blair.text.item_text import ids_hash, join_fields, text_hash
+from recbole_blair.text.item_text import ids_hash, text_hash, text_of_columns
 
 PROGRESS_SUFFIX = ".partial.json"  # beside a feature file while text/partial.py writes it
 DATA_MAPS_SUFFIX = ".data_maps"
@@ -128,9 +128,9 @@ def read_item_texts(build_dir: Path | str, fields: str | None = None) -> tuple[l
     if fields is None:
         ids, texts = read_items(build_dir)
         return ids, texts
-    names = [name.strip() for name in fields.split(",")]
+    names = list(dict.fromkeys(name.strip() for name in fields.split(",")))
     ids, *columns = read_items(build_dir, [ITEM_ID, *names])
-    return ids, [join_fields([[value] if value else [] for value in row]) for row in zip(*columns)]
+    return ids, text_of_columns([dict(zip(names, row)) for row in zip(*columns)], fields)
 
 
 def load_features(

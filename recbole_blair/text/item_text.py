@@ -105,6 +105,25 @@ def join_fields(fields: Iterable[Sequence[str]]) -> str:
     return " ".join(sentences)
 
 
+def text_of_columns(rows: Sequence[Mapping[str, str]], fields: str | None) -> list[str]:
+    """Return the texts of items given by their columns of an `.item` file.
+
+    Args:
+        rows: column -> value, already cleaned, for each item.
+        fields: columns joined by commas, each closed as a sentence; None: `text` as it is.
+
+    Raises:
+        InputError: a field that the rows do not have.
+    """
+    if fields is None:
+        return [row["text"] for row in rows]
+    names = [name.strip() for name in fields.split(",")]
+    absent = next((name for name in names if rows and name not in rows[0]), None)
+    if absent is not None:
+        raise InputError(f"text_fields={fields}: items have no column {absent!r}; they have {', '.join(rows[0])}")
+    return [join_fields([[row[name]] if row[name] else [] for name in names]) for row in rows]
+
+
 def atomic_text(text: str) -> str:
     """Write a cleaned text so that every reader of an atomic file sees the same line.
 

@@ -50,7 +50,9 @@ DATA_KEYS = (
     "plm_max_length",
     "plm_prompt",
     "plm_dimensions",
+    "text_fields",
     "feature_scale",
+    "feature_transform",
 )  # decide which features are read
 
 

@@ -16,6 +16,7 @@ from builds import random_sequences, write_build, write_features
 from recbole_blair.config import resolve_config
 from recbole_blair.data.build import ensure_build, ensure_features, foreign_build
 from recbole_blair.data.dataset import BlairDataset
+from recbole_blair.data.feature_transforms import fit_transform
 from recbole_blair.errors import InputError
 from recbole_blair.registry import find_model
 
@@ -165,11 +166,30 @@ def test_a_build_lacking_a_split_is_no_build(folder):
     assert foreign_build(settings(folder)) is None
 
 
-def test_rms_scale_makes_the_features_root_mean_square_one(tmp_path):
+def test_items_of_rows_are_targets_and_histories(tmp_path):
+    folder = write_build(tmp_path, random_sequences(n_users=10))
+    dataset = BlairDataset(folder)
+    for split in ("train", "valid", "test"):
+        rows = dataset.rows[split]
+        wanted = {int(i) for t, n in zip(rows.target, rows.length) for i in dataset.seq_items[t - n : t + 1]}
+        assert dataset.items_of_rows(split).tolist() == sorted(wanted)
+
+
+def test_a_transform_is_kept_beside_the_features_and_fitted_again_for_others(tmp_path):
     folder = write_build(tmp_path, random_sequences(n_users=10))
     raw = write_features(folder) * 1.0
     dataset = BlairDataset(folder)
-    dataset.load_text_features("someone--test-encoder", scale="rms")
-    scaled = dataset.text_features.numpy()
-    np.testing.assert_allclose(np.sqrt((scaled**2).mean()), 1.0, rtol=1e-5)
-    np.testing.assert_allclose(scaled * np.sqrt((raw**2).mean()), raw, rtol=1e-4, atol=1e-6)
+    rows = dataset.items_of_rows("train") - 1
+    kept = folder / f"{folder.name}.someone--test-encoder.whiten-4.transform"
+    for name in ("rms", "whiten:4"):
+        dataset.load_text_features("someone--test-encoder", transform=name)
+        np.testing.assert_array_equal(dataset.text_features, fit_transform(name, raw, rows).apply(raw))
+    stamp = kept.stat().st_mtime_ns
+    BlairDataset(folder).load_text_features("someone--test-encoder", transform="whiten:4")
+    assert kept.stat().st_mtime_ns == stamp
+    raw = write_features(folder, seed=1) * 1.0
+    kept.write_bytes(kept.read_bytes()[:100])
+    dataset.load_text_features("someone--test-encoder", transform="whiten:4")
+    np.testing.assert_array_equal(dataset.text_features, fit_transform("whiten:4", raw, rows).apply(raw))
+    dataset.load_text_features("someone--test-encoder")
+    np.testing.assert_array_equal(dataset.text_features, raw)

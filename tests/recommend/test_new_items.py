@@ -34,8 +34,10 @@ def open_run(run, *args, **keys):
     ("model", "keys"),
     [
         ("UniSRecBlair", {}), ("UniSRecBlair", {"feature_scale": "rms"}), ("SASRecText", {}), ("LRURecText", {}),
+        ("UniSRecBlair", {"feature_transform": "whiten:6"}),
+        ("SASRecText", {"feature_transform": "zca", "text_fields": "text,text"}),
     ],
-    ids=["UniSRecBlair", "rms", "SASRecText", "LRURecText"],
+    ids=["UniSRecBlair", "rms", "SASRecText", "LRURecText", "whitened", "zca of fields"],
 )  # fmt: skip
 def test_a_new_item_scores_as_the_same_text_in_the_catalogue(make_run, model, keys):
     run = make_run(model, **keys)
