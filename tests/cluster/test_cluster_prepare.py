@@ -66,6 +66,7 @@ def test_a_task_a_domain_writes_the_same_bytes(tmp_path, capfd):
     ("more", "message"),
     [
         (("--max_history=0",), "--max_history=0 is out of range; expected int, 1 to 100,000"),
+        (("--valid_start_ms=1658002729837", "--test_start_ms=1628643414042"), "is not before test_start_ms"),
         (("--ray_address=auto",), "--ray_address=auto belongs to --engine=ray"),
         (("--engine=ray", "--source=csv"), "--engine=ray makes Amazon's domains"),
     ],
