@@ -22,6 +22,7 @@ def load(
     plugin: Path | str | None = None,
     device: str = "auto",
     precision: str | None = None,
+    ops: str | None = None,
     show_progress: bool = True,
 ) -> Recommender:
     """Open a trained run to recommend, score and encode with it.
@@ -35,6 +36,7 @@ def load(
         plugin: where the file of a model of one's own is; None: where the run had it.
         device: auto (CUDA when present), cpu, cuda, cuda:N.
         precision: fp32, bf16 or auto; None: the run's own.
+        ops: fast, or plain: the definitions of recbole_blair/ops/plain.py; None: the run's own.
         show_progress: progress bars on stderr.
 
     Returns:
@@ -51,5 +53,5 @@ def load(
     from recbole_blair.recommend.recommender import load as load_recommender
     from recbole_blair.runs.open_run import Places
 
-    places = Places(data_path=data_path, plugin=plugin, device=device, precision=precision)
+    places = Places(data_path=data_path, plugin=plugin, device=device, precision=precision, ops=ops)
     return load_recommender(run, new_items, plm, show_progress, places)

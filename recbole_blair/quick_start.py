@@ -20,6 +20,7 @@ from recbole_blair.data.build import ensure_build, ensure_features
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.feature_transforms import chosen_transform
 from recbole_blair.errors import InputError
+from recbole_blair.ops import use_ops
 from recbole_blair.parallel.distributed import barrier, broadcast, join_group, main_process_first, rank
 from recbole_blair.registry import ModelInfo, find_model, remember_plugins, use_plugins
 from recbole_blair.registry.build_model import build_loaders, build_model, uses_text
@@ -180,10 +181,10 @@ def training(
     if config["threads"]:
         torch.set_num_threads(config["threads"])
     started = time.perf_counter()
-    with main_process_first():
+    with use_ops(config["ops"]), main_process_first():
         dataset = open_dataset(info, config, {} if datasets is None else datasets)
     seconds = {"load": time.perf_counter() - started}
-    with run_folder.only_trainer(run_dir):
+    with use_ops(config["ops"]), run_folder.only_trainer(run_dir):
         if rank() == 0:
             run_folder.save_config(run_dir, config)
         barrier()

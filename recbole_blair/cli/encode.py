@@ -15,6 +15,7 @@ from recbole_blair.cli.options import (
 )
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import shown, why_no_folder
+from recbole_blair.ops import use_ops
 from recbole_blair.schema import DEFAULT_PLM, PROTOCOLS, TFIDF_SVD
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def configure(parser: Parser) -> None:
     add("--text_fields", key="text_fields", help="columns of the .item file, as in title,store; empty: text")
     add("--device", key="device", default="auto", help="auto and cuda: every GPU; cuda:N; cpu")
     add("--precision", kind=PRECISION_KIND, default="auto", help="auto: bf16 where the chip has it; fp16: GPUs alone")
+    add("--ops", key="ops", help="fast or plain; empty: fast")
     add("--plm_base_url", help="server of openai:NAME; empty: OPENAI_BASE_URL, else its own")
     add("--plm_concurrency", key="plm_concurrency", help="requests to openai:NAME in flight; empty: 4")
     add("--plm_send_dimensions", key="plm_send_dimensions", help="False: the server takes no such parameter")
@@ -69,10 +71,12 @@ def run(args: Namespace) -> int:
         **{name: value for name, value in encoder_options(args).items() if value is not None},
     }
     folder, ray = _build_folder(args), ray_options(args.engine, vars(args), CLUSTER_ONLY)
+    refuse_unused(args, ("ops",), ray is None, "--engine=local")
     if ray is None:
         from recbole_blair.text.encode import encode_build  # heavy: loads NumPy
 
-        path = encode_build(folder, args.plm, **options)
+        with use_ops(args.ops or "fast"):
+            path = encode_build(folder, args.plm, **options)
     else:
         # heavy: loads NumPy
         from recbole_blair.cluster.encode import encode_build_over_cluster

@@ -26,6 +26,7 @@ def configure(parser: Parser) -> None:
     add("--data_path", kind="path", help="folder of the builds; empty: the run's own")
     add("--raw_dir", kind="path", help="folder of the raw files; empty: the run's own")
     add("--device", key="device", default="auto", help="auto, cuda, cuda:N or cpu")
+    add("--ops", key="ops", help="fast or plain; empty: the run's own")
     add("--mask_history", action="store_true", help="take the history's items out of the ranking")
     kinds = "popularity, history_length, new_item, category, time"
     add("--by", help=f"breakdowns, separated by commas: {kinds}")
@@ -37,7 +38,7 @@ def run(args: Namespace) -> int:
     from recbole_blair.report.breakdown import parse_breakdowns
 
     changes: dict[str, Any] = {"mask_history": True} if args.mask_history else {}
-    places = ("topk", "plugin", "plm", "data_path", "raw_dir", "device")
+    places = ("topk", "plugin", "plm", "data_path", "raw_dir", "device", "ops")
     changes.update({key: getattr(args, key) for key in places if getattr(args, key) is not None})
     by = [] if args.by is None else parse_breakdowns(args.by)
     from recbole_blair.report import evaluation

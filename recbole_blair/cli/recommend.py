@@ -49,6 +49,7 @@ def add_run_options(parser: Parser) -> None:
     add("--plugin", help="file of a model of one's own; empty: where the run had it")
     add("--device", key="device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--precision", key="precision", help="fp32, bf16 or auto; empty: the run's own")
+    add("--ops", key="ops", help="fast or plain; empty: the run's own")
     add("--quiet", action="store_true", help="no progress bars")
 
 
@@ -64,6 +65,7 @@ def open_recommender(args: Namespace) -> Recommender:
         plugin=args.plugin,
         device=args.device,
         precision=args.precision,
+        ops=args.ops,
         show_progress=not args.quiet,
     )
 

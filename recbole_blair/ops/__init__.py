@@ -18,6 +18,7 @@ ops/plain.py says what each operation means; the other files hold its fast forms
 - normalise_rows: rows to length 1.
 - attend: softmax attention of histories, with dropout.
 - attend_text, fits_attend_text: softmax attention of texts without gradients; whether it takes these tensors.
+- all_gather_rows: rows of all devices as one tensor that gradients flow through.
 - pack_encoder: pack a frozen encoder's weights for products on the CPU.
 - rank_targets, rank_in_chunks: the targets' ranks among all scores; the same, some rows at a time.
 - drop_scores: leave scores out of a ranking.
@@ -36,6 +37,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from recbole_blair.ops.all_gather import all_gather_rows
     from recbole_blair.ops.attention import attend, attend_text, fits_attend_text
     from recbole_blair.ops.device import has_fast_bf16, per_device, resolve_device, resolve_precision, row_chunks
     from recbole_blair.ops.dot_scores import DotScores
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 # PEP 562: a name's file is loaded when the name is first asked for, so that `keep_freed_memory` does not load torch.
 # No file has the name of something it holds: `ops.linear` is the file, whatever was loaded before.
 _NAMES = {
+    "all_gather": ("all_gather_rows",),
     "attention": ("attend", "attend_text", "fits_attend_text"),
     "device": ("has_fast_bf16", "per_device", "resolve_device", "resolve_precision", "row_chunks"),
     "dot_scores": ("DotScores",),

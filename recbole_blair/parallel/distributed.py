@@ -92,36 +92,6 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-class _GatherRows(torch.autograd.Function):
-    """all_gather forwards; backwards the sum over devices of the gradients of this device's rows."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        ctx.n_rows = rows.shape[0]
-        parts = [torch.empty_like(rows) for _ in range(world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous()
-        dist.all_reduce(grad)
-        start = rank() * ctx.n_rows
-        return grad[start : start + ctx.n_rows]
-
-
-def gather_rows(rows: Tensor) -> Tensor:
-    """Return the rows of every device, by rank; gradients flow back to each row's own device.
-
-    Args:
-        rows (B, D): the same B on every device.
-
-    Returns:
-        Tensor: (world * B, D).
-    """
-    return _GatherRows.apply(rows) if world_size() > 1 else rows
-
-
 def gather_values(values: Tensor) -> Tensor:
     """Return the values (B, ...) of every device, by rank, without gradients."""
     if world_size() == 1:

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from recbole_blair.parallel.distributed import gather_rows, rank, world_size
+from recbole_blair.ops import all_gather_rows
+from recbole_blair.parallel.distributed import rank, world_size
 from recbole_blair.pretrain.data import tokenise
 
 WHOLE_SCAN_ROWS, SCAN_ROWS = 1_000_000, 100_000  # pairs read whole for candidates; pairs read at a time
@@ -130,7 +131,7 @@ def encode_texts(model, tokenizer, texts, *, max_length, pad_id, device, autocas
             if bar is not None:
                 bar.update(len(rows))
     model.train(was_training)
-    return gather_rows(out)[: len(texts)]
+    return all_gather_rows(out)[: len(texts)]
 
 
 def evaluate_retrieval(model, tokenizer, task, *, topk=(10, 100), progress=True, **options):

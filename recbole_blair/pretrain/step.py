@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from recbole_blair.losses import info_nce_loss
-from recbole_blair.parallel.distributed import gather_rows, gather_values, mean_over_devices, rank
+from recbole_blair.ops import all_gather_rows
+from recbole_blair.parallel.distributed import gather_values, mean_over_devices, rank
 from recbole_blair.pretrain.noise import IGNORE, counter_uniform, drop_spans, mask_tokens
 
 
@@ -68,9 +69,9 @@ def contrastive_loss(vectors, batch, objective):
         mask = torch.zeros((), dtype=torch.bool, device=vectors.device)
         for key in (batch["item_key"], batch["metadata_key"]):
             mask = mask | (key[:, None] == gather_values(key))  # (B, world * B)
-    loss = info_nce_loss(contexts, gather_rows(metadata), target, objective.temperature, mask)
+    loss = info_nce_loss(contexts, all_gather_rows(metadata), target, objective.temperature, mask)
     if objective.symmetric:
-        back = info_nce_loss(metadata, gather_rows(contexts), target, objective.temperature, mask)
+        back = info_nce_loss(metadata, all_gather_rows(contexts), target, objective.temperature, mask)
         loss = (loss + back) / 2
     return loss
 

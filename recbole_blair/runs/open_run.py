@@ -17,6 +17,7 @@ from recbole_blair.data.build import encoder_options, ensure_build, ensure_featu
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.feature_transforms import chosen_transform
 from recbole_blair.errors import InputError
+from recbole_blair.ops import use_ops
 from recbole_blair.registry import ModelInfo, find_model, remember_plugins, use_plugins
 from recbole_blair.registry.build_model import build_model, uses_text
 from recbole_blair.schema import SPLITS
@@ -40,6 +41,7 @@ class Places:
         plugin: file of a model of the user's own.
         device: auto (CUDA when present), cpu, cuda, cuda:N.
         precision: fp32, bf16 or auto.
+        ops: fast or plain; in this process from now on.
     """
 
     data_path: Path | str | None = None
@@ -48,6 +50,7 @@ class Places:
     plugin: Path | str | None = None
     device: str = "auto"
     precision: str | None = None
+    ops: str | None = None
 
     def keys(self) -> dict[str, str]:
         """Return the keys of a configuration that are given."""
@@ -122,6 +125,7 @@ def open_run(
     info = find_model(saved.pop("model"))
     metrics = load_metrics(run_dir) or {}
     config = runtime_config(resolve_config(info, saved.pop("dataset"), (), saved))
+    use_ops(config["ops"])  # until another run is opened
     reads_text = uses_text(info)  # imports the model: its errors come first
     build_dir = ensure_build(config) if make_missing else need_build(config, run_dir)
     encoder = None

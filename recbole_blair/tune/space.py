@@ -41,7 +41,7 @@ DRAWS = 200  # times a point that was tried already is drawn again before the sp
 # Keys that say what is measured, on what, or for how long: trials that differ in them cannot be compared.
 SHARED_KEYS = frozenset(PREPARE_KEYS) | VOLATILE_KEYS | {
     "metrics", "topk", "valid_metric", "mask_history", "save_ranks", "max_score_elements", "eval_batch_size",
-    "eval_step", "epochs", "device",
+    "eval_step", "epochs", "device", "ops",
 }  # fmt: skip
 DATA_KEYS = (
     "plm",

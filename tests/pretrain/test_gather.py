@@ -6,9 +6,9 @@ import socket
 import torch
 import torch.multiprocessing as mp
 
+from recbole_blair.ops import all_gather_rows
 from recbole_blair.parallel.distributed import (
     all_reduce_gradients,
-    gather_rows,
     gather_values,
     leave_group,
     mean_over_devices,
@@ -47,7 +47,7 @@ def worker(rank, port, tokenizer, chunk, symmetric, out):
     losses, grads = one_step(tokenizer, half, chunk, symmetric)
     mean = {name: mean_over_devices(value) for name, value in losses.items()}
     rows = torch.full((2, 3), float(rank))
-    assert gather_rows(rows).tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
+    assert all_gather_rows(rows).tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
     assert gather_values(torch.tensor([rank, 7])).tolist() == [0, 7, 1, 7]
     torch.save({"losses": mean, "grads": grads}, f"{out}.{rank}")
     leave_group()
@@ -83,4 +83,4 @@ def test_two_processes_with_gradient_caching_and_both_directions(tokenizer, tmp_
 
 def test_one_process_gathers_itself():
     rows = torch.randn(2, 3, requires_grad=True)
-    assert gather_rows(rows) is rows and float(mean_over_devices(torch.tensor(4.0))) == 4.0
+    assert all_gather_rows(rows) is rows and float(mean_over_devices(torch.tensor(4.0))) == 4.0
