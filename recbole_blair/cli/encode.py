@@ -39,7 +39,7 @@ def configure(parser: Parser) -> None:
     add("--data_path", kind="path", default="dataset", help="folder that holds the builds")
     add("--protocol", key="protocol", default="timestamp", help="which build of the dataset")
     add("--build", kind="path", help="a build's folder, in place of --dataset")
-    add("--plm", key="plm", default=DEFAULT_PLM, help=f"hub id, folder, openai:NAME, or {TFIDF_SVD}")
+    add("--plm", key="plm", default=DEFAULT_PLM, help=f"hub id, folder, openai:NAME, vectors:FILE, or {TFIDF_SVD}")
     add_encoder_options(parser)
     add("--text_fields", key="text_fields", help="columns of the .item file, as in title,store; empty: text")
     add("--device", key="device", default="auto", help="auto and cuda: every GPU; cuda:N; cpu")

@@ -80,7 +80,8 @@ def check_options(plm: str, options: Mapping[str, Any], numbers: Mapping[str, in
             raise InputError(f"{flag}={value} must be at least 1")
     kind = resolve_plm(plm)[0]
     if kind not in ("hub", "folder"):
-        why = "asks a server" if kind == "openai" else "is fitted on the whole catalogue in one process"
+        reasons = {"openai": "asks a server", "vectors": "is read from a file"}
+        why = reasons.get(kind, "is fitted on the whole catalogue in one process")
         raise InputError(f"--plm={plm} {why}, so --engine=ray does not spread it; leave --engine out")
     device = options.get("device", "auto")
     if device not in DEVICES:

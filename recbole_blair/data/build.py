@@ -17,6 +17,7 @@ from recbole_blair.text.encode import encode_build, find_feature_name, other_set
 from recbole_blair.text.encoders import resolve_plm
 from recbole_blair.text.features import feature_path, features_are_whole, read_header
 from recbole_blair.text.options import EncoderOptions
+from recbole_blair.text.vectors import PREFIX as READY_VECTORS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,7 +119,8 @@ def ensure_features(config: Mapping[str, Any], build_dir: Path, trained_with: st
             f"the encoder folder {config['plm']} of this run has gone, and {build_dir.name} has no features of "
             f"{trained_with}; give the folder's place now by --plm=FOLDER"
         )
-    check_has_text(build_dir)
+    if not config["plm"].startswith(READY_VECTORS):
+        check_has_text(build_dir)
     options = encoder_options(config)
     name = find_feature_name(build_dir, config["plm"], **options)
     path = feature_path(build_dir, name)

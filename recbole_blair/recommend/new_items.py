@@ -154,6 +154,11 @@ def encode_new_items(
     features, header = load_features(run.dataset.build_dir, run.encoder)
     catalogue = read_item_texts(run.dataset.build_dir, header.get("text_fields"))[1]
     plm = plm or run.config["plm"]
+    if header.get("kind") == "vectors":
+        raise InputError(
+            f"{run.folder} was trained on ready vectors ({header.get('source')}): there is no encoder for new items; "
+            "train with an encoder to add some"
+        )
     if run.encoder.startswith(TFIDF_SVD):
         vectors = encode_lexical(features, catalogue, texts)
     else:

@@ -28,7 +28,8 @@ from recbole_blair.text.layout import DOCUMENT, Layout, read_layout
 from recbole_blair.text.options import DECIDING, EncoderOptions
 from recbole_blair.text.partial import PartialFeatures
 from recbole_blair.text.prompts import find_prompt
-from recbole_blair.text.weights import weights_hash
+from recbole_blair.text.vectors import VectorsEncoder
+from recbole_blair.text.weights import hash_files, weights_hash
 
 FORMAT = 2  # of the header and the progress file; 1 knew neither modules nor prompts
 
@@ -84,6 +85,8 @@ def encode_build(
     about = {"format": FORMAT, **encoder.description(), "text_fields": wanted.text_fields, **about}
     about["asked"] = wanted.asked()
     with naming_items(ids):
+        if isinstance(encoder, VectorsEncoder):
+            encoder.take_items(ids)
         plan = encoder.plan(texts, batch_tokens)
         with PartialFeatures(path, about, len(plan), encoder, batch_tokens) as work:
             _encode_rows(work, encoder, texts, plan, batch_tokens, progress)
@@ -149,6 +152,8 @@ def other_settings(header: dict[str, Any], plm: Path | str, options: EncoderOpti
     Loads no model and calls no hub: what the model decides by itself is compared where its folder is here.
     """
     kind, value = resolve_plm(plm)
+    if kind == "vectors":
+        return [] if header.get("file_sha256") == hash_files([value]) else ["it was made from other vectors"]
     if kind == TFIDF_SVD:
         fit = load_encoder(plm).description()["fit"]
         return [] if header.get("fit") == fit else ["it was made with other settings of tfidf-svd"]

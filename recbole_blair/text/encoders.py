@@ -19,6 +19,7 @@ from recbole_blair.text.api_models import api_encoder_name, width_of
 from recbole_blair.text.hub import WITHOUT_NETWORK, fetch_snapshot
 from recbole_blair.text.lexical import LexicalEncoder
 from recbole_blair.text.options import DECIDING, EncoderOptions
+from recbole_blair.text.vectors import PREFIX, VectorsEncoder, find_vectors, vectors_name
 from recbole_blair.text.weights import weights_hash
 
 OWN_ORGANISATION = "hyp1231/"  # of the papers' encoders, whose published feature files go by the model's name alone
@@ -68,7 +69,7 @@ def encoder_name(plm: Path | str, **options: Any) -> str:
     """Return the encoder's part of a feature file's name; no model is loaded.
 
     Args:
-        plm: hub id, folder, `tfidf-svd` or `openai:NAME`.
+        plm: hub id, folder, `tfidf-svd`, `openai:NAME` or `vectors:FILE`.
         **options: of `EncoderOptions`.
 
     Returns:
@@ -87,6 +88,8 @@ def encoder_name(plm: Path | str, **options: Any) -> str:
         return api_encoder_name(value, wanted.dimensions) + wanted.suffix(named)
     if kind == TFIDF_SVD:
         return TFIDF_SVD + wanted.suffix(["text_fields"])
+    if kind == "vectors":
+        return vectors_name(value) + wanted.suffix(["dimensions"])
     if kind == "hub":
         return value.removeprefix(OWN_ORGANISATION).replace("/", "--") + wanted.suffix()
     return f"{value.name}-{weights_hash(value)[:8]}{wanted.suffix()}"
@@ -99,14 +102,16 @@ def first_format_name(plm: Path | str, **options: Any) -> str:
         return f"openai-{value.rsplit('/', 1)[-1]}-{width_of(value, options.get('dimensions'))}"
     if kind == "hub":
         return value.rsplit("/", 1)[-1]
-    return TFIDF_SVD if kind == TFIDF_SVD else f"{value.name}-{weights_hash(value)[:8]}"
+    if kind == "folder":
+        return f"{value.name}-{weights_hash(value)[:8]}"
+    return encoder_name(plm, **options)
 
 
 def load_encoder(plm: Path | str, **options: Any) -> Encoder:
     """Load an encoder.
 
     Args:
-        plm: hub id, folder, `tfidf-svd` or `openai:NAME`.
+        plm: hub id, folder, `tfidf-svd`, `openai:NAME` or `vectors:FILE`.
         **options: of `EncoderOptions`.
 
     Returns:
@@ -121,12 +126,14 @@ def load_encoder(plm: Path | str, **options: Any) -> Encoder:
 
 
 def resolve_plm(plm: Path | str) -> tuple[str, Any]:
-    """Say what `plm` means: (`tfidf-svd`, None), (`openai`, NAME), (`folder`, absolute Path) or (`hub`, id)."""
+    """Return what `plm` means: (tfidf-svd, None), (openai, NAME), (vectors, file), (folder, Path) or (hub, id)."""
     text = str(plm).strip()
     if text == TFIDF_SVD:
         return TFIDF_SVD, None
     if text.startswith("openai:"):
         return "openai", text[len("openai:") :]
+    if text.startswith(PREFIX):
+        return "vectors", find_vectors(text[len(PREFIX) :])
     folder = Path(os.path.abspath(os.path.expanduser(text)))
     if text and folder.is_dir():
         return "folder", folder
@@ -159,7 +166,8 @@ _BELONGS = (  # option, its flag, kinds of encoders that have it, what those are
     ("base_url", "plm_base_url", ("openai",), "--plm=openai:NAME"),
     ("revision", "revision", ("hub",), "a hub id"),
     ("pooling", "pooling", ("hub", "folder"), "a model of one's own, whose states are pooled here"),
-    ("dimensions", "plm_dimensions", _ALL_MODELS, "a pretrained encoder"),
+    ("dimensions", "plm_dimensions", (*_ALL_MODELS, "vectors"), "a pretrained encoder"),
+    ("text_fields", "text_fields", (*_ALL_MODELS, TFIDF_SVD), "encoders of texts"),
     ("prompt", "plm_prompt", _ALL_MODELS, "a pretrained encoder"),
     ("query_prompt", "plm_query_prompt", _ALL_MODELS, "a pretrained encoder"),
 )
@@ -208,4 +216,5 @@ _LOADERS: dict[str, Callable[[Any, EncoderOptions, str], Encoder]] = {
     "folder": _load_folder,
     "hub": _load_hub,
     "openai": _load_openai,
+    "vectors": VectorsEncoder,
 }

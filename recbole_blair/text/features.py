@@ -272,7 +272,7 @@ def _load_upstream(
     path: Path, maps_path: Path, ids: Sequence[str], width: int | None, encoder_name: str
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Read upstream's pair: row i - 1 of the features belongs to id i of the maps, 0 is padding."""
-    rows_of, n_rows = _upstream_rows(maps_path, encoder_name)
+    rows_of, n_rows = upstream_rows(maps_path, encoder_name)
     missing = [item for item in ids if item not in rows_of]
     if missing:
         raise InputError(
@@ -308,7 +308,7 @@ def _load_upstream(
     return features, header
 
 
-def _upstream_rows(maps_path: Path, encoder_name: str) -> tuple[dict[str, int], int]:
+def upstream_rows(maps_path: Path, encoder_name: str) -> tuple[dict[str, int], int]:
     """Return {item: row} and the number of rows of a `.data_maps` file."""
     try:
         item2id = json.loads(maps_path.read_text(encoding="utf-8"))["item2id"]

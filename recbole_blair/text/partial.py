@@ -40,6 +40,7 @@ _SAME_ROWS = (
     "modules",
     "prompt",
     "text_fields",
+    "file_sha256",
     "max_length",
     "precision",
     "ids_sha256",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -57,11 +58,13 @@ def weights_hash(folder: Path | str) -> str:
         InputError: no model in the folder, or one with modules that are not offered.
     """
     layout = read_layout(folder)
-    stamps = []
-    for path in [*weight_files(layout.backbone), *head_files(layout)]:
-        stat = path.stat()
-        stamps.append((str(path), stat.st_size, stat.st_mtime_ns))
-    return _hash_files(tuple(stamps))
+    return hash_files([*weight_files(layout.backbone), *head_files(layout)])
+
+
+def hash_files(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of files one after the other, hex; kept until one changes."""
+    stats = [(path, path.stat()) for path in paths]
+    return _hash_files(tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats))
 
 
 @lru_cache(maxsize=32)
