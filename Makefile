@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: install demo test test-slow test-gpu test-heavy coverage lint bench wheel clean
+.PHONY: install demo test test-slow test-gpu test-heavy coverage lint bench bench-gpu wheel clean
 
 install: $(STAMP)
 
@@ -52,6 +52,9 @@ lint: install
 
 bench: install
 	$(BIN)/python tests/bench/run_all.py --scale=$(SCALE)
+
+bench-gpu: install
+	@$(BIN)/python tests/bench/bench_gpu.py
 
 wheel: install
 	rm -rf build dist

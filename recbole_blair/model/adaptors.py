@@ -58,7 +58,7 @@ class MoEAdaptor(nn.Module):
         x = x.to(dtype or self.weight.dtype)
         with torch.autocast(x.device.type, enabled=False):
             gates = self.gate_values(x)  # (n, E)
-            shift = torch.einsum("ehd,ed->eh", self.weight, self.bias)  # W_e b_e: (E, H)
+            shift = torch.bmm(self.weight, self.bias[:, :, None]).squeeze(2)  # W_e b_e: (E, H)
             dropped = apply_dropout(x, self.dropout_prob, self.training)
             return mix_experts(dropped, self.weight.to(x.dtype), shift.to(x.dtype), gates)
 

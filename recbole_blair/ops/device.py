@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = 1 << 24  # of a block that is worked on at a time on the CPU, so that it stays in the cache
 ALIGNED = 8  # a GPU's matrix units want rows of whole 16 bytes: so many bfloat16 numbers
-ROWS_AT_A_TIME = {"cpu": 2048, "cuda": 1 << 16}  # of an operation that works in chunks: a CPU's cache, or a GPU filled
+ROWS_AT_A_TIME = {"cpu": 2048, "cuda": 1 << 18}  # of an operation that works in chunks: a CPU's cache, or a GPU filled
 
 
 def resolve_device(name: str = "auto") -> torch.device:

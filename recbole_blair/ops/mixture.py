@@ -43,7 +43,7 @@ class ExpertMixture(torch.autograd.Function):
         apply_experts = linear_with(weight.reshape(-1, width), -shift.flatten())
         for span in row_chunks(len(x), per_device(ROWS_AT_A_TIME, x.device)):
             experts = apply_experts(x[span]).view(-1, n_experts, hidden)  # (c, E, H)
-            mixed[span] = sum_weighted(experts, share[span])  # (c, H)
+            sum_weighted(experts, share[span], mixed[span])  # (c, H)
             if any(ctx.needs_input_grad):
                 kept.append(experts)
         ctx.save_for_backward(x, weight, gates, *kept)
@@ -62,21 +62,30 @@ class ExpertMixture(torch.autograd.Function):
             # (E, H, c): rows last, as the product wants them
             spread = (share[span].T.contiguous()[:, None] * grad[span].T.contiguous()).view(n_experts * hidden, -1)
             add_product(grad_weight, spread, x[span])
-            grad_gates[span] = torch.bmm(experts, grad[span, :, None]).squeeze(2)
+            multiply_rows(experts, grad[span, :, None], grad_gates[span, :, None])
             if grad_x is not None:
                 grad_x[span] = product(spread.T, weight.reshape(-1, width))
         return grad_x, grad_weight.view_as(weight).to(weight.dtype), grad_shift.to(weight.dtype), grad_gates
 
 
-def sum_weighted(experts: Tensor, share: Tensor) -> Tensor:
-    """Sum over experts (c, E, H) of share (c, E) times each: (c, H).
+def multiply_rows(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Write each row's product a (c, n, k) b (c, k, m) to `out` (c, n, m), which may be of another dtype."""
+    if out.dtype == a.dtype:
+        torch.bmm(a, b, out=out)
+    else:
+        out.copy_(torch.bmm(a, b))
+
+
+def sum_weighted(experts: Tensor, share: Tensor, out: Tensor) -> None:
+    """Write the sum over experts (c, E, H) of share (c, E) times each to `out` (c, H).
 
     On the CPU as a bag of E rows per item: several times faster than as many products of one row.
     """
     if experts.device.type != "cpu":
-        return torch.bmm(share[:, None], experts).squeeze(1)
+        torch.bmm(share[:, None], experts, out=out[:, None])
+        return
     n_rows = share.numel()
-    return F.embedding_bag(
+    out.copy_(F.embedding_bag(
         torch.arange(n_rows), experts.reshape(n_rows, -1), torch.arange(0, n_rows, share.shape[1]), mode="sum",
         per_sample_weights=share.reshape(-1),
-    )  # fmt: skip
+    ))  # fmt: skip

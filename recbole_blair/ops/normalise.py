@@ -31,7 +31,7 @@ class NormalisedRows(torch.autograd.Function):
         for span in row_chunks(len(x), per_device(ROWS_AT_A_TIME, x.device)):
             row = x[span].to(wide)
             torch.reciprocal(row.norm(dim=1, keepdim=True).clamp_(min=LEAST_NORM), out=inverse[span])
-            unit[span] = row * inverse[span]
+            torch.mul(row, inverse[span], out=unit[span])
         ctx.save_for_backward(unit, inverse)
         ctx.input_dtype = x.dtype
         return unit
@@ -44,5 +44,5 @@ class NormalisedRows(torch.autograd.Function):
         for span in row_chunks(len(grad), per_device(ROWS_AT_A_TIME, grad.device)):
             g, u = grad[span].to(inverse.dtype), unit[span].to(inverse.dtype)
             across = torch.addcmul(g, u, (g * u).sum(1, keepdim=True), value=-1)
-            grad_x[span] = across.mul_(inverse[span])
+            torch.mul(across, inverse[span], out=grad_x[span])
         return grad_x, None
