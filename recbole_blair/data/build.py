@@ -145,8 +145,9 @@ def encoder_has_gone(plm: str, trained_with: str) -> bool:
         kind, value = resolve_plm(plm)
     except InputError:
         return True
-    parts = value.replace("/", "--"), value.rsplit("/", 1)[-1]
-    return kind == "hub" and not trained_with.startswith(parts)
+    if kind != "hub":
+        return False
+    return not trained_with.startswith((str(value).replace("/", "--"), str(value).rsplit("/", 1)[-1]))
 
 
 def check_has_text(build_dir: Path) -> None:

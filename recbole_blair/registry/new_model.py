@@ -9,6 +9,7 @@ from pathlib import Path
 from recbole_blair.errors import InputError
 from recbole_blair.files.paths import PACKAGE_DIR
 from recbole_blair.files.write import write_text
+from recbole_blair.registry import RECBOLE_UNSUPPORTED, list_models
 
 MODEL = '''"""{name}: a recommender over frozen item text."""
 
@@ -124,8 +125,6 @@ def check_new_name(name: str) -> None:
     Raises:
         InputError: see there.
     """
-    from recbole_blair.registry import RECBOLE_UNSUPPORTED, list_models
-
     if not re.fullmatch(r"[A-Z][A-Za-z0-9]*", name) or keyword.iskeyword(name):
         raise InputError(f"{name!r} is no name for a model; expected letters and digits, a capital first, as in MyRec")
     taken = {known.lower(): known for known in (*list_models(), *RECBOLE_UNSUPPORTED)}
