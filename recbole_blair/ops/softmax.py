@@ -14,7 +14,7 @@ from recbole_blair.ops.device import ALIGNED, CACHE_BYTES, per_device
 from recbole_blair.ops.linear import add_product, product
 from recbole_blair.ops.switch import fast_form_of
 
-SUM_PART = 128  # numbers summed to one bfloat16 on the way to a row's sum
+SUM_PART = 128  # numbers whose sum is rounded to one bfloat16 on the way to the sum of a row
 LARGEST_BOUND = 40.0  # sums of exp(40) and of exp(-40) are normal float32 values
 LOGITS_AT_A_TIME = {"cpu": 1 << 27, "cuda": 1 << 28}  # on a GPU: half a gigabyte in bfloat16
 
