@@ -6,16 +6,17 @@ is replaced: the new one is recorded first, so that a kill between the two write
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_blair.errors import InputError
-from recbole_blair.files.write import write_bytes, write_text
+from recbole_blair.files.write import whole_file, write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 CHECKSUMS = "checksums.json"
 BLOCK_BYTES = 1 << 22  # read at a time
@@ -63,6 +64,8 @@ def read_checksums(folder: Path | str, fix: str) -> dict[str, list[str]] | None:
         lists = {name: [one] if isinstance(one, str) else list(one) for name, one in value.items()}
         if not all(isinstance(digest, str) for digests in lists.values() for digest in digests):
             raise ValueError("a digest is no text")
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in lists):
+            raise ValueError("a name leads out of the folder")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -89,18 +92,47 @@ def check_recorded(path: Path | str, fix: str) -> bool:
     return True
 
 
-def write_recorded(path: Path | str, data: bytes) -> None:
-    """Write a file whole and record its digest in `checksums.json` beside it, before the file has its name."""
+def check_folder(folder: Path | str, fix: str, may_lack: bool = False) -> bool:
+    """Compare every file that `checksums.json` in a folder records, files of its subfolders among them.
+
+    Args:
+        fix: what to do, the end of the message.
+        may_lack: files may be missing; those that are there are compared.
+
+    Returns:
+        bool: False where the folder has no `checksums.json`.
+
+    Raises:
+        InputError: a file is missing or has another digest, or `checksums.json` is damaged.
+    """
+    recorded = read_checksums(folder, fix)
+    for name, digests in (recorded or {}).items():
+        if not may_lack or (Path(folder) / name).exists():
+            check_sha256(Path(folder) / name, digests, fix)
+    return recorded is not None
+
+
+def write_checksums(folder: Path, names: Iterable[str]) -> None:
+    """Record files of a folder, by their paths in it."""
+    digests = {name: file_sha256(folder / name) for name in names if name != CHECKSUMS}
+    write_text(folder / CHECKSUMS, checksums_text(digests))
+
+
+@contextlib.contextmanager
+def recorded_file(path: Path | str) -> Iterator[Path]:
+    """Yield the temporary path of a file that is written whole; record its digest before it has its name."""
     path = Path(path)
-    try:
-        recorded: dict[str, list[str]] = read_checksums(path.parent, "") or {}
-    except InputError:  # a damaged list: what it said of other files is lost, they are written anew as well
-        recorded = {}
-    former = [file_sha256(path)] if path.is_file() else []
-    former = [digest for digest in former if digest in recorded.get(path.name, former)]
-    digests = {**recorded, path.name: list(dict.fromkeys([hashlib.sha256(data).hexdigest(), *former]))}
-    write_text(path.parent / CHECKSUMS, checksums_text(digests))
-    write_bytes(path, data)
+    # The inner file is in place when its block ends: the list before the file.
+    with whole_file(path) as temporary, whole_file(path.parent / CHECKSUMS) as listing:
+        yield temporary
+        try:
+            recorded: dict[str, list[str]] = read_checksums(path.parent, "") or {}
+        except InputError:  # a damaged list: what it said of other files is lost, they are written anew as well
+            recorded = {}
+        former = [file_sha256(path)] if path.is_file() else []
+        former = [digest for digest in former if digest in recorded.get(path.name, former)]
+        digests = {**recorded, path.name: list(dict.fromkeys([file_sha256(temporary), *former]))}
+        listing.write_text(checksums_text(digests), encoding="utf-8")
 
 
 def checksums_text(digests: Mapping[str, str | list[str]]) -> str:

@@ -1,7 +1,8 @@
 """The trained encoder as a published one looks: transformers and sentence-transformers load the same folder.
 
 Layout: config.json, model.safetensors, the tokenizer, modules.json and 1_Pooling (which state the pooling), README.md
-(the model card). Vectors are raw pooled states; nothing in the folder normalises them.
+(the model card), checksums.json (of all the others). Vectors are raw pooled states; nothing in the folder normalises
+them.
 """
 
 import json
@@ -12,11 +13,12 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.checksum import write_checksums
 from recbole_blair.files.write import put_in_place, work_folder
 from recbole_blair.pretrain.load import HEADS_FILE, quiet_loading
 from recbole_blair.schema import VERSION
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, CARD = "model.safetensors", "README.md"
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers")
 NO_LICENCE = "not stated by the base; see where it came from"
 
@@ -38,9 +40,11 @@ def export_encoder(model, tokenizer, folder, card):
         tokenizer.save_pretrained(staging)
         length = text_limit(model, tokenizer)
         write_sentence_transformer_files(staging, model.pooling, whole.config.hidden_size, length)
-        (staging / "README.md").write_text(card, encoding="utf-8")
+        (staging / CARD).write_text(card, encoding="utf-8")
         if model.token_head is not None:
             write_heads(staging / HEADS_FILE, model)
+        names = [str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file()]
+        write_checksums(staging, [name for name in names if name != CARD])  # who adds to the card damages nothing
         files = [path for path in staging.rglob("*") if path.is_file()]
         for path in sorted(files, key=lambda p: p.name == WEIGHTS):
             target = folder / path.relative_to(staging)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from recbole_blair.errors import InputError
-from recbole_blair.files.write import explained, whole_file, write_json
+from recbole_blair.files.checksum import check_folder, check_recorded, recorded_file, write_checksums
+from recbole_blair.files.write import explained, write_json
 from recbole_blair.parallel.distributed import all_reduce_gradients, rank, world_size
 from recbole_blair.pretrain.data import EpochOrder
 from recbole_blair.pretrain.retrieval import evaluate_retrieval
@@ -175,6 +176,7 @@ class PairTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
+            write_checksums(folder, [path.name for path in folder.iterdir()])
             write_json(folder / WHOLE, {"step": self.state.global_step, "world_size": world_size()}, indent=2)
             for other in folder.parent.glob("checkpoint-*"):
                 if other != folder:
@@ -206,7 +208,7 @@ def last_whole_checkpoint(folder, processes):
     """Return the newest whole checkpoint of `folder`, or None; interrupted ones are left aside.
 
     Raises:
-        InputError: it belongs to another number of processes, whose random states would not fit.
+        InputError: it is damaged, or belongs to another number of processes, whose random states would not fit.
     """
     found = []
     for path in Path(folder).glob("checkpoint-*"):
@@ -215,6 +217,7 @@ def last_whole_checkpoint(folder, processes):
     if not found:
         return None
     path = max(found)[1]
+    check_folder(path, f"delete {path} to train from the beginning, or take another --output_dir")
     processes_then = json.loads((path / WHOLE).read_text())["world_size"]
     if processes_then != processes:
         raise InputError(
@@ -225,11 +228,16 @@ def last_whole_checkpoint(folder, processes):
 
 
 def write_weights(path, model):
-    """Write a model's tensors, each once."""
-    with whole_file(path) as temporary:
+    """Write a model's tensors, each once, and the file's checksum."""
+    with recorded_file(path) as temporary:
         save_file({name: value.cpu().contiguous() for name, value in model.unique_state().items()}, temporary)
 
 
 def load_weights(path, model):
-    """Load what `write_weights` wrote."""
+    """Load what `write_weights` wrote.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    check_recorded(path, f"delete {path.parent} to train from the beginning, or take another --output_dir")
     model.load_unique_state(load_file(path))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.checksum import check_folder, read_checksums
 from recbole_blair.text.layout import Layout, read_layout
+
+FIX_DAMAGE = "copy the encoder again, or, if you changed it on purpose, delete its checksums.json"
 
 
 def weight_files(folder: Path | str) -> list[Path]:
@@ -55,16 +58,29 @@ def weights_hash(folder: Path | str) -> str:
     other.
 
     Raises:
-        InputError: no model in the folder, or one with modules that are not offered.
+        InputError: no model in the folder, one with modules that are not offered, or one whose files are not those
+            that its `checksums.json` records (`recbole-blair pretrain` writes it).
     """
     layout = read_layout(folder)
+    recorded = read_checksums(folder, FIX_DAMAGE) or {}
+    check_unchanged(str(folder), stamp_files(path for path in map(Path(folder).joinpath, recorded) if path.exists()))
     return hash_files([*weight_files(layout.backbone), *head_files(layout)])
 
 
 def hash_files(paths: Sequence[Path]) -> str:
     """Return the SHA-256 of files one after the other, hex; kept until one changes."""
-    stats = [(path, path.stat()) for path in paths]
-    return _hash_files(tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+    return _hash_files(stamp_files(paths))
+
+
+def stamp_files(files: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Return (path, bytes, modification time in ns) of files."""
+    return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+
+
+@lru_cache(maxsize=32)
+def check_unchanged(folder: str, stamps: tuple[tuple[str, int, int], ...]) -> None:
+    """Compare an encoder's files with its `checksums.json`; in one process again only when one has changed."""
+    check_folder(folder, FIX_DAMAGE, may_lack=True)  # who wants vectors needs no heads
 
 
 @lru_cache(maxsize=32)

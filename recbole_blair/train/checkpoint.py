@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from recbole_blair.errors import InputError
-from recbole_blair.files.checksum import check_recorded, write_recorded
+from recbole_blair.files.checksum import check_recorded, recorded_file, write_checksums
 from recbole_blair.files.write import remove, whole_folder
 from recbole_blair.train.display import say
 from recbole_blair.train.run_folder import CHECKPOINT
@@ -36,8 +36,13 @@ def best_path(run_dir: Path | str) -> Path:
 
 def save_weights(path: Path | str, model: nn.Module) -> None:
     """Write a model's weights as safetensors, and their checksum; buffers the dataset supplies are not among them."""
-    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    write_recorded(path, save(state))
+    with recorded_file(path) as temporary:
+        temporary.write_bytes(weights_bytes(model))
+
+
+def weights_bytes(model: nn.Module) -> bytes:
+    """Return the content of a safetensors file of a model's weights."""
+    return save({k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()})
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
@@ -73,8 +78,9 @@ def save_epoch(run_dir: Path | str, epoch: int, model: nn.Module, state: dict[st
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with whole_folder(folder) as temporary:
-        save_weights(temporary / WEIGHTS, model)
-        write_recorded(temporary / STATE, buffer.getvalue())
+        (temporary / WEIGHTS).write_bytes(weights_bytes(model))
+        (temporary / STATE).write_bytes(buffer.getvalue())
+        write_checksums(temporary, (WEIGHTS, STATE))
     for earlier in root.glob("epoch-*"):
         if earlier != folder:
             remove(earlier)

@@ -4,7 +4,16 @@ import pytest
 
 from recbole_blair.errors import InputError
 from recbole_blair.files import checksum
-from recbole_blair.files.checksum import CHECKSUMS, check_recorded, check_sha256, checksums_text, file_sha256
+from recbole_blair.files.checksum import (
+    CHECKSUMS,
+    check_folder,
+    check_recorded,
+    check_sha256,
+    checksums_text,
+    file_sha256,
+    recorded_file,
+    write_checksums,
+)
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
 MILLION_A = "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"  # B.3
@@ -62,3 +71,44 @@ def test_a_file_that_cannot_be_read_is_named(file, damage):
         file.mkdir()
     with pytest.raises(InputError, match=r"data cannot be read \(.*copy it again"):
         check_recorded(file, FIX)
+
+
+def test_a_replaced_file_is_known_before_and_after(tmp_path):
+    """A kill before the rename leaves the old file, whose digest still stands in the list; earlier ones do not."""
+    for content in (b"one", b"two", b"three"):
+        with pytest.raises(KeyboardInterrupt), recorded_file(tmp_path / "data") as temporary:
+            temporary.write_bytes(b"never")
+            raise KeyboardInterrupt
+        with recorded_file(tmp_path / "data") as temporary:
+            temporary.write_bytes(content)
+        assert check_recorded(tmp_path / "data", FIX)
+    for content, known in ((b"two", True), (b"one", False)):
+        (tmp_path / "data").write_bytes(content)
+        if known:
+            assert check_recorded(tmp_path / "data", FIX)
+        else:
+            with pytest.raises(InputError, match="is damaged"):
+                check_recorded(tmp_path / "data", FIX)
+
+
+def test_a_folder_with_subfolders(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "sub" / "b").write_bytes(b"2")
+    assert check_folder(tmp_path, FIX) is False
+    write_checksums(tmp_path, ["a", "sub/b"])
+    assert check_folder(tmp_path, FIX) is True
+    (tmp_path / "a").unlink()
+    assert check_folder(tmp_path, FIX, may_lack=True) is True
+    with pytest.raises(InputError, match="a cannot be read"):
+        check_folder(tmp_path, FIX)
+    (tmp_path / "sub" / "b").write_bytes(b"3")
+    with pytest.raises(InputError, match="b is damaged"):
+        check_folder(tmp_path, FIX, may_lack=True)
+
+
+@pytest.mark.parametrize("name", ["../data", "/etc/passwd", "sub/../../data"])
+def test_a_list_does_not_lead_out_of_its_folder(tmp_path, name):
+    (tmp_path / CHECKSUMS).write_text(checksums_text({name: ABC}))
+    with pytest.raises(InputError, match="a name leads out of the folder"):
+        check_folder(tmp_path, FIX)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from safetensors.torch import load_file
 
 from recbole_blair.cli.compare import compare
 from recbole_blair.cli.main import main
+from recbole_blair.errors import InputError
+from recbole_blair.files.checksum import write_checksums
+from recbole_blair.pretrain.trainer import WHOLE, last_whole_checkpoint
 from tests.pretrain.conftest import THINGS, WORDS, pair_rows, sentences, tiny_config
 
 FAST = ["--device=cpu", "--precision=fp32", "--show_progress=False", "--per_device_batch=8", "--max_length=24"]
@@ -255,7 +259,10 @@ def test_mlm_without_a_mask_token_is_refused(tmp_path, pairs_file, encoder_folde
     assert "has no mask token, which mlm needs" in capsys.readouterr().err
 
 
-DEFAULTS = {"revision": None, "pooling": None, "max_length": 512, "cache_dir": None}
+DEFAULTS = {
+    "revision": None, "pooling": None, "max_length": 512, "cache_dir": None, "plm_prompt": None,
+    "plm_query_prompt": None, "plm_dimensions": None,
+}  # fmt: skip
 
 
 def test_compare_prints_a_cosine_an_item(trained, capsys):
@@ -276,3 +283,40 @@ def test_without_its_extra_pretrain_names_it(tmp_path, pairs_file, monkeypatch, 
     line = capsys.readouterr().err
     assert "pretrain needs accelerate, not installed for" in line and "'recbole-blair[pretrain]'" in line
     assert line.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json", "1_Pooling/config.json"])
+def test_a_flipped_bit_in_an_exported_encoder_is_named(trained, tmp_path, capsys, file):
+    folder = shutil.copytree(trained[0], tmp_path / "encoder")
+    assert (folder / "checksums.json").is_file()
+    argv = ["compare", "a query", "an item", f"--plm={folder}", "--device=cpu"]
+    (folder / "README.md").write_text("who adds to the card damages nothing")
+    shutil.rmtree(folder / "pretraining")  # vectors need no heads
+    assert main(argv) == 0
+    data = bytearray((folder / file).read_bytes())
+    data[-3] ^= 1
+    (folder / file).write_bytes(data)
+    capsys.readouterr()
+    assert main(argv) == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    assert f"{file} is damaged" in error or Path(file).name in error
+    if file == "model.safetensors":
+        assert f"{folder / file} is damaged: its SHA-256" in error and "delete its checksums.json" in error
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt"])
+def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path, file):
+    folder = tmp_path / "checkpoint-7"
+    folder.mkdir()
+    for name in ("model.safetensors", "optimizer.pt"):
+        (folder / name).write_bytes(name.encode())
+    write_checksums(folder, ["model.safetensors", "optimizer.pt"])
+    (folder / WHOLE).write_text('{"step": 7, "world_size": 1}')
+    assert last_whole_checkpoint(tmp_path, 1) == folder
+    (folder / file).write_bytes(b"other")
+    with pytest.raises(InputError, match=rf"{file} is damaged: .*delete .*checkpoint-7 to train from the beginning"):
+        last_whole_checkpoint(tmp_path, 1)
+    (folder / file).unlink()
+    with pytest.raises(InputError, match=rf"{file} cannot be read"):
+        last_whole_checkpoint(tmp_path, 1)
