@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from pathlib import Path
 
 from dataset_tools.pools.candidate_pools import CANDIDATES, PoolRequest, build_pool, read_item_ids
 from dataset_tools.storage.resources import Resources
-from recbole_blair.errors import run_guarded
+from recbole_blair.errors import InputError, run_guarded
+from recbole_blair.files.read import read_json
+
+CATEGORIES = "a JSON object item id -> category"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,7 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Draw a pool and print what it holds."""
-    categories = json.loads(Path(args.categories).read_text(encoding="utf-8")) if args.categories else None
+    categories = read_json(args.categories, CATEGORIES) if args.categories else None
+    if categories is not None and not isinstance(categories, dict):
+        raise InputError(f"{args.categories} holds no JSON object; expected {CATEGORIES}")
     request = PoolRequest(read_item_ids(args.queries), categories, args.candidates, args.seed)
     domains = args.domains.split(",") if args.domains else None
     report = build_pool(request, args.raw_dir, args.output, domains, Resources(args.memory_limit))

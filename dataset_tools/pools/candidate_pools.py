@@ -9,7 +9,6 @@ Source: arXiv:2403.03952 section 4.3 (50 in-domain candidates per pair). The rel
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import shutil
@@ -23,6 +22,7 @@ from dataset_tools.pools import pool_parts
 from dataset_tools.raw.fetch import find_metadata
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
+from recbole_blair.files.read import iter_csv
 from recbole_blair.files.write import write_json
 from recbole_blair.schema import ITEM_ID
 
@@ -185,15 +185,11 @@ def read_item_ids(path: Path | str) -> list[str]:
     Raises:
         InputError: no such file or column, or no row.
     """
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if ITEM_ID not in (reader.fieldnames or []):
-                columns = ", ".join(reader.fieldnames or ["nothing"])
-                raise InputError(f"{path} has the columns {columns}; expected {ITEM_ID} among them")
-            ids = [row[ITEM_ID].strip() for row in reader]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected a query file with a column {ITEM_ID}") from None
+    ids = []
+    for row in iter_csv(path, f"a query file with a column {ITEM_ID}"):
+        if ITEM_ID not in row:
+            raise InputError(f"{path} has the columns {', '.join(map(str, row))}; expected {ITEM_ID} among them")
+        ids.append((row[ITEM_ID] or "").strip())
     if not ids or not all(ids):
         raise InputError(f"{path}: {'a row without' if ids else 'no row with'} {ITEM_ID}")
     return ids

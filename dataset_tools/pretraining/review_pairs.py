@@ -26,6 +26,7 @@ from dataset_tools.storage.duckdb_session import quote
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import file_sha256
+from recbole_blair.files.read import check_file, iter_lines
 from recbole_blair.files.write import put_in_place, work_folder, write_json
 from recbole_blair.schema import VALID_START_MS
 from recbole_blair.text.item_text import clean_text, item_text
@@ -190,9 +191,10 @@ def load_excluded(duck: DuckDBSession, settings: PairSettings) -> None:
     duck.run("CREATE TABLE excluded_item (item_id VARCHAR)")
     duck.run("CREATE TABLE excluded_review (key VARCHAR)")
     if items is not None:
-        lines = Path(items).read_text(encoding="utf-8").split()
+        lines = [word for _, line in iter_lines(items, "item ids, one per line") for word in line.split()]
         duck.con.execute("INSERT INTO excluded_item SELECT unnest(?)", [lines])
     if reviews is not None:
+        check_file(reviews, "JSON lines of user_id, item_id, timestamp")
         columns = "{user_id: 'VARCHAR', item_id: 'VARCHAR', timestamp: 'BIGINT'}"
         source = f"read_json({quote(reviews)}, format='newline_delimited', columns={columns})"
         try:
