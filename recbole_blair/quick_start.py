@@ -20,6 +20,7 @@ from recbole_blair.data.build import ensure_build, ensure_features
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.feature_transforms import chosen_transform
 from recbole_blair.errors import InputError
+from recbole_blair.files.output import check_output_folder
 from recbole_blair.ops import use_ops
 from recbole_blair.parallel.distributed import barrier, broadcast, join_group, main_process_first, rank
 from recbole_blair.registry import ModelInfo, find_model, remember_plugins, use_plugins
@@ -158,7 +159,7 @@ def start_run(config: Config) -> tuple[Config, Path]:
     compat.apply()
     config = runtime_config(config)
     config = config.replace(nproc=count_processes(config))
-    run_dir = Path(broadcast(str(config["output_dir"] or default_output_dir(config))))
+    run_dir = check_output_folder(broadcast(str(config["output_dir"] or default_output_dir(config))))
     if (run_dir / run_folder.CONFIG).is_file():
         run_folder.check_same_run(run_dir, config)
     return config, run_dir

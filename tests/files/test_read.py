@@ -20,6 +20,7 @@ from recbole_blair.files.read import (
     read_json,
     read_parquet,
     read_text,
+    read_yaml,
     why_no_folder,
 )
 
@@ -160,6 +161,23 @@ def test_parquet(tmp_path):
 def test_files_that_failed(name):
     with pytest.raises(InputError, match=name):
         list(iter_jsonl(CASES / name, "users"))
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason=f"no {CASES}")
+@pytest.mark.parametrize("name", ["bin.yaml", "bomb4.yaml", "bomb_space.yaml", "deep.yaml"])
+def test_yaml_that_failed(name):
+    start = time.monotonic()
+    with pytest.raises(InputError, match=rf"{name}.*; expected keys and values") as failure:
+        read_yaml(CASES / name, "keys and values")
+    assert "\n" not in str(failure.value) and time.monotonic() - start < 5
+
+
+def test_yaml(tmp_path):
+    assert read_yaml(file(tmp_path, "a: 1e-3\nb: 2024-99-99\n")) == {"a": 0.001, "b": "2024-99-99"}
+    assert read_yaml(file(tmp_path, "")) is None
+    for content, message in {"a: [1\nb: 2\n": "line 2 is not valid YAML", "a: \0": "is not valid YAML"}.items():
+        with pytest.raises(InputError, match=message):
+            read_yaml(file(tmp_path, content))
 
 
 def test_json_that_is_right_passes_unchanged(tmp_path):
