@@ -241,6 +241,52 @@ def test_odd_yaml_files(workplace, values):
         file.unlink()
 
 
+NOT_FINITE = [
+    ("train", key, value)
+    for key in ("learning_rate", "temperature", "weight_decay", "hidden_dropout_prob", "initializer_range")
+    for value in (".nan", ".inf", "-.inf")
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "key", "value"),
+    [
+        *NOT_FINITE,
+        *[("pretrain", key, ".nan") for key in ("learning_rate", "temperature", "mlm_weight", "sample_share")],
+        *[("train", "topk", "[" * 3000), ("train", "learning_rate", "2024-99-99"), ("train", "epochs", "1e23")],
+        *[("train", "nproc", "99999"), ("train", "plm_concurrency", "99999"), ("tune", "ray_cpus", "99999")],
+        *[
+            (command, "threads", n)
+            for command in ("train", "prepare", "stats", "reproduce")
+            for n in ["0", "-1", "1e11"]
+        ],
+        *[
+            ("search", "bootstrap", "-1"),
+            ("search", "seed", "-1"),
+            ("search", "k1", ".nan"),
+            ("search", "topk", "1e13"),
+        ],
+        *[("search", "effort", "5"), ("search", "fusion_depth", "5"), ("search", "memory_limit_mb", "0")],
+        *[("report", "samples", "100000000000"), ("recommend", "top", "99999999999999"), ("evaluate", "topk", "²")],
+        *[("encode", "max_length", "1000000"), ("pretrain", "max_length", "1"), ("encode", "plm_concurrency", "0")],
+        *[("prepare", "memory_limit", text) for text in ("0", "-4GB", "4GB'; DROP TABLE x")],
+        *[("prepare", "delimiter", ""), ("prepare", "sample_users", "-5"), ("build-c4", "concurrency", "9999")],
+        *[("train", "dataset", "a" * 5000), ("train", "output_dir", "a" * 5000), ("encode", "workers", "0")],
+    ],
+)
+def test_values_that_once_went_wrong(workplace, capsys, command, key, value):
+    argv = [word for word in NEEDED[command] if not word.startswith(f"--{key}=")]
+    check_refused_or_done([command, *argv, f"--{key}={value}"], workplace)
+    assert main([command, *argv, f"--{key}={value}"]) == 2
+    line = capsys.readouterr().err
+    assert f"{key}=" in line and "the work begins here" not in line
+
+
+def test_an_encoder_that_is_fitted_here_has_no_server(workplace, capsys):
+    assert main(["encode", "--build=build", "--plm=tfidf-svd", "--plm_base_url=http://x"]) == 2
+    assert "--plm_base_url=http://x belongs to --plm=openai:NAME; leave it out" in capsys.readouterr().err
+
+
 def test_the_stubs_are_reached(workplace, capsys):
     """Else nothing behind the parsers would be looked at."""
     for command, needed in NEEDED.items():

@@ -86,7 +86,7 @@ def parse_flags(argv: Sequence[str], keys: Keys, bare: Sequence[str], example: s
         if not has_value and key not in bare and waiting is not None and not waiting.startswith("--"):
             has_value, text, waiting = "=", waiting, next(words, None)
         value = read_flag(key, text, keys) if has_value else True
-        if pairs.get(key, value) != value:
+        if key in pairs and repr(pairs[key]) != repr(value):  # by repr: nan differs from itself
             raise InputError(f"--{key} is given twice, as {shorten(pairs[key])} and {shorten(value)}")
         pairs[key] = value
     return pairs
