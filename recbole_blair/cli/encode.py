@@ -29,6 +29,7 @@ EXAMPLE = (
     f"recbole-blair encode --dataset=Games --plm={DEFAULT_PLM} --engine=ray --ray_address=auto"
 )
 API_OPTIONS = ("plm_base_url", "plm_concurrency", "plm_send_dimensions")
+ENCODER_OPTIONS = ("revision", "pooling", "max_length", "text_fields", "text_recipe", "cache_dir")
 CLUSTER_ONLY = ("workers", "cpus_per_worker", "shards")
 
 
@@ -42,6 +43,13 @@ def configure(parser: Parser) -> None:
     add("--plm", key="plm", default=DEFAULT_PLM, help=f"hub id, folder, openai:NAME, vectors:FILE, or {TFIDF_SVD}")
     add_encoder_options(parser)
     add("--text_fields", key="text_fields", help="columns of the .item file, as in title,store; empty: text")
+    add(
+        "--text_recipe",
+        key="text_recipe",
+        default="own",
+        help="released: as the papers' code makes texts, from raw files",
+    )
+    add("--raw_dir", kind="path", default="raw", help="raw files for --text_recipe=released")
     add("--device", key="device", default="auto", help="auto and cuda: every GPU; cuda:N; cpu")
     add("--precision", kind=PRECISION_KIND, default="auto", help="auto: bf16 where the chip has it; fp16: GPUs alone")
     add("--ops", key="ops", help="fast or plain; empty: fast")
@@ -71,6 +79,12 @@ def run(args: Namespace) -> int:
         **{name: value for name, value in encoder_options(args).items() if value is not None},
     }
     folder, ray = _build_folder(args), ray_options(args.engine, vars(args), CLUSTER_ONLY)
+    if args.text_recipe != "own":
+        from dataset_tools.builds.released_texts import read_released_texts  # heavy: loads DuckDB
+
+        options["read_released"] = lambda ids: read_released_texts(
+            folder, args.raw_dir, ids, args.text_fields, not args.quiet
+        )
     refuse_unused(args, ("ops",), ray is None, "--engine=local")
     if ray is None:
         from recbole_blair.text.encode import encode_build  # heavy: loads NumPy
@@ -89,7 +103,7 @@ def run(args: Namespace) -> int:
 
 def encoder_options(args: Namespace) -> dict[str, Any]:
     """Return what is asked of the encoder, as `EncoderOptions` names it."""
-    given = {name: getattr(args, name) for name in ("revision", "pooling", "max_length", "text_fields", "cache_dir")}
+    given = {name: getattr(args, name) for name in ENCODER_OPTIONS}
     named = ("prompt", "dimensions", "base_url", "concurrency", "send_dimensions")
     return {**given, **{name: getattr(args, f"plm_{name}") for name in named}}
 

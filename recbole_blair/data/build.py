@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataset_tools.builds.folder import build_is_whole
+from dataset_tools.builds.released_texts import read_released_texts
 from dataset_tools.builds.settings import AMAZON_KEYS, AmazonSettings
 from dataset_tools.builds.statistics_file import load_stats, require_stats
 from dataset_tools.own_data import find_own_build
@@ -20,13 +22,13 @@ from recbole_blair.text.options import EncoderOptions
 from recbole_blair.text.vectors import PREFIX as READY_VECTORS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 PREPARE_KEYS = ("data_path", "raw_dir", "memory_limit", *AMAZON_KEYS)  # that decide where and how a build is made
 ENCODER_KEYS = {  # option of the encoder: its key
     "revision": "plm_revision", "pooling": "plm_pooling", "max_length": "plm_max_length", "prompt": "plm_prompt",
-    "dimensions": "plm_dimensions", "text_fields": "text_fields", "base_url": "plm_base_url",
-    "concurrency": "plm_concurrency", "send_dimensions": "plm_send_dimensions",
+    "dimensions": "plm_dimensions", "text_fields": "text_fields", "text_recipe": "text_recipe",
+    "base_url": "plm_base_url", "concurrency": "plm_concurrency", "send_dimensions": "plm_send_dimensions",
 }  # fmt: skip
 
 
@@ -129,7 +131,7 @@ def ensure_features(config: Mapping[str, Any], build_dir: Path, trained_with: st
         return name
     encode_build(
         build_dir, config["plm"], device=str(config["device"]), precision=config["precision"],
-        progress=config["show_progress"], **options,
+        progress=config["show_progress"], read_released=partial(released_texts, config, build_dir), **options,
     )  # fmt: skip
     return name
 
@@ -137,6 +139,11 @@ def ensure_features(config: Mapping[str, Any], build_dir: Path, trained_with: st
 def encoder_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the keys ask of the encoder, as `EncoderOptions` names it; device and precision are left out."""
     return {option: config[key] for option, key in ENCODER_KEYS.items()}
+
+
+def released_texts(config: Mapping[str, Any], build_dir: Path, ids: Sequence[str]) -> list[str]:
+    """Return the texts that the released code makes of items; see `read_released_texts`."""
+    return read_released_texts(build_dir, config["raw_dir"], ids, config["text_fields"], config["show_progress"])
 
 
 def encoder_has_gone(plm: str, trained_with: str) -> bool:

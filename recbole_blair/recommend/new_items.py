@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from recbole_blair.data.build import encoder_options
+from recbole_blair.data.build import encoder_options, released_texts
 from recbole_blair.data.feature_transforms import chosen_transform, load_transform
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import shown, why_no_file
@@ -22,7 +22,7 @@ from recbole_blair.text.api_client import RowError
 from recbole_blair.text.encode import find_feature_name
 from recbole_blair.text.encoders import load_encoder, resolve_plm
 from recbole_blair.text.features import feature_path, load_features, read_item_texts
-from recbole_blair.text.item_text import RECIPES, atomic_text, clean_list, item_text, text_of_columns
+from recbole_blair.text.item_text import RECIPES, atomic_text, clean_list, item_text, released_text, text_of_columns
 from recbole_blair.text.weights import weights_hash
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def load_new_items(
     known: Mapping[str, int],
     ascii_text: bool,
     text_fields: str | None = None,
+    text_recipe: str = "own",
 ) -> tuple[list[str], list[str], list[str]]:
     """Load new items.
 
@@ -48,7 +49,7 @@ def load_new_items(
             `features`, `categories`, `description`. Other keys are left aside.
         known: item ids there are already.
         ascii_text: the build's setting.
-        text_fields: columns of the `.item` file that were encoded; None: its text.
+        text_fields, text_recipe: see `EncoderOptions`.
 
     Returns:
         ids, titles, texts.
@@ -70,8 +71,9 @@ def load_new_items(
             where = f"is in {places[item_id]} too" if item_id in places else "is in the catalogue already"
             raise InputError(f"{place}: the item {item_id!r} {where}; leave it out, or give it another id")
         columns = item_columns(meta, ascii_text)
-        text = text_of_columns([columns], text_fields)[0]
-        if not text:
+        released = text_recipe == "released"
+        text = released_text(meta, text_fields) if released else text_of_columns([columns], text_fields)[0]
+        if not text.strip():
             raise InputError(f"{place}: the item {item_id!r} has no text; give it {', '.join(RECIPES[RECIPE])}, or one")
         places[item_id] = place
         ids.append(item_id)
@@ -152,7 +154,9 @@ def encode_new_items(
     """
     assert run.encoder is not None  # check_takes_items: a text model
     features, header = load_features(run.dataset.build_dir, run.encoder)
-    catalogue = read_item_texts(run.dataset.build_dir, header.get("text_fields"))[1]
+    item_ids, catalogue = read_item_texts(run.dataset.build_dir, header.get("text_fields"))
+    if header.get("text_recipe") == "released":
+        catalogue = released_texts(run.config, run.dataset.build_dir, item_ids)
     plm = plm or run.config["plm"]
     if header.get("kind") == "vectors":
         raise InputError(

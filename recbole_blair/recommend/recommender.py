@@ -89,7 +89,7 @@ class Recommender:
         """
         check_takes_items(self.run)
         ids, titles, texts = load_new_items(
-            new_items, self.codes, self.config["ascii_text"], self.config["text_fields"]
+            new_items, self.codes, *(self.config[key] for key in ("ascii_text", "text_fields", "text_recipe"))
         )
         append_items(self.model, encode_new_items(self.run, ids, texts, plm, self.show_progress))
         self.item_ids, self.titles = self.item_ids + ids, self.titles + titles

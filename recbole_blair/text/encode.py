@@ -42,6 +42,7 @@ def encode_build(
     progress: bool = True,
     force: bool = False,
     load: Callable[..., Encoder] | None = None,
+    read_released: Callable[[Sequence[str]], list[str]] | None = None,
     **options: Any,
 ) -> Path:
     """Encode the texts of a build's `.item` file into `<build>.<encoder>.feature` and its header.
@@ -58,6 +59,7 @@ def encode_build(
         force: replace a whole file too. What an interrupted run of the same work left is used anyway.
         load: gives the encoder when it is needed; None: `encoders.load_encoder`. It takes the same arguments;
             `cluster/encode.py` gives one whose work is done elsewhere.
+        read_released: gives the texts of item ids for `text_recipe=released`, when they are needed.
         **options: of `EncoderOptions`.
 
     Returns:
@@ -73,7 +75,7 @@ def encode_build(
         raise InputError(f"--batch_tokens={batch_tokens} is not a number of tokens; leave it out for the default")
     name = find_feature_name(build_dir, plm, **options)
     wanted = EncoderOptions(**options)
-    ids, texts = features.read_item_texts(build_dir, wanted.text_fields)
+    ids, texts = features.read_item_texts(build_dir, wanted.item_columns)
     if not ids:
         raise InputError(f"{features.build_path(build_dir, '.item')} holds no item, so there is nothing to encode")
     about = {"ids_sha256": ids_hash(ids), "text_sha256": text_hash(texts), "rows": len(ids)}
@@ -81,8 +83,13 @@ def encode_build(
     if not force and features.features_are_whole(build_dir, name):
         _check_matches(path, plm, about, wanted)
         return path
+    if wanted.text_recipe != "own":
+        if read_released is None:
+            raise InputError("text_recipe=released needs the raw metadata of a build of Amazon's; leave it out here")
+        texts = read_released(ids)
+        about |= {"text_recipe": wanted.text_recipe, "recipe_text_sha256": text_hash(texts)}
     encoder = (load or load_encoder)(plm, **options)
-    about = {"format": FORMAT, **encoder.description(), "text_fields": wanted.text_fields, **about}
+    about = {"format": FORMAT, **encoder.description(), "text_fields": wanted.item_columns, **about}
     about["asked"] = wanted.asked()
     with naming_items(ids):
         if isinstance(encoder, VectorsEncoder):
@@ -158,6 +165,8 @@ def other_settings(header: dict[str, Any], plm: Path | str, options: EncoderOpti
         fit = load_encoder(plm).description()["fit"]
         return [] if header.get("fit") == fit else ["it was made with other settings of tfidf-svd"]
     other = _other_source(header, kind, value)
+    if (options.item_columns, options.text_recipe) != (header.get("text_fields"), header.get("text_recipe", "own")):
+        other.append("it was made from other text fields or by another recipe")
     before = {**dict.fromkeys(DECIDING), **header.get("asked", {})}
     if options.max_length not in (before["max_length"], header.get("max_length")):
         other.append(f"it was cut at max_length {header.get('max_length')}, not {options.max_length}")

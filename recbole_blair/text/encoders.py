@@ -87,7 +87,7 @@ def encoder_name(plm: Path | str, **options: Any) -> str:
         named = [key for key in DECIDING if key != "dimensions"]  # these are in the name
         return api_encoder_name(value, wanted.dimensions) + wanted.suffix(named)
     if kind == TFIDF_SVD:
-        return TFIDF_SVD + wanted.suffix(["text_fields"])
+        return TFIDF_SVD + wanted.suffix(["text_fields", "text_recipe"])
     if kind == "vectors":
         return vectors_name(value) + wanted.suffix(["dimensions"])
     if kind == "hub":

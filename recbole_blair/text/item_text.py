@@ -1,4 +1,4 @@
-"""Item text: one cleaning, three recipes, and the hashes that tie a feature file to its texts.
+"""Item text: one cleaning, three recipes, the released code's own, and the hashes that tie a feature file to its texts.
 
 Source: arXiv:2403.03952, section 3 (which metadata fields stand for an item in each task). Intended
 differences to the released cleaning: tags become a space instead of nothing, control and invisible characters
@@ -28,6 +28,8 @@ _TAG = re.compile(r"</?[a-zA-Z!?][^<>]*>")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _INVISIBLE = re.compile("[\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff\u00ad]")
 _NON_ASCII = re.compile(r"[^\x00-\x7f]")
+_RELEASED_TAG = re.compile(r"<[^>]+>")
+_RELEASED_SPACES = re.compile(" +")
 _SENTENCE_END = (".", "!", "?", "…", "。", "！", "？")
 
 
@@ -93,6 +95,42 @@ def item_text(meta: Mapping, recipe: str = "recommendation", ascii_only: bool = 
     if recipe not in RECIPES:
         raise InputError(f"unknown text recipe {recipe!r}; known: {', '.join(RECIPES)}.{nearest(recipe, RECIPES)}")
     return join_fields([clean_list(meta.get(field), ascii_only) for field in RECIPES[recipe]])
+
+
+def released_text(meta: Mapping, fields: str | None = None) -> str:
+    """Build an item's text to the byte as the papers' released code does for sequential recommendation.
+
+    Each field is followed by a space, also the last. A string has no full stop after it, the parts of a list are joined
+    by ", " and closed by one, an empty list leaves only the space.
+
+    Args:
+        meta: raw metadata. A field that is absent or null counts as an empty string; the released code stops there.
+        fields: joined by commas; None: title, features, categories, description.
+
+    Source: the published code of arXiv:2403.03952; the behaviour is restated here, not copied.
+    """
+    names = RECIPES["recommendation"] if fields is None else [name.strip() for name in fields.split(",")]
+    return "".join(f"{_released_field(meta.get(name))} " for name in names)
+
+
+def _released_field(value: object) -> str:
+    """Return one field of `released_text`."""
+    if isinstance(value, float):
+        return f"{value}."
+    if isinstance(value, (list, tuple)) and value:
+        return ", ".join(map(_released_clean, value)) + "."
+    return _released_clean(value)
+
+
+def _released_clean(value: object) -> str:
+    """Clean one string: entities once, tags to nothing, line breaks and tabs to spaces, runs of spaces to one.
+
+    What is not ASCII becomes a space only then, so runs of spaces may stand where such characters were.
+    """
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    text = html.unescape(", ".join("" if part is None else str(part) for part in parts)).strip()
+    text = _RELEASED_SPACES.sub(" ", _RELEASED_TAG.sub("", text).replace("\n", " ").replace("\t", " "))
+    return _NON_ASCII.sub(" ", text)
 
 
 def join_fields(fields: Iterable[Sequence[str]]) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 from recbole_blair.errors import InputError
 
-DECIDING = ("revision", "pooling", "max_length", "prompt", "dimensions", "text_fields")  # other values, other vectors
+# Other values, other vectors.
+DECIDING = ("revision", "pooling", "max_length", "prompt", "dimensions", "text_fields", "text_recipe")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class EncoderOptions:
         query_prompt: the same for search queries; None: what the model declares for queries.
         dimensions: numbers kept of each vector (Matryoshka); an API is asked for them. None: all.
         text_fields: columns of the `.item` file that make an item's text, joined by commas; None: its `text`.
+        text_recipe: `own`, or `released`: from the raw metadata, to the byte as the released code makes it;
+            `text_fields` are then fields of the metadata.
         cache_dir: where hub downloads are kept; None: the hub's own cache.
         base_url, concurrency, send_dimensions: of an API's model; see `OpenAIEncoder`.
     """
@@ -42,6 +45,7 @@ class EncoderOptions:
     query_prompt: str | None = None
     dimensions: int | None = None
     text_fields: str | None = None
+    text_recipe: str = "own"
     cache_dir: str | None = None
     base_url: str | None = None
     concurrency: int = 4
@@ -52,6 +56,11 @@ class EncoderOptions:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise InputError(f"--{key}={value} is not a number of {_UNITS[key]}; {_USUAL[key]}")
+
+    @property
+    def item_columns(self) -> str | None:
+        """Return the columns of the `.item` file that are read: those of `text_fields` in this tool's own recipe."""
+        return self.text_fields if self.text_recipe == "own" else None
 
     def asked(self) -> dict[str, Any]:
         """Return what decides the vectors; the header of a feature file keeps it."""

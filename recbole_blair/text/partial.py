@@ -40,6 +40,7 @@ _SAME_ROWS = (
     "modules",
     "prompt",
     "text_fields",
+    "recipe_text_sha256",
     "file_sha256",
     "max_length",
     "precision",

@@ -51,6 +51,7 @@ DATA_KEYS = (
     "plm_prompt",
     "plm_dimensions",
     "text_fields",
+    "text_recipe",
     "feature_scale",
     "feature_transform",
 )  # decide which features are read

@@ -1,5 +1,6 @@
 """encode_build: whole and matching is left alone, anything else refused or redone, every kill is survived."""
 
+import gzip
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from recbole_blair.text import encode, partial
 from recbole_blair.text.encode import encode_build
 from recbole_blair.text.encoders import encoder_name, load_encoder
 from recbole_blair.text.features import load_features, read_items
+from recbole_blair.text.item_text import released_text, text_hash
 
 FP32 = {"precision": "fp32", "progress": False}
 
@@ -93,6 +95,23 @@ def test_other_settings_have_files_of_their_own(build, tiny_bert):
         assert encode_build(build, tiny_bert, **FP32, **options) == path and path.stat().st_mtime_ns == stamp
         name = path.name.removeprefix("shop.").removesuffix(".feature")
         assert name == encoder_name(tiny_bert, **options) and load_features(build, name)[1]["encoder"] == name
+
+
+def test_released_texts_come_from_the_raw_metadata(tmp_path, monkeypatch):
+    """The sample's raw metadata, through the command; the features are those of the released texts."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare", "--dataset=sample-u200-i60", "--data_path=d", "--raw_dir=r"]) == 0
+    args = ["encode", "--build=d/sample-u200-i60", "--plm=tfidf-svd", "--quiet", "--text_recipe=released"]
+    assert main([*args, "--raw_dir=r"]) == 0
+    name = encoder_name("tfidf-svd", text_recipe="released")
+    features, header = load_features("d/sample-u200-i60", name)
+    with gzip.open("r/raw/meta_categories/meta_sample-u200-i60.jsonl.gz", "rt") as file:
+        meta = {item["parent_asin"]: item for item in map(json.loads, file)}
+    texts = [released_text(meta[item]) for item in read_items("d/sample-u200-i60")[0]]
+    np.testing.assert_array_equal(features, load_encoder("tfidf-svd").encode(texts))
+    assert (header["text_recipe"], header["recipe_text_sha256"]) == ("released", text_hash(texts))
+    assert main([*args, "--raw_dir=gone"]) == 0  # whole: the raw files are not read again
+    assert main([*args, "--raw_dir=gone", "--force"]) == 2
 
 
 def put_in_hub_cache(cache, hub_id, folder, commit="0" * 40):

@@ -1,6 +1,8 @@
 """Item text: cleaning worked by hand, recipes, hashes, speed-independent properties."""
 
 import hashlib
+import html
+import random
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from recbole_blair.text.item_text import (
     clean_text,
     ids_hash,
     item_text,
+    released_text,
     text_hash,
 )
 
@@ -113,3 +116,76 @@ def test_hashes_are_sha256_of_joined_lines():
     assert text_hash(ids) == expected
     assert text_hash([]) == hashlib.sha256(b"").hexdigest()
     assert text_hash(["a", "b"]) != text_hash(["ab"])
+
+
+def naive_released(meta, fields=("title", "features", "categories", "description")):
+    """The released cleaning, a character at a time: written from its description, not from the code under test."""
+
+    def clean(value):
+        text = value
+        while isinstance(text, list):
+            text = ", ".join(text)
+        text = html.unescape(text)
+        start, end = 0, len(text)
+        while start < end and text[start].isspace():
+            start += 1
+        while end > start and text[end - 1].isspace():
+            end -= 1
+        text, kept, i = text[start:end], [], 0
+        while i < len(text):  # a tag: from < to the next >, with something between
+            close = text.find(">", i + 1) if text[i] == "<" else -1
+            if close > i + 1:
+                i = close + 1
+                continue
+            kept.append(text[i])
+            i += 1
+        text, out = "".join(" " if c in "\n\t" else c for c in kept), []
+        for c in text:
+            if not (c == " " and out and out[-1] == " "):
+                out.append(c)
+        return "".join(c if ord(c) < 128 else " " for c in out)
+
+    result = ""
+    for field in fields:
+        value = meta.get(field)
+        if isinstance(value, float):
+            result += f"{value}."
+        elif isinstance(value, list) and value:
+            result += ", ".join(clean(part) for part in value) + "."
+        elif value:
+            result += clean(value)
+        result += " "
+    return result
+
+
+ODD = [
+    "", " ", "a", "A  b", "<b>x</b>", "a<br>b", "<>", "< b", "1 < 2 > 0", "&amp;lt;b&amp;gt;", "&lt;i&gt;it&lt;/i&gt;",
+    "é", "a é b", "15\" × 3'", "x\ny\tz", "\r", "\x0b", " ", "end.", "end!", "…",
+    "&nbsp;x", "&#8212;", "<a href='x>y'>", "日本", "a\u2028b",
+]  # fmt: skip
+
+
+def test_released_texts_by_hand():
+    meta = {
+        "title": "Caf&eacute; <b>lamp</b>",
+        "features": ["2 m", "red."],
+        "categories": [],
+        "description": ["A", "B"],
+    }
+    assert released_text(meta) == "Caf  lamp 2 m, red..  A, B. "
+    assert released_text(meta, "title") == "Caf  lamp "
+    assert released_text({"title": None}) == "    "
+    assert released_text({"title": 4.5}, "title") == "4.5. "
+    assert released_text({"features": [["a", "b"], "c"]}, "features") == "a, b, c. "
+
+
+def test_released_texts_of_every_odd_shape():
+    rng = random.Random(0)
+    for _ in range(3000):
+        pieces = ["".join(rng.choices(ODD, k=rng.randint(0, 4))) for _ in range(6)]
+        meta = {
+            "title": pieces[0], "features": pieces[1 : 1 + rng.randint(0, 3)],
+            "categories": rng.choice([[], pieces[4:5]]),
+            "description": rng.choice([pieces[3:], [pieces[2:4]], pieces[5], 3.5]),
+        }  # fmt: skip
+        assert released_text(meta) == naive_released(meta)
