@@ -121,7 +121,7 @@ class HSTUBlair(HSTU):
 
     # The gate.
 
-    def gate_inputs(self, users: Tensor, sources: Sources) -> tuple[Tensor, ...]:
+    def gate_inputs(self, users: Tensor, sources: Sources) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return what gates of normalised users (P, H) over items are made of, as `gated_scores` takes it."""
         e, t, trained = sources
         query = self.query(users * math.sqrt(users.shape[1])).to(users.dtype)  # (P, G)
