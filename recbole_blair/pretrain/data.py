@@ -4,14 +4,20 @@ A ready file may be JSONL (plain or gzip) or Parquet, or a folder of either. It 
 kept as Arrow beside the run, with the keys that say which pairs share an item; `datasets` maps that table into memory.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.files.paths import file_stamps
@@ -19,20 +25,24 @@ from recbole_blair.files.read import iter_jsonl, reading, shown, why_no_file, wh
 from recbole_blair.files.write import whole_file, write_json
 from recbole_blair.schema import MATCHED_REVIEWS, VALID_START_MS
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
 FIELDS = ("context", "metadata", "item_id", "timestamp")
-PAIRS = f"one pair a line or row: {', '.join(FIELDS)}"
+PAIRS = f"one pair per line or row: {', '.join(FIELDS)}"
 MIN_CHARS = 30  # both sides must have more: the released code's rule
 HOLDOUT_TIME = "time"
 BATCH_ROWS = 10_000
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
-def text_key(text):
+def text_key(text: str) -> int:
     """Return a 63-bit key of a text; equal texts have equal keys."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
 
 
-def pair_files(path):
+def pair_files(path: Path | str) -> list[Path]:
     """Return the files of `--pairs`: the file itself, or what a folder holds, by name.
 
     Raises:
@@ -57,7 +67,7 @@ def pair_files(path):
     return files
 
 
-def read_pairs(path):
+def read_pairs(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Yield (place, rows) of one file; `place` is its name and the first row's 1-based number.
 
     Raises:
@@ -66,8 +76,8 @@ def read_pairs(path):
     return _read_parquet(path) if path.name.endswith(".parquet") else _read_jsonl(path)
 
 
-def _read_parquet(path):
-    import pyarrow.parquet as pq
+def _read_parquet(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    import pyarrow.parquet as pq  # heavy
 
     number = 1
     with reading(path, PAIRS), pq.ParquetFile(path) as file:
@@ -80,8 +90,9 @@ def _read_parquet(path):
             number += batch.num_rows
 
 
-def _read_jsonl(path):
-    rows, first = [], 1
+def _read_jsonl(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    rows: list[dict[str, Any]] = []
+    first = 1
     for number, row in iter_jsonl(path, PAIRS):
         for name in FIELDS[:3]:
             if name not in row:
@@ -98,7 +109,7 @@ def _read_jsonl(path):
         yield first, rows
 
 
-def check_row(path, number, row):
+def check_row(path: Path, number: int, row: dict[str, Any]) -> tuple[str, str, str, int | None]:
     """Return (context, metadata, item id, time in ms or None) of one pair.
 
     Raises:
@@ -113,15 +124,15 @@ def check_row(path, number, row):
     return context, metadata, item_id, None if time is None else int(time)
 
 
-def held_out(context, item_id, time, holdout, seed):
+def held_out(context: str, item_id: str, time: int | None, holdout: str | float, seed: int) -> bool:
     """Say whether a pair is held out: from the first instant on, or a share by a hash of the pair itself."""
-    if holdout == HOLDOUT_TIME:
+    if isinstance(holdout, str):  # HOLDOUT_TIME
         return time is not None and time >= VALID_START_MS
     digest = hashlib.blake2b(f"{seed}\t{item_id}\t{context}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") < holdout * 2.0**64
 
 
-def parse_holdout(value):
+def parse_holdout(value: str | float) -> str | float:
     """Return `time` or a share from 0 to below 1."""
     if value == HOLDOUT_TIME:
         return value
@@ -137,30 +148,38 @@ def parse_holdout(value):
 class PairTables:
     """The pairs of a run: `train` and `held_out` (datasets.Dataset) and what was left out on the way."""
 
-    def __init__(self, folder, counts):
-        from datasets import Dataset
+    def __init__(self, folder: Path, counts: dict[str, int]) -> None:
+        from datasets import Dataset  # heavy, and an extra
 
         self.counts = counts
         self.train = Dataset.from_file(str(folder / "train.arrow"))
         self.held_out = Dataset.from_file(str(folder / "held_out.arrow"))
 
 
-def source_stamp(files, holdout, seed, min_chars):
+def source_stamp(files: list[Path], holdout: str | float, seed: int, min_chars: int) -> dict[str, Any]:
     """Return what a table depends on: the files' names, sizes and times, and the settings."""
     return {"files": file_stamps(files), "holdout": holdout, "seed": seed, "min_chars": min_chars, "format": 1}
 
 
-def load_pair_tables(path, folder, *, holdout, seed=0, min_chars=MIN_CHARS, progress=True):
+def load_pair_tables(
+    path: Path | str,
+    folder: Path | str,
+    *,
+    holdout: str | float,
+    seed: int = 0,
+    min_chars: int = MIN_CHARS,
+    progress: bool = True,
+) -> PairTables:
     """Read pairs, filter, split, and map them into memory; a table made before from the same files is taken.
 
     Args:
-        path (path): file or folder of pairs.
-        folder (Path): where the tables are kept.
-        holdout (str | float): `time`: pairs from the first instant on (those without a time count as earlier); a
+        path: file or folder of pairs.
+        folder: where the tables are kept.
+        holdout: `time`: pairs from the first instant on (those without a time count as earlier); a
             share: that part, by a hash of the pair.
-        seed (int): of the share.
-        min_chars (int): both sides must have more characters.
-        progress (bool): show a bar.
+        seed: of the share.
+        min_chars: both sides must have more characters.
+        progress: show a bar.
 
     Returns:
         PairTables
@@ -188,10 +207,11 @@ def load_pair_tables(path, folder, *, holdout, seed=0, min_chars=MIN_CHARS, prog
     return tables
 
 
-def _write_tables(files, folder, holdout, seed, min_chars, progress):
+def _write_tables(
+    files: list[Path], folder: Path, holdout: str | float, seed: int, min_chars: int, progress: bool
+) -> dict[str, int]:
     """Write train.arrow and held_out.arrow; return the counts."""
-    import pyarrow as pa
-    from tqdm import tqdm
+    import pyarrow as pa  # heavy
 
     schema = pa.schema(
         [("context", pa.large_string()), ("metadata", pa.large_string()), ("item_id", pa.string())]
@@ -213,9 +233,17 @@ def _write_tables(files, folder, holdout, seed, min_chars, progress):
     return counts
 
 
-def _split_rows(path, first, rows, holdout, seed, min_chars, counts):
+def _split_rows(
+    path: Path,
+    first: int,
+    rows: list[dict[str, Any]],
+    holdout: str | float,
+    seed: int,
+    min_chars: int,
+    counts: dict[str, int],
+) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of each table; adds to `counts`."""
-    parts = {"train": [], "held_out": []}
+    parts: dict[str, list[dict[str, Any]]] = {"train": [], "held_out": []}
     for number, row in enumerate(rows, first):
         context, metadata, item_id, time = check_row(path, number, row)
         counts["read"] += 1
@@ -234,18 +262,18 @@ def _split_rows(path, first, rows, holdout, seed, min_chars, counts):
 class RowDataset(torch.utils.data.Dataset):
     """Rows of a table with their numbers, fetched a batch at a time."""
 
-    def __init__(self, table):
+    def __init__(self, table: Dataset) -> None:
         self.table = table
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.table)
 
-    def __getitems__(self, numbers):
+    def __getitems__(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         rows = self.table[list(numbers)]
         names = ("context", "metadata", "item_key", "metadata_key")
         return [{"row": n, **{k: rows[k][i] for k in names}} for i, n in enumerate(numbers)]
 
-    def __getitem__(self, number):
+    def __getitem__(self, number: int) -> dict[str, Any]:
         return self.__getitems__([number])[0]
 
 
@@ -253,37 +281,37 @@ class EpochOrder(torch.utils.data.Sampler):
     """The order of an epoch: a function of seed and epoch alone, so that a resumed run sees the same.
 
     Args:
-        n_rows (int)
-        seed (int)
-        epoch (function): returns the epoch that begins.
-        characters (ndarray | None): (n_rows,) sizes; given, rows of like sizes share a batch.
-        batch (int): pairs a step over all devices; batches stay in random order.
+        epoch: returns the epoch that begins.
+        characters: (n_rows,) sizes; given, rows of like sizes share a batch.
+        batch: pairs per step over all devices; batches stay in random order.
     """
 
     POOL_BATCHES = 50  # batches whose rows are sorted together, as transformers' length grouping does
 
-    def __init__(self, n_rows, seed, epoch, characters=None, batch=1):
+    def __init__(
+        self, n_rows: int, seed: int, epoch: Callable[[], int], characters: np.ndarray | None = None, batch: int = 1
+    ) -> None:
         self.n_rows = n_rows
         self.seed = seed
         self.epoch = epoch
         self.characters = characters
         self.batch = batch
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.n_rows
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.seed, self.epoch()])
         order = rng.permutation(self.n_rows)
         if self.characters is not None:
-            order = self._group(order, rng)
+            order = self._group(order, self.characters, rng)
         return iter(order.tolist())
 
-    def _group(self, order, rng):
+    def _group(self, order: np.ndarray, characters: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Sort within pools, cut into batches, shuffle the whole batches; the short one stays last."""
         pool = self.batch * self.POOL_BATCHES
         pools = [order[i : i + pool] for i in range(0, len(order), pool)]
-        order = np.concatenate([part[np.argsort(self.characters[part], kind="stable")] for part in pools])
+        order = np.concatenate([part[np.argsort(characters[part], kind="stable")] for part in pools])
         whole = len(order) // self.batch
         batches = order[: whole * self.batch].reshape(whole, self.batch)
         return np.concatenate([batches[rng.permutation(whole)].reshape(-1), order[whole * self.batch :]])
@@ -294,32 +322,33 @@ class PairCollator:
 
     Args:
         tokenizer: the model's.
-        max_length (int): tokens kept of a text.
-        chunk (int): texts of one forward pass; 0: all at once.
-        pad_id (int)
+        max_length: tokens kept of a text.
+        chunk: texts of one forward pass; 0: all at once.
 
     Returns of a call:
         dict: `ids (2B, T)`, `lengths (2B,)`, `row`, `item_key`, `metadata_key` (B,), all int64; `chunks`: row
         numbers of texts of like lengths, which are padded to their own longest only.
     """
 
-    def __init__(self, tokenizer, max_length, chunk, pad_id):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, chunk: int, pad_id: int) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.chunk = chunk
         self.pad_id = pad_id
 
-    def __call__(self, rows):
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         texts = [row["context"] for row in rows] + [row["metadata"] for row in rows]
         ids, lengths = tokenise(self.tokenizer, texts, self.max_length, self.pad_id)
-        batch = {"ids": ids, "lengths": lengths}
+        batch: dict[str, Any] = {"ids": ids, "lengths": lengths}
         for name in ("row", "item_key", "metadata_key"):
             batch[name] = torch.tensor([row[name] for row in rows], dtype=torch.int64)
         batch["chunks"] = list(torch.argsort(lengths, descending=True, stable=True).split(self.chunk or len(texts)))
         return batch
 
 
-def tokenise(tokenizer, texts, max_length, pad_id):
+def tokenise(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, pad_id: int
+) -> tuple[Tensor, Tensor]:
     """Return ids (n, T) and lengths (n,) int64 of texts, right-padded whatever side the tokenizer prefers.
 
     Raises:

@@ -5,12 +5,16 @@ Layout: config.json, model.safetensors, the tokenizer, modules.json and 1_Poolin
 them.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
+from torch import nn
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import write_checksums
@@ -18,19 +22,24 @@ from recbole_blair.files.write import put_in_place, work_folder
 from recbole_blair.pretrain.load import HEADS_FILE, quiet_loading
 from recbole_blair.schema import VERSION
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from recbole_blair.pretrain.model import PairEncoder
+
 WEIGHTS, CARD = "model.safetensors", "README.md"
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers")
 NO_LICENCE = "not stated by the base; see where it came from"
 
 
-def export_encoder(model, tokenizer, folder, card):
+def export_encoder(model: PairEncoder, tokenizer: PreTrainedTokenizerBase, folder: Path | str, card: str) -> None:
     """Write the encoder; the weights come last, so that a folder without them is never taken for whole.
 
     Args:
-        model (PairEncoder): trained.
+        model: trained.
         tokenizer: its tokenizer.
-        folder (Path): where the encoder goes; other files there stay.
-        card (str): README.md.
+        folder: where the encoder goes; other files there stay.
+        card: README.md.
     """
     folder = Path(folder)
     whole = model.denoiser if model.denoiser is not None else model.body
@@ -52,25 +61,23 @@ def export_encoder(model, tokenizer, folder, card):
             put_in_place(path, target)
 
 
-def write_heads(path, model):
+def write_heads(path: Path, model: PairEncoder) -> None:
     """Keep the token head's own tensors, so that a later stage starts from them (curriculum)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     own = {k: v.cpu().contiguous() for k, v in model.unique_state().items() if k.startswith("token_head.")}
     save_file(own, path)
 
 
-def text_limit(model, tokenizer):
+def text_limit(model: PairEncoder, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the tokens the encoder has positions for; RoBERTa's begin after its padding index."""
-    import torch
-
     limit = tokenizer.model_max_length or 1 << 30
     for name, module in model.body.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             limit = min(limit, module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
     return int(limit) if limit < 1 << 20 else 512
 
 
-def write_sentence_transformer_files(folder, pooling, width, max_length):
+def write_sentence_transformer_files(folder: Path, pooling: str, width: int, max_length: int) -> None:
     """Write what tells sentence-transformers (and `recbole-blair encode`) the pooling and the length."""
     modules = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling")]
     listed = [
@@ -91,7 +98,7 @@ def write_sentence_transformer_files(folder, pooling, width, max_length):
         path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def base_licence(folder):
+def base_licence(folder: Path | str) -> str | None:
     """Return the licence that the front matter of the base's README.md states, or None."""
     path = Path(folder) / "README.md"
     if not path.is_file():
@@ -101,7 +108,7 @@ def base_licence(folder):
     return found.group(1) if found else None
 
 
-def package_versions():
+def package_versions() -> dict[str, str]:
     """Return the versions of the packages that decide the result."""
     found = {"recbole_blair": VERSION}
     for name in PACKAGES:
@@ -112,17 +119,25 @@ def package_versions():
     return found
 
 
-def model_card(*, base, licence, settings, data, results, pooling, fresh):
+def model_card(
+    *,
+    base: dict[str, Any],
+    licence: str | None,
+    settings: dict[str, Any],
+    data: dict[str, Any],
+    results: dict[str, dict[str, float]],
+    pooling: str,
+    fresh: list[str],
+) -> str:
     """Return README.md: what the encoder is, its data, settings, hashes, results and licence.
 
     Args:
-        base (dict): `name`, `weights_sha256` (None from scratch).
-        licence (str | None): of the base.
-        settings (dict): the resolved keys that decide the result.
-        data (dict): counts and the hash of the pairs.
-        results (dict): `before` and `after`, metrics of the retrieval.
-        pooling (str)
-        fresh (list[str]): parameters that did not come from the base.
+        base: `name`, `weights_sha256` (None from scratch).
+        licence: of the base.
+        settings: the resolved keys that decide the result.
+        data: counts and the hash of the pairs.
+        results: `before` and `after`, metrics of the retrieval.
+        fresh: parameters that did not come from the base.
     """
     before = {name: f"{value:.4f}" for name, value in results["before"].items()}
     rows = "\n".join(f"| {name} | {before.get(name, '–')} | {value:.4f} |" for name, value in results["after"].items())
@@ -174,7 +189,7 @@ Of the base: {licence or NO_LICENCE}. The pairs' licence applies to what was lea
     )
 
 
-def check_output_folder(folder):
+def check_output_folder(folder: Path | str) -> None:
     """Refuse a folder that holds somebody else's encoder.
 
     Raises:

@@ -1,9 +1,14 @@
 """Load an encoder for training with the head its objective needs, or start one from nothing."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import read_json, shown, why_no_folder
@@ -17,12 +22,21 @@ from recbole_blair.text.layout import read_layout
 from recbole_blair.text.pooling import TRAINED_POOLINGS
 from recbole_blair.text.weights import weight_files
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer, models
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Loaded = tuple[PairEncoder, "PreTrainedTokenizerBase", list[str]]  # and the names of parameters that start fresh
+Parts = tuple[  # body, head of the masked-language model, whole T5-like model, names of parameters that start fresh
+    "PreTrainedModel", "TokenHead | None", "PreTrainedModel | None", list[str]
+]  # fmt: skip
+
 HEADS_FILE = "pretraining/heads.safetensors"  # beside the exported encoder: what its objective trained besides it
 SENTINEL = "<extra_id_{}>"  # T5's span markers
 N_SENTINELS = 100
 
 
-def encoder_folder(plm, revision=None):
+def encoder_folder(plm: str, revision: str | None = None) -> Path:
     """Return the folder of `plm`: itself, or the hub's snapshot.
 
     Raises:
@@ -41,17 +55,17 @@ def encoder_folder(plm, revision=None):
     raise InputError(f"--plm={plm} has no weights to train; give a hub id or the folder of a transformer encoder")
 
 
-def load_pair_encoder(folder, *, mlm, pooling=None, dense=False):
+def load_pair_encoder(folder: Path, *, mlm: bool, pooling: str | None = None, dense: bool = False) -> Loaded:
     """Load weights, head and tokenizer of a folder.
 
     Args:
-        folder (Path): config, weights, tokenizer, as save_pretrained writes them.
-        mlm (bool): the backbone's own objective is trained, so its head is needed.
-        pooling (str | None): None: the folder's own, else `cls` (`mean` for T5).
-        dense (bool): see `PairEncoder`.
+        folder: config, weights, tokenizer, as save_pretrained writes them.
+        mlm: the backbone's own objective is trained, so its head is needed.
+        pooling: None: the folder's own, else `cls` (`mean` for T5).
+        dense: see `PairEncoder`.
 
     Returns:
-        (PairEncoder, tokenizer, list[str]): and the names of parameters that start fresh.
+        The encoder, its tokenizer, and the names of parameters that start fresh.
 
     Raises:
         InputError: not a whole encoder, or one that has no head for `mlm`.
@@ -81,14 +95,14 @@ def load_pair_encoder(folder, *, mlm, pooling=None, dense=False):
     return model, tokenizer, fresh
 
 
-def check_pooling(pooling):
+def check_pooling(pooling: str | None) -> str | None:
     """Return `pooling` if it is one that is offered, or None."""
     if pooling is not None and pooling not in TRAINED_POOLINGS:
         raise InputError(f"--pooling={pooling} is not one of {', '.join(TRAINED_POOLINGS)}")
     return pooling
 
 
-def declared_pooling(folder):
+def declared_pooling(folder: Path) -> str | None:
     """Return the pooling that a folder declares, or None.
 
     Raises:
@@ -103,7 +117,7 @@ def declared_pooling(folder):
     return poolings[0] if poolings else None
 
 
-def _load_encoder(folder, config, mlm):
+def _load_encoder(folder: Path, config: PretrainedConfig, mlm: bool) -> Parts:
     """Load an encoder-only model; its pooler is kept as it is and not trained."""
     from transformers import AutoModel
 
@@ -124,13 +138,13 @@ def _load_encoder(folder, config, mlm):
     return body, TokenHead(masked_lm, body), None, fresh
 
 
-def freeze_pooler(body):
+def freeze_pooler(body: PreTrainedModel) -> None:
     """Keep the pooler out of training: no loss reaches it."""
     if getattr(body, "pooler", None) is not None:
         body.pooler.requires_grad_(False)
 
 
-def _load_masked_lm(folder, config):
+def _load_masked_lm(folder: Path, config: PretrainedConfig) -> tuple[PreTrainedModel, list[str]]:
     """Return (masked-language model, names of its parameters that the folder does not hold)."""
     from transformers import AutoModelForMaskedLM
 
@@ -145,7 +159,7 @@ def _load_masked_lm(folder, config):
     return masked_lm, sorted(info["missing_keys"])
 
 
-def _load_seq2seq(folder):
+def _load_seq2seq(folder: Path) -> Parts:
     """Load a T5-like model whole: its encoder gives the vectors, its decoder the denoising loss."""
     from transformers import AutoModelForSeq2SeqLM
 
@@ -158,7 +172,7 @@ def _load_seq2seq(folder):
     return model.get_encoder(), None, model, []
 
 
-def _load_heads(model, folder):
+def _load_heads(model: PairEncoder, folder: Path) -> set[str]:
     """Load the heads that an earlier pretraining of ours left beside its encoder; return their names."""
     from safetensors.torch import load_file
 
@@ -173,7 +187,7 @@ def _load_heads(model, folder):
 
 
 @contextlib.contextmanager
-def quiet_loading():
+def quiet_loading() -> Iterator[None]:
     """Keep transformers' bars and load reports off the screen: what is missing is checked and reported by us."""
     from transformers.utils import logging
 
@@ -189,17 +203,25 @@ def quiet_loading():
 
 
 def build_scratch_encoder(
-    config_path, texts, *, vocab_size, tokenizer_folder, mlm, pooling=None, dense=False, max_length=512
-):
+    config_path: Path | str,
+    texts: Sequence[str],
+    *,
+    vocab_size: int,
+    tokenizer_folder: Path,
+    mlm: bool,
+    pooling: str | None = None,
+    dense: bool = False,
+    max_length: int = 512,
+) -> Loaded:
     """Start from random weights: the shapes of a config, a tokenizer trained on the pairs.
 
     Args:
-        config_path (path): a model's config.json, or a folder that holds one.
-        texts (list of str): what the tokenizer is trained on.
-        vocab_size (int): entries at most, special tokens included.
-        tokenizer_folder (Path): the trained tokenizer is kept there, and read back when a run goes on.
+        config_path: a model's config.json, or a folder that holds one.
+        texts: what the tokenizer is trained on.
+        vocab_size: entries at most, special tokens included.
+        tokenizer_folder: the trained tokenizer is kept there, and read back when a run goes on.
         mlm, pooling, dense: as in `load_pair_encoder`.
-        max_length (int): tokens the tokenizer lets through.
+        max_length: tokens the tokenizer lets through.
 
     Returns:
         (PairEncoder, tokenizer, list[str])
@@ -225,7 +247,7 @@ def build_scratch_encoder(
             "like bert or roberta"
         )
     if (tokenizer_folder / "tokenizer.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     else:
         tokenizer = train_tokenizer(texts, vocab_size, min(max_length, config.max_position_embeddings))
         save_tokenizer(tokenizer, tokenizer_folder)
@@ -239,7 +261,7 @@ def build_scratch_encoder(
     return PairEncoder(body, pooling or "cls", head, None, dense), tokenizer, ["every weight"]
 
 
-def train_tokenizer(texts, vocab_size, max_length):
+def train_tokenizer(texts: Sequence[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerBase:
     """Train a lower-cased WordPiece tokenizer with BERT's special tokens. Same texts, same vocabulary.
 
     The trainer of `tokenizers` numbers inner characters ("##a") in the order of a hash map, and ties between merges
@@ -247,7 +269,7 @@ def train_tokenizer(texts, vocab_size, max_length):
     plain pieces of the vocabulary.
 
     Args:
-        texts (list): strings; read twice.
+        texts: strings; read twice.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -258,7 +280,7 @@ def train_tokenizer(texts, vocab_size, max_length):
     found = (word for text in texts for word, _ in words.pre_tokenize_str(normalizer.normalize_str(text)))
     inner = [f"##{c}" for c in sorted({c for word in found for c in word[1:]})]
 
-    def tokenizer_of(model):
+    def tokenizer_of(model: models.Model) -> Tokenizer:
         tokenizer = Tokenizer(model)
         tokenizer.normalizer = normalizer
         tokenizer.pre_tokenizer = words
@@ -278,7 +300,7 @@ def train_tokenizer(texts, vocab_size, max_length):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **names)
 
 
-def save_tokenizer(tokenizer, folder):
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a tokenizer's folder; whole or not at all. Only the first process writes."""
     if rank() > 0:
         return
@@ -286,7 +308,7 @@ def save_tokenizer(tokenizer, folder):
         tokenizer.save_pretrained(temporary)
 
 
-def read_vocabulary(tokenizer, model, mlm):
+def read_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PairEncoder, mlm: bool) -> Vocabulary:
     """Return what hiding tokens needs.
 
     Raises:
@@ -294,20 +316,22 @@ def read_vocabulary(tokenizer, model, mlm):
     """
     pad = next(t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if t is not None)
     # len() counts added tokens that the model may have no row for: random tokens come from the model's table.
-    size = min(len(tokenizer), model.body.get_input_embeddings().num_embeddings)
-    common = {"size": size, "special_ids": tuple(tokenizer.all_special_ids), "pad_id": pad}
+    table: nn.Embedding = model.body.get_input_embeddings()  # type: ignore[assignment]
+    size = min(len(tokenizer), table.num_embeddings)
+    special = tuple(tokenizer.all_special_ids)
     if model.denoiser is None:
         if mlm and tokenizer.mask_token_id is None:
             raise InputError(
                 f"the tokenizer ({type(tokenizer).__name__}) has no mask token, which mlm needs; use "
                 "--objective=contrastive or another encoder"
             )
-        return Vocabulary(mask_id=tokenizer.mask_token_id, **common)
-    ids = tokenizer.convert_tokens_to_ids([SENTINEL.format(i) for i in range(N_SENTINELS)])
+        return Vocabulary(size, tokenizer.mask_token_id, special, pad_id=pad)
+    vocabulary = tokenizer.get_vocab()
+    ids = (vocabulary.get(SENTINEL.format(i)) for i in range(N_SENTINELS))
     sentinels = tuple(i for i in ids if i is not None and i != tokenizer.unk_token_id)
     if mlm and not sentinels:
         raise InputError(
             f"the tokenizer ({type(tokenizer).__name__}) has no {SENTINEL.format(0)}, which denoising needs; use "
             "--objective=contrastive or another encoder"
         )
-    return Vocabulary(mask_id=None, sentinels=sentinels, end_id=tokenizer.eos_token_id, **common)
+    return Vocabulary(size, None, special, sentinels, tokenizer.eos_token_id, pad)

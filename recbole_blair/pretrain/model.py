@@ -1,20 +1,27 @@
-"""The encoder in training: one vector a text for the contrastive loss, token predictions for the backbone's own."""
+"""The encoder in training: one vector per text for the contrastive loss, token predictions for the backbone's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from recbole_blair.pretrain.noise import IGNORE
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def pool_states(states, lengths, pooling):
+
+def pool_states(states: Tensor, lengths: Tensor, pooling: str) -> Tensor:
     """Pool the last hidden states; as `recbole_blair.text.pooling.pool`, but float64 stays float64.
 
     Args:
         states (n, T, D): last hidden states of right-padded texts.
         lengths (n,) int64: tokens of each text.
-        pooling (str): `cls` or `mean`.
+        pooling: `cls` or `mean`.
 
     Returns:
         Tensor: (n, D), float32 at least.
@@ -29,12 +36,12 @@ def pool_states(states, lengths, pooling):
 class _GivenStates(nn.Module):
     """Stands in a masked-language model where its encoder was, and returns the states it is given."""
 
-    def __init__(self, embeddings):
+    def __init__(self, embeddings: nn.Module | None) -> None:
         super().__init__()
-        self.states = None
+        self.states: Tensor | None = None
         object.__setattr__(self, "embeddings", embeddings)  # DeBERTa's head reads them; not registered twice
 
-    def forward(self, *_, **__):
+    def forward(self, *_: object, **__: object) -> BaseModelOutput:
         return BaseModelOutput(last_hidden_state=self.states)
 
 
@@ -45,11 +52,11 @@ class TokenHead(nn.Module):
     step's arithmetic.
 
     Args:
-        masked_lm (PreTrainedModel): of any `AutoModelForMaskedLM` class.
-        body (PreTrainedModel): the encoder whose word embeddings the head shares, if it shares any.
+        masked_lm: of any `AutoModelForMaskedLM` class.
+        body: the encoder whose word embeddings the head shares, if it shares any.
     """
 
-    def __init__(self, masked_lm, body):
+    def __init__(self, masked_lm: PreTrainedModel, body: PreTrainedModel) -> None:
         super().__init__()
         prefix = masked_lm.base_model_prefix
         setattr(masked_lm, prefix, body)
@@ -58,7 +65,7 @@ class TokenHead(nn.Module):
         setattr(masked_lm, prefix, self.stub)
         self.masked_lm = masked_lm
 
-    def forward(self, states):
+    def forward(self, states: Tensor) -> Tensor:
         """Return logits (m, V) of states (m, D)."""
         self.stub.states = states[None]
         try:
@@ -71,17 +78,24 @@ class PairEncoder(nn.Module):
     """An encoder with what its training needs: pooling, the training-only dense layer, the backbone's own head.
 
     Args:
-        body (PreTrainedModel): the encoder; for T5 the encoder half of `denoiser`.
-        pooling (str): `cls` or `mean`.
-        token_head (TokenHead | None): predicts masked tokens.
-        denoiser (PreTrainedModel | None): a whole T5-like model.
-        dense (bool): put a dense and a tanh layer on the pooled state in training, as the released code does;
+        body: the encoder; for T5 the encoder half of `denoiser`.
+        pooling: `cls` or `mean`.
+        token_head: predicts masked tokens.
+        denoiser: a whole T5-like model.
+        dense: put a dense and a tanh layer on the pooled state in training, as the released code does;
             the exported encoder does not have it.
 
     Source: arXiv:2403.03952, section 3.3; the dense layer: the released code, after SimCSE (arXiv:2104.08821).
     """
 
-    def __init__(self, body, pooling, token_head=None, denoiser=None, dense=False):
+    def __init__(
+        self,
+        body: PreTrainedModel,
+        pooling: str,
+        token_head: TokenHead | None = None,
+        denoiser: PreTrainedModel | None = None,
+        dense: bool = False,
+    ) -> None:
         super().__init__()
         self.body = body
         self.pooling = pooling
@@ -90,20 +104,20 @@ class PairEncoder(nn.Module):
         width = body.config.hidden_size
         self.dense = nn.Linear(width, width) if dense else None
 
-    def hidden_states(self, ids, lengths):
+    def hidden_states(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Return the last hidden states (n, T, D) of padded ids (n, T); no mask where nothing is padded."""
         inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]  # (n, T)
         mask = None if bool(inside.all()) else inside.long()
         return self.body(input_ids=ids, attention_mask=mask).last_hidden_state
 
-    def embed(self, ids, lengths):
+    def embed(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Return the vectors (n, D) that the contrastive loss compares: in training through the dense layer."""
         vectors = pool_states(self.hidden_states(ids, lengths), lengths, self.pooling)
         if self.dense is not None and self.training:
             vectors = torch.tanh(self.dense(vectors))
         return vectors
 
-    def masked_token_loss(self, noisy, lengths, labels):
+    def masked_token_loss(self, noisy: Tensor, lengths: Tensor, labels: Tensor) -> Tensor:
         """Return the summed cross-entropy of the hidden tokens.
 
         Args:
@@ -111,22 +125,24 @@ class PairEncoder(nn.Module):
             labels (n, T) int64: the hidden tokens, `IGNORE` elsewhere.
         """
         chosen = labels != IGNORE
+        assert self.token_head is not None  # loaded where the objective has mlm
         logits = self.token_head(self.hidden_states(noisy, lengths)[chosen])  # (m, V)
         return _summed_cross_entropy(logits, labels[chosen])
 
-    def denoising_loss(self, noisy, lengths, labels):
+    def denoising_loss(self, noisy: Tensor, lengths: Tensor, labels: Tensor) -> Tensor:
         """Return the summed cross-entropy of the dropped spans; `labels` (n, S) are padded by `IGNORE`."""
+        assert self.denoiser is not None
         mask = (torch.arange(noisy.shape[1], device=noisy.device) < lengths[:, None]).long()
         logits = self.denoiser(input_ids=noisy, attention_mask=mask, labels=labels).logits
         return _summed_cross_entropy(logits.flatten(0, 1), labels.flatten())
 
-    def checkpoint_activations(self):
+    def checkpoint_activations(self) -> None:
         """Recompute activations in the backward pass instead of keeping them."""
         target = self.denoiser if self.denoiser is not None else self.body
         enable = getattr(target, "activation_checkpointing_enable", None) or target.gradient_checkpointing_enable
         enable()
 
-    def unique_state(self):
+    def unique_state(self) -> dict[str, Tensor]:
         """Return the state dict without second names of shared tensors, as safetensors wants it."""
         seen, state = set(), {}
         for name, tensor in self.state_dict(keep_vars=True).items():
@@ -135,18 +151,18 @@ class PairEncoder(nn.Module):
                 state[name] = tensor.detach()
         return state
 
-    def load_unique_state(self, state):
+    def load_unique_state(self, state: dict[str, Tensor]) -> None:
         """Load what `unique_state` gave; names of shared tensors that it left out are filled by their first name."""
         missing, unexpected = self.load_state_dict(state, strict=False)
         lost = [name for name in missing if name not in self._shared_names()]
         if lost or unexpected:
             raise ValueError(f"checkpoint and model differ: missing {lost[:3]}, unexpected {unexpected[:3]}")
 
-    def _shared_names(self):
+    def _shared_names(self) -> set[str]:
         return self.state_dict(keep_vars=True).keys() - self.unique_state().keys()
 
 
-def _summed_cross_entropy(logits, labels):
+def _summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy summed over the predicted tokens, in float32 at least; 0 where there are none."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")

@@ -1,12 +1,27 @@
 """Evaluation by retrieval: each held-out context against every item's metadata."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
 
 from recbole_blair.ops import all_gather_rows
 from recbole_blair.parallel.distributed import rank, world_size
 from recbole_blair.pretrain.data import tokenise
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from recbole_blair.pretrain.model import PairEncoder
 
 WHOLE_SCAN_ROWS, SCAN_ROWS = 1_000_000, 100_000  # pairs read whole for candidates; pairs read at a time
 SCORE_ROWS = 512  # contexts whose cosines with every item exist at a time
@@ -16,27 +31,29 @@ class RetrievalTask:
     """Held-out contexts, the candidate items, and which item is whose.
 
     Args:
-        contexts (list[str]): n texts.
-        items (list[str]): m metadata texts.
-        target (ndarray): (n,) int64 row of each context's item.
+        contexts: n texts.
+        items: m metadata texts.
+        target: (n,) int64 row of each context's item.
     """
 
-    def __init__(self, contexts, items, target):
+    def __init__(self, contexts: list[str], items: list[str], target: Sequence[int]) -> None:
         self.contexts = contexts
         self.items = items
         self.target = torch.from_numpy(np.asarray(target, dtype=np.int64))
 
 
-def build_retrieval_task(held_out, train, max_items, seed, max_queries=None):
+def build_retrieval_task(
+    held_out: Dataset, train: Dataset, max_items: int, seed: int, max_queries: int | None = None
+) -> RetrievalTask | None:
     """Choose candidates: the held-out pairs' items, then other items of the pairs.
 
     An item that occurs with several metadata texts keeps the first.
 
     Args:
-        held_out, train (datasets.Dataset): columns `context`, `metadata`, `item_id`.
-        max_items (int): candidates at most; held-out items always stay.
-        seed (int): of the draw when there are more.
-        max_queries (int | None): held-out pairs at most, the first ones.
+        held_out, train: columns `context`, `metadata`, `item_id`.
+        max_items: candidates at most; held-out items always stay.
+        seed: of the draw when there are more.
+        max_queries: held-out pairs at most, the first ones.
 
     Returns:
         RetrievalTask | None: None when nothing is held out.
@@ -44,7 +61,8 @@ def build_retrieval_task(held_out, train, max_items, seed, max_queries=None):
     if not len(held_out):
         return None
     queries = held_out.select(range(min(len(held_out), max_queries or len(held_out))))
-    metadata, row_of = [], {}
+    metadata: list[str] = []
+    row_of: dict[str, int] = {}
     for item_id, text in zip(queries["item_id"], queries["metadata"]):
         if item_id not in row_of:
             row_of[item_id] = len(metadata)
@@ -55,8 +73,8 @@ def build_retrieval_task(held_out, train, max_items, seed, max_queries=None):
     return RetrievalTask(list(queries["context"]), metadata, target)
 
 
-def _other_items(train, known, room, seed):
-    """Return rows of `train`, one an item that is not `known`, at most `room`, drawn when there are more.
+def _other_items(train: Dataset, known: Mapping[str, int], room: int, seed: int) -> np.ndarray:
+    """Return rows of `train`, one per item that is not `known`, at most `room`, drawn when there are more.
 
     Small tables are read whole and give each item's first row; large ones are read in a random order until there are
     enough items.
@@ -64,7 +82,7 @@ def _other_items(train, known, room, seed):
     rng = np.random.default_rng(seed)
     small = len(train) <= WHOLE_SCAN_ROWS
     order = np.arange(len(train)) if small else rng.permutation(len(train))
-    first_row = {}
+    first_row: dict[str, int] = {}
     for start in range(0, len(order), SCAN_ROWS):
         part = order[start : start + SCAN_ROWS]
         for number, item_id in zip(part.tolist(), train.select(part)["item_id"]):
@@ -76,7 +94,7 @@ def _other_items(train, known, room, seed):
     return np.sort(rng.permutation(others)[:room]) if len(others) > room else others
 
 
-def target_ranks(queries, items, target):
+def target_ranks(queries: Tensor, items: Tensor, target: Tensor) -> Tensor:
     """Return the 1-based rank of each query's item by cosine; among equal scores it stands in the middle.
 
     Args:
@@ -97,8 +115,8 @@ def target_ranks(queries, items, target):
     return torch.cat(ranks)
 
 
-def retrieval_metrics(ranks, topk=(10, 100)):
-    """Return `ndcg@k`, `recall@k` and `mrr` of one relevant item a query, as fractions."""
+def retrieval_metrics(ranks: Tensor, topk: Sequence[int] = (10, 100)) -> dict[str, float]:
+    """Return `ndcg@k`, `recall@k` and `mrr` of one relevant item per query, as fractions."""
     metrics = {}
     for k in topk:
         hit = (ranks <= k).double()
@@ -108,49 +126,58 @@ def retrieval_metrics(ranks, topk=(10, 100)):
     return metrics
 
 
-def encode_texts(model, tokenizer, texts, *, max_length, pad_id, device, autocast, batch_texts=64, bar=None):
-    """Encode texts in order with a model in training's hands; each device takes its share.
+@dataclass
+class EncodeOptions:
+    """How texts become vectors: `max_length` tokens of a text are kept, `batch_texts` texts pass at a time."""
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    pad_id: int
+    device: torch.device
+    autocast: Callable[[], AbstractContextManager]
+    batch_texts: int = 64
+
+
+def encode_texts(model: PairEncoder, texts: Sequence[str], options: EncodeOptions, bar: tqdm | None = None) -> Tensor:
+    """Encode texts in order with a model that is being trained; each device takes its share.
 
     Returns:
-        Tensor: (n, D) float32 on `device`, without the training-only layer.
+        (n, D) float32 on the options' device, without the training-only layer.
     """
     share = -(-len(texts) // world_size())
     mine = range(rank() * share, min((rank() + 1) * share, len(texts)))
     order = sorted(mine, key=lambda i: -len(texts[i]))
     width = model.body.config.hidden_size
-    out = torch.zeros(share, width, device=device)
+    out = torch.zeros(share, width, device=options.device)
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for start in range(0, len(order), batch_texts):
-            rows = order[start : start + batch_texts]
-            ids, lengths = tokenise(tokenizer, [texts[i] for i in rows], max_length, pad_id)
-            with autocast():
-                vectors = model.embed(ids.to(device), lengths.to(device))
-            out[torch.tensor(rows, device=device) - rank() * share] = vectors.float()
+        for start in range(0, len(order), options.batch_texts):
+            rows = order[start : start + options.batch_texts]
+            ids, lengths = tokenise(options.tokenizer, [texts[i] for i in rows], options.max_length, options.pad_id)
+            with options.autocast():
+                vectors = model.embed(ids.to(options.device), lengths.to(options.device))
+            out[torch.tensor(rows, device=options.device) - rank() * share] = vectors.float()
             if bar is not None:
                 bar.update(len(rows))
     model.train(was_training)
     return all_gather_rows(out)[: len(texts)]
 
 
-def evaluate_retrieval(model, tokenizer, task, *, topk=(10, 100), progress=True, **options):
+def evaluate_retrieval(
+    model: PairEncoder,
+    task: RetrievalTask,
+    options: EncodeOptions,
+    topk: Sequence[int] = (10, 100),
+    progress: bool = True,
+) -> dict[str, float]:
     """Rank every item for every held-out context.
 
-    Args:
-        model (PairEncoder), tokenizer: as in training.
-        task (RetrievalTask)
-        topk (sequence of int)
-        progress (bool): show a bar.
-        options: of `encode_texts`.
-
     Returns:
-        dict: metrics of `retrieval_metrics`.
+        Metrics of `retrieval_metrics`.
     """
-    from tqdm import tqdm
-
     total = -(-(len(task.contexts) + len(task.items)) // world_size())
     with tqdm(total=total, desc="retrieval", unit=" texts", leave=False, disable=not progress) as bar:
-        queries = encode_texts(model, tokenizer, task.contexts, bar=bar, **options)
-        items = encode_texts(model, tokenizer, task.items, bar=bar, **options)
+        queries = encode_texts(model, task.contexts, options, bar)
+        items = encode_texts(model, task.items, options, bar)
     return retrieval_metrics(target_ranks(queries, items, task.target.to(queries.device)), topk)

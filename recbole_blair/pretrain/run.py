@@ -1,12 +1,20 @@
 """One pretraining run: pairs, encoder, training, evaluation, export; goes on where it was stopped."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import hashlib
 import json
+import resource
+import shutil
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from recbole_blair.errors import InputError
@@ -21,7 +29,7 @@ from recbole_blair.pretrain.load import (
     load_pair_encoder,
     read_vocabulary,
 )
-from recbole_blair.pretrain.retrieval import build_retrieval_task
+from recbole_blair.pretrain.retrieval import EncodeOptions, RetrievalTask, build_retrieval_task
 from recbole_blair.pretrain.step import Objective, Step
 from recbole_blair.pretrain.trainer import (
     AUTOCAST,
@@ -36,6 +44,13 @@ from recbole_blair.pretrain.trainer import (
 )
 from recbole_blair.text.weights import weights_hash
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+    from recbole_blair.pretrain.data import PairTables
+    from recbole_blair.pretrain.model import PairEncoder
+    from recbole_blair.pretrain.settings import Settings
+
 STATE_DIR, CONFIG, METRICS, BEFORE, START = (
     "pretraining",
     "config.json",
@@ -47,14 +62,14 @@ FORWARD_TEXTS = {"cpu": 64, "cuda": 1024}  # a CPU's caches hold few texts, a GP
 TOKENIZER_PAIRS = 200_000  # pairs that a tokenizer from scratch is trained on at most
 
 
-def pretrain(settings):
+def pretrain(settings: Settings) -> dict[str, Any]:
     """Train an encoder on pairs and export it.
 
     Args:
-        settings (Settings): resolved, with `pairs` and `output_dir` set.
+        settings: resolved, with `pairs` and `output_dir` set.
 
     Returns:
-        dict: metrics.json: settings, data, `before`, `after`, seconds, pairs a second, peak memory, versions.
+        dict: metrics.json: settings, data, `before`, `after`, seconds, pairs per second, peak memory, versions.
 
     Raises:
         InputError: bad input, or another run in `output_dir`.
@@ -95,7 +110,7 @@ def pretrain(settings):
     return metrics
 
 
-def choose_device(settings):
+def choose_device(settings: Settings) -> tuple[str, str]:
     """Return (`cpu` or `cuda`, precision).
 
     Raises:
@@ -114,7 +129,7 @@ def choose_device(settings):
 
 
 @functools.lru_cache(maxsize=4)
-def pairs_hash(path):
+def pairs_hash(path: Path | str) -> str:
     """Return the SHA-256 of the pairs' files, one after the other, hex."""
     digest = hashlib.sha256()
     for file in pair_files(path):
@@ -124,7 +139,7 @@ def pairs_hash(path):
     return digest.hexdigest()
 
 
-def check_folder(folder, settings):
+def check_folder(folder: Path, settings: Settings) -> dict[str, Any] | None:
     """Return the metrics of a finished run of the same settings, or None; refuse another run's folder.
 
     Raises:
@@ -144,7 +159,9 @@ def check_folder(folder, settings):
     return json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else None
 
 
-def load_start(settings, tables, state):
+def load_start(
+    settings: Settings, tables: PairTables, state: Path
+) -> tuple[PairEncoder, PreTrainedTokenizerBase, dict[str, Any]]:
     """Return (PairEncoder, tokenizer, base): `base` says where the weights come from, for the card."""
     mlm = "mlm" in settings.objective
     options = {"mlm": mlm, "pooling": settings.pooling, "dense": settings.dense_head}
@@ -166,9 +183,17 @@ def load_start(settings, tables, state):
     return model, tokenizer, base
 
 
-def build_trainer(settings, args, model, tokenizer, tables, task, precision, state):
+def build_trainer(
+    settings: Settings,
+    args: TrainingArguments,
+    model: PairEncoder,
+    tokenizer: PreTrainedTokenizerBase,
+    tables: PairTables,
+    task: RetrievalTask | None,
+    precision: str,
+    state: Path,
+) -> PairTrainer:
     """Put model, data and settings into a PairTrainer."""
-    import numpy as np
 
     objective = Objective(
         contrastive="contrastive" in settings.objective,
@@ -181,18 +206,17 @@ def build_trainer(settings, args, model, tokenizer, tables, task, precision, sta
     )
     vocabulary = read_vocabulary(tokenizer, model, objective.mlm)
     dtype = AUTOCAST[precision]
-    autocast = contextlib.nullcontext
+    autocast: Callable[[], AbstractContextManager] = contextlib.nullcontext
     if dtype is not None:
         autocast = functools.partial(torch.autocast, args.device.type, dtype=dtype)
     step = Step(model, objective, vocabulary, settings.cache_chunk, autocast, seed=settings.seed)
     texts = FORWARD_TEXTS[args.device.type] if settings.forward_texts is None else settings.forward_texts
     chunk = settings.cache_chunk or texts
-    encode = {"tokenizer": tokenizer, "max_length": settings.max_length, "pad_id": vocabulary.pad_id}
     characters = np.asarray(tables.train["characters"]) if settings.group_by_length else None
     return PairTrainer(
         step=step,
         task=task,
-        encode_options={**encode, "device": args.device, "autocast": autocast},
+        encode_options=EncodeOptions(tokenizer, settings.max_length, vocabulary.pad_id, args.device, autocast),
         topk=settings.topk,
         group_by_length=characters,
         model=model,
@@ -204,11 +228,13 @@ def build_trainer(settings, args, model, tokenizer, tables, task, precision, sta
     )
 
 
-def train_and_evaluate(trainer, settings, state):
+def train_and_evaluate(
+    trainer: PairTrainer, settings: Settings, state: Path
+) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
     """Evaluate, train (going on from the last whole checkpoint), and load the weights to export.
 
     Returns:
-        (dict, dict): metrics `before` and `after`; seconds and pairs a second of this call.
+        Metrics `before` and `after`; seconds and pairs per second of this call.
     """
     checkpoint = last_whole_checkpoint(state / "checkpoint", world_size())
     results = {"before": before_training(trainer, state) if settings.eval_before else {}, "after": {}}
@@ -224,7 +250,7 @@ def train_and_evaluate(trainer, settings, state):
     return results, timing
 
 
-def final_metrics(trainer, keep_best, folder):
+def final_metrics(trainer: PairTrainer, keep_best: bool, folder: Path) -> dict[str, float]:
     """Load the best weights where asked for, and return the metrics of the weights that are exported."""
     record = folder / (BEST_METRICS if keep_best else LAST_METRICS)
     if record.is_file():
@@ -237,7 +263,7 @@ def final_metrics(trainer, keep_best, folder):
     return strip_prefix(trainer.evaluate(metric_key_prefix="after"), "after_")
 
 
-def before_training(trainer, state):
+def before_training(trainer: PairTrainer, state: Path) -> dict[str, float]:
     """Return the untrained encoder's metrics; read back when the run goes on."""
     path = state / BEFORE
     if trainer.task is None:
@@ -250,14 +276,22 @@ def before_training(trainer, state):
     return found
 
 
-def strip_prefix(metrics, prefix):
+def strip_prefix(metrics: dict[str, Any], prefix: str) -> dict[str, float]:
     """Return the retrieval metrics without the Trainer's prefix."""
     return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
 
 
-def summary(settings, tables, task, base, results, timing, precision, model):
+def summary(
+    settings: Settings,
+    tables: PairTables,
+    task: RetrievalTask | None,
+    base: dict[str, Any],
+    results: dict[str, dict[str, float]],
+    timing: dict[str, Any],
+    precision: str,
+    model: PairEncoder,
+) -> dict[str, Any]:
     """Return what metrics.json says."""
-    import resource
 
     pairs = len(tables.train) * settings.epochs
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -288,9 +322,15 @@ def summary(settings, tables, task, base, results, timing, precision, model):
     }
 
 
-def finish(folder, model, tokenizer, settings, metrics, base):
+def finish(
+    folder: Path,
+    model: PairEncoder,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Settings,
+    metrics: dict[str, Any],
+    base: dict[str, Any],
+) -> None:
     """Export, write metrics.json, then drop what only a resume would need."""
-    import shutil
 
     card = export.model_card(
         base=base,

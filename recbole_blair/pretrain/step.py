@@ -5,16 +5,27 @@ them gives each vector's gradient; the second pass runs chunk by chunk with the 
 in. Memory then holds one chunk's activations, and the batch can be as large as the loss needs.
 """
 
+from __future__ import annotations
+
 import contextlib
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recbole_blair.losses import info_nce_loss
 from recbole_blair.ops import all_gather_rows
 from recbole_blair.parallel.distributed import gather_values, mean_over_devices, rank
 from recbole_blair.pretrain.noise import IGNORE, counter_uniform, drop_spans, mask_tokens
+
+if TYPE_CHECKING:
+    from recbole_blair.pretrain.model import PairEncoder
+
+RandomState = tuple[Tensor, "Tensor | None"]  # of the CPU's and the GPU's generator
 
 
 class Objective(NamedTuple):
@@ -32,7 +43,7 @@ class Objective(NamedTuple):
     mask_same_item: bool = True
 
     @property
-    def own_weight(self):
+    def own_weight(self) -> float:
         """The weight of the backbone's own loss; alone it counts fully."""
         return self.mlm_weight if self.contrastive else 1.0
 
@@ -42,21 +53,20 @@ class Vocabulary(NamedTuple):
 
     size: int
     mask_id: int | None
-    special_ids: tuple
-    sentinels: tuple = ()
+    special_ids: tuple[int, ...]
+    sentinels: tuple[int, ...] = ()
     end_id: int | None = None
     pad_id: int = 0
 
 
-def contrastive_loss(vectors, batch, objective):
+def contrastive_loss(vectors: Tensor, batch: dict[str, Any], objective: Objective) -> Tensor:
     """In-batch contrastive loss of this device's contexts over every device's metadata.
 
     Pairs that share the item, or whose metadata reads the same, are left out of each other's sums.
 
     Args:
         vectors (2B, D): the B contexts, then their metadata.
-        batch (dict): `item_key (B,) int64`, `metadata_key (B,) int64`, equal where item or metadata text is.
-        objective (Objective)
+        batch: `item_key (B,) int64`, `metadata_key (B,) int64`, equal where item or metadata text is.
 
     Returns:
         scalar.
@@ -80,16 +90,22 @@ class Step:
     """Computes losses and gradients of batches.
 
     Args:
-        model (PairEncoder)
-        objective (Objective)
-        vocabulary (Vocabulary)
-        cache_chunk (int): texts a forward pass with gradient caching; 0: no caching.
-        autocast (function): returns the context manager that forward passes run in.
-        backward (function): backward of a scalar (a gradient scaler's, say).
-        seed (int): of the hidden tokens.
+        cache_chunk: texts a forward pass with gradient caching; 0: no caching.
+        autocast: returns the context manager that forward passes run in.
+        backward: backward of a scalar (a gradient scaler's, say).
+        seed: of the hidden tokens.
     """
 
-    def __init__(self, model, objective, vocabulary, cache_chunk=0, autocast=None, backward=None, seed=0):
+    def __init__(
+        self,
+        model: PairEncoder,
+        objective: Objective,
+        vocabulary: Vocabulary,
+        cache_chunk: int = 0,
+        autocast: Callable[[], AbstractContextManager] | None = None,
+        backward: Callable[[Tensor], object] | None = None,
+        seed: int = 0,
+    ) -> None:
         self.model = model
         self.objective = objective
         self.vocabulary = vocabulary
@@ -98,28 +114,28 @@ class Step:
         self.backward = backward or torch.Tensor.backward
         self.seed = seed
 
-    def run(self, batch, number):
+    def run(self, batch: dict[str, Any], number: int) -> dict[str, Tensor]:
         """Add the gradients of one batch to the parameters.
 
         Args:
-            batch (dict): from `PairCollator`.
-            number (int): the step's number; hidden tokens depend on it.
+            batch: from `PairCollator`.
+            number: the step's number; hidden tokens depend on it.
 
         Returns:
             dict: `loss` and its parts `contrastive` and `mlm`, detached scalars.
         """
-        parts = {}
+        parts: dict[str, Tensor] = {}
         if self.objective.contrastive:
             parts["contrastive"] = self._cached_contrastive(batch) if self.cached else self._plain_contrastive(batch)
         if self.objective.mlm:
             parts["mlm"] = self._own_loss(batch, self.noisy_batch(batch, number))
-        total = sum(self._weight(name) * value for name, value in parts.items())
+        total = functools.reduce(torch.add, [self._weight(name) * value for name, value in parts.items()])
         return {"loss": total, **parts}
 
-    def _weight(self, name):
+    def _weight(self, name: str) -> float:
         return 1.0 if name == "contrastive" else self.objective.own_weight
 
-    def _plain_contrastive(self, batch):
+    def _plain_contrastive(self, batch: dict[str, Any]) -> Tensor:
         """Every chunk forward, then one backward pass."""
         with self.autocast():
             vectors = [self._embed_chunk(batch, rows) for rows in batch["chunks"]]
@@ -127,7 +143,7 @@ class Step:
         self.backward(loss)
         return loss.detach()
 
-    def _cached_contrastive(self, batch):
+    def _cached_contrastive(self, batch: dict[str, Any]) -> Tensor:
         """Two passes: vectors without graph, then each chunk again under its own random state."""
         states, vectors = [], []
         device = batch["ids"].device
@@ -147,21 +163,22 @@ class Step:
         _set_random_state(after, device)
         return loss.detach()
 
-    def _own_loss(self, batch, own):
+    def _own_loss(self, batch: dict[str, Any], own: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """The backbone's own loss does not couple texts: each chunk goes backward at once."""
-        count, total = self._predicted(own), 0.0
+        count = self._predicted(own)
+        losses: list[Tensor] = []
         for rows in batch["chunks"]:
             with self.autocast():
                 loss = self._own_chunk(own, rows) / count
             self.backward(self.objective.own_weight * loss)
-            total = total + loss.detach()
-        return total
+            losses.append(loss.detach())
+        return functools.reduce(torch.add, losses)
 
-    def _embed_chunk(self, batch, rows):
+    def _embed_chunk(self, batch: dict[str, Any], rows: Tensor) -> Tensor:
         lengths = batch["lengths"][rows]
         return self.model.embed(batch["ids"][rows, : int(lengths.max())], lengths)
 
-    def _own_chunk(self, own, rows):
+    def _own_chunk(self, own: tuple[Tensor, Tensor, Tensor], rows: Tensor) -> Tensor:
         noisy, lengths, labels = own
         lengths = lengths[rows]
         width = int(lengths.max())
@@ -170,11 +187,11 @@ class Step:
             return self.model.denoising_loss(noisy[rows, :width], lengths, labels[rows, :filled])
         return self.model.masked_token_loss(noisy[rows, :width], lengths, labels[rows, :width])
 
-    def _predicted(self, own):
+    def _predicted(self, own: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Tokens a device predicts on average, so that every predicted token weighs the same on all of them."""
         return mean_over_devices((own[2] != IGNORE).sum().double()).clamp_min(1.0)
 
-    def noisy_batch(self, batch, number):
+    def noisy_batch(self, batch: dict[str, Any], number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return (noisy ids, lengths, labels) of the 2B texts; contexts and metadata are both hidden in part."""
         rows = torch.cat([batch["row"] * 2, batch["row"] * 2 + 1])  # a number for each text
         if self.model.denoiser is not None:
@@ -184,16 +201,18 @@ class Step:
         inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         maskable = inside & ~torch.isin(ids, special)
 
-        def draw(stream):
+        def draw(stream: int) -> Tensor:
             return counter_uniform(self.seed, number, rows, ids.shape[1], stream)
 
         words = self.vocabulary
+        assert words.mask_id is not None  # read_vocabulary sees to it
         noisy, labels = mask_tokens(ids, maskable, draw, words.mask_id, words.size, self.objective.mlm_share)
         return noisy, lengths, labels
 
-    def _dropped_spans(self, batch, rows, number):
+    def _dropped_spans(self, batch: dict[str, Any], rows: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
         ids, lengths = batch["ids"].tolist(), batch["lengths"].tolist()
         noisy, targets, words = [], [], self.vocabulary
+        assert words.end_id is not None
         for row, text, length in zip(rows.tolist(), ids, lengths):
             rng = np.random.default_rng([self.seed, number, row])
             pair = (
@@ -208,24 +227,24 @@ class Step:
         return _padded(noisy, words.pad_id, device), sizes, _padded(targets, IGNORE, device)
 
 
-def _padded(lists, fill, device):
+def _padded(lists: list[list[int]], fill: int, device: torch.device) -> Tensor:
     """Right-pad lists of ids to (n, longest)."""
     width = max(len(ids) for ids in lists)
     return torch.tensor([ids + [fill] * (width - len(ids)) for ids in lists], dtype=torch.int64, device=device)
 
 
-def _in_order(parts, chunks):
+def _in_order(parts: list[Tensor], chunks: Sequence[Tensor]) -> Tensor:
     """Put the rows of chunks back in the batch's order."""
     order = torch.cat(list(chunks))
     return torch.cat(parts)[torch.argsort(order)]
 
 
-def _random_state(device):
+def _random_state(device: torch.device) -> RandomState:
     """The states of the generators that dropout draws from."""
     return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
 
-def _set_random_state(state, device):
+def _set_random_state(state: RandomState, device: torch.device) -> None:
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.cuda.set_rng_state(state[1], device)

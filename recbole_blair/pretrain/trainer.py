@@ -1,13 +1,18 @@
 """transformers' Trainer with our step, our order, retrieval as evaluation, and checkpoints that are whole or absent."""
 
+from __future__ import annotations
+
 import json
-import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from recbole_blair.errors import InputError
@@ -17,22 +22,31 @@ from recbole_blair.parallel.distributed import all_reduce_gradients, rank, world
 from recbole_blair.pretrain.data import EpochOrder
 from recbole_blair.pretrain.retrieval import evaluate_retrieval
 
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState
+
+    from recbole_blair.pretrain.model import PairEncoder
+    from recbole_blair.pretrain.retrieval import EncodeOptions, RetrievalTask
+    from recbole_blair.pretrain.settings import Settings
+    from recbole_blair.pretrain.step import Step
+
 WHOLE = "whole.json"  # written last into a checkpoint: one without it was interrupted and is not used
 WEIGHTS = "model.safetensors"
 BEST, BEST_METRICS, LAST_METRICS = "best.safetensors", "best.json", "last.json"
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def training_arguments(settings, folder, device, precision, evaluates):
+def training_arguments(
+    settings: Settings, folder: Path, device: str, precision: str, evaluates: bool
+) -> TrainingArguments:
     """Translate our keys into transformers' TrainingArguments.
 
     Args:
-        settings (Settings)
-        folder (Path): where checkpoints go.
-        device (str): `cpu` or `cuda`.
-        precision (str): `fp32`, `bf16` or `fp16`. Autocast is entered by the step itself; only fp16 is told, for its
+        folder: where checkpoints go.
+        device: `cpu` or `cuda`.
+        precision: `fp32`, `bf16` or `fp16`. Autocast is entered by the step itself; only fp16 is told, for its
             gradient scaler.
-        evaluates (bool): pairs are held out.
+        evaluates: pairs are held out.
     """
     args = TrainingArguments(
         output_dir=str(folder),
@@ -66,7 +80,7 @@ def training_arguments(settings, folder, device, precision, evaluates):
     return args
 
 
-def _every(steps):
+def _every(steps: int) -> str:
     """Return transformers' name of a strategy: every so many steps, or each epoch for 0."""
     return "steps" if steps else "epoch"
 
@@ -75,32 +89,40 @@ class PairTrainer(Trainer):
     """Trains a PairEncoder on pairs.
 
     Args:
-        step (Step): losses and gradients of a batch.
-        task (RetrievalTask | None): what is evaluated.
-        encode_options (dict): of `encode_texts`, with `tokenizer`.
-        topk (sequence of int)
-        group_by_length (ndarray | None): characters of each pair, or None for random batches.
+        step: losses and gradients of a batch.
+        task: what is evaluated.
+        encode_options: of `encode_texts`.
+        group_by_length: characters of each pair, or None for random batches.
         kwargs: of `transformers.Trainer`.
     """
 
-    def __init__(self, *, step, task, encode_options, topk, group_by_length=None, **kwargs):
+    def __init__(
+        self,
+        *,
+        step: Step,
+        task: RetrievalTask | None,
+        encode_options: EncodeOptions,
+        topk: Sequence[int],
+        group_by_length: np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.step = step
         self.task = task
-        self.encode_options = dict(encode_options)
+        self.encode_options = encode_options
         self.topk = topk
         self.group_by_length = group_by_length
-        self.parts = {}
-        self.clock = None
+        self.parts: dict[str, Any] = {}  # sums of the losses since the last log line
+        self.clock: float | None = None
         super().__init__(**kwargs)
         step.backward = self.accelerator.backward
 
-    def _get_train_sampler(self, train_dataset=None):
-        n_rows = len(self.train_dataset)
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
+        n_rows = len(self.train_dataset)  # type: ignore[arg-type]
         batch = self.args.per_device_train_batch_size * world_size()
         steps = -(-n_rows // batch)
         return EpochOrder(n_rows, self.args.seed, lambda: self.state.global_step // steps, self.group_by_length, batch)
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Run our step on the bare model and average the gradients over the devices."""
         model.train()
         losses = self.step.run(self._prepare_inputs(inputs), self.state.global_step)
@@ -116,8 +138,8 @@ class PairTrainer(Trainer):
         self.parts["pairs"] = self.parts.get("pairs", 0) + len(inputs["row"]) * world_size()
         return losses["loss"].float()
 
-    def log(self, logs, start_time=None):
-        """Add the loss's parts and pairs a second since the last line."""
+    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
+        """Add the loss's parts and pairs per second since the last line."""
         if "loss" in logs:
             pairs, now = self.parts.pop("pairs", 0), time.monotonic()
             if self.clock is not None:
@@ -129,46 +151,43 @@ class PairTrainer(Trainer):
             self.parts = {}
         super().log(logs, start_time)
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Retrieve the held-out pairs' items; time spent here does not count as training."""
+        assert self.task is not None  # the Trainer evaluates only with a task
         started = time.monotonic()
-        found = evaluate_retrieval(
-            self.step.model,
-            task=self.task,
-            topk=self.topk,
-            progress=not self.args.disable_tqdm and self.is_world_process_zero(),
-            **self.encode_options,
-        )
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        shown = not self.args.disable_tqdm and self.is_world_process_zero()
+        retrieved = evaluate_retrieval(self.step.model, self.task, self.encode_options, self.topk, shown)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in retrieved.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         if self.clock is not None:
             self.clock += time.monotonic() - started
         return metrics
 
-    def _determine_best_metric(self, metrics, trial):
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         best = super()._determine_best_metric(metrics, trial)
         found = {name.removeprefix("eval_"): value for name, value in metrics.items()}
         record = {"step": self.state.global_step, "metrics": found}
         if self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
+            folder = Path(str(self.args.output_dir))
             if best:
                 write_weights(folder / BEST, self.step.model)
                 write_json(folder / BEST_METRICS, record, indent=2)
             write_json(folder / LAST_METRICS, record, indent=2)
         return best
 
-    def _save(self, output_dir=None, state_dict=None):
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Write weights only: no pickled arguments."""
-        os.makedirs(output_dir, exist_ok=True)
-        write_weights(Path(output_dir) / WEIGHTS, self.step.model)
+        write_weights(Path(str(output_dir)) / WEIGHTS, self.step.model)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(Path(resume_from_checkpoint) / WEIGHTS, self.step.model)
 
-    def _save_checkpoint(self, model, trial):
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write the checkpoint, mark it whole, then drop the older ones."""
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         if self.is_world_process_zero():
             shutil.rmtree(folder, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -186,17 +205,24 @@ class PairTrainer(Trainer):
 class LogFile(TrainerCallback):
     """Appends each log line to log.txt as JSON and to TensorBoard."""
 
-    def __init__(self, folder):
-        from torch.utils.tensorboard import SummaryWriter
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # heavy
 
         self.path = Path(folder) / "log.txt"
         self.writer = SummaryWriter(str(Path(folder) / "tensorboard")) if rank() == 0 else None
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Write the numbers of one line."""
         if self.writer is None:
             return
-        values = {k: v for k, v in logs.items() if isinstance(v, int | float)}
+        values = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **values}) + "\n")
         for name, value in values.items():
@@ -204,7 +230,7 @@ class LogFile(TrainerCallback):
         self.writer.flush()
 
 
-def last_whole_checkpoint(folder, processes):
+def last_whole_checkpoint(folder: Path, processes: int) -> Path | None:
     """Return the newest whole checkpoint of `folder`, or None; interrupted ones are left aside.
 
     Raises:
@@ -227,13 +253,13 @@ def last_whole_checkpoint(folder, processes):
     return path
 
 
-def write_weights(path, model):
+def write_weights(path: Path, model: PairEncoder) -> None:
     """Write a model's tensors, each once, and the file's checksum."""
     with recorded_file(path) as temporary:
         save_file({name: value.cpu().contiguous() for name, value in model.unique_state().items()}, temporary)
 
 
-def load_weights(path, model):
+def load_weights(path: Path, model: PairEncoder) -> None:
     """Load what `write_weights` wrote.
 
     Raises:
