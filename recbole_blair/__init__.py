@@ -40,14 +40,21 @@ def load(
         show_progress: progress bars on stderr.
 
     Returns:
-        `.recommend(users, top=10)` gives a DataFrame,
-        `.score(users, items)` (U, M), `.encode(users=…)` or `.encode(items=…)` (n, H) float32 arrays.
+        `.recommend(users, top=10)` gives a DataFrame, `.score(users, items)` (U, M), `.encode(users=…)` or
+        `.encode(items=…)` (n, H) float32 arrays.
 
     Raises:
-        InputError: no run folder; a build, features or an encoder that has gone; a build of another dataset.
+        InputError: no run folder, or a damaged one; a build, features or an encoder that has gone; a build of another
+            dataset.
 
     Example:
-        >>> recbole_blair.load("runs/games").recommend("AEVPPTMG43C6GWSR7I2UGRQN7WFQ", top=5)  # doctest: +SKIP
+        >>> import recbole_blair
+        >>> from recbole_blair.quick_start import run
+        >>> keys = {"plm": "tfidf-svd", "epochs": 2, "output_dir": "runs/first"}
+        >>> metrics = run("UniSRecBlair", "sample", **keys)  # doctest: +SKIP
+        >>> print(metrics["test"]["ndcg@10"])  # doctest: +SKIP
+        >>> visitor = {"user_id": "a visitor", "item_id_list": ["B0S363ZZZA", "B0SDKG8KX6"]}
+        >>> print(recbole_blair.load("runs/first").recommend([visitor], top=5))  # doctest: +SKIP
     """
     # heavy: loads torch
     from recbole_blair.recommend.recommender import load as load_recommender

@@ -1,1 +1,1 @@
-"""Trained runs at work: top items for users, scores and vectors, items that training never saw."""
+"""A trained run in use: the best items for users, scores and vectors, items that training never saw."""

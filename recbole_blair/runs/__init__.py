@@ -1,1 +1,1 @@
-"""Run folders: opening a finished run, and what `--dry_run` says about one that is not there yet."""
+"""Run folders: opening a trained run, evaluating it again, and what `--dry_run` says of one that is not there yet."""
