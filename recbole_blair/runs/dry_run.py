@@ -15,6 +15,7 @@ from recbole_blair.text.api_models import find_api_model
 from recbole_blair.text.api_tokens import cost_text
 from recbole_blair.text.encode import find_feature_name
 from recbole_blair.text.features import feature_path
+from recbole_blair.text.vectors import PREFIX as READY_VECTORS
 from recbole_blair.train.runtime import runtime_config
 
 TOKENS_PER_TEXT = 160  # of a typical item text in Amazon Reviews 2023; only for the estimate
@@ -51,6 +52,8 @@ def plan_features(config: Config, build_dir: Path) -> str:
     items = count_items(build_dir)
     if items is None:
         return f"features   {path}: to be made with {config['plm']}; 3 KiB per item at width 768"
+    if config["plm"].startswith(READY_VECTORS):
+        return f"features   {path}: to be taken from {config['plm'].removeprefix(READY_VECTORS)}: {items:,} vectors"
     if config["plm"].startswith("openai:"):
         return plan_api_features(config, path, items)
     seconds = items * TOKENS_PER_TEXT * ENCODER_FLOPS_PER_TOKEN / FLOPS_PER_S[config["device"].type]

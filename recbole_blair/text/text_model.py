@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -181,6 +182,12 @@ def _check_architecture(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kind = config.get("model_type")
     if not kind or kind in transformers.CONFIG_MAPPING:
+        if "AutoModel" in (config.get("auto_map") or {}):
+            warnings.warn(
+                f"{folder.name} brings code of its own, which is never run: transformers' own {kind} model takes its "
+                "place. If the model's card says that the code changes the attention, these are other vectors",
+                stacklevel=2,
+            )
         return
     own = "brings code of its own, which is never run, and " if config.get("auto_map") else ""
     since = f"{BUILT_IN_BY} has it, install that" if kind in BUILT_IN else "a newer release may have it, install that"

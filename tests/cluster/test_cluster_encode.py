@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from local_ray import local_cluster, nodes_of_ray, real_ray
+from tiny_encoders import some_texts, write_items, write_tiny_model
 
 from recbole_blair.cli.main import main
 from recbole_blair.cluster.encode import Shards, worker_resources
@@ -63,6 +64,23 @@ def wait_for(condition, limit_s=300):
     while not condition():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.01)
+
+
+@real_ray
+def test_two_workers_give_the_librarys_vectors_of_a_decoder_with_modules(tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    from sentence_transformers.base.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
+
+    plain, texts = write_tiny_model(tmp_path / "plain", "gemma3_text"), [text or "lamp" for text in some_texts(240)]
+    modules = [Transformer(str(plain)), Pooling(32, "lasttoken"), Dense(32, 16), Normalize()]
+    saved = library.SentenceTransformer(modules=modules, device="cpu", prompts={"document": "small case "})
+    saved.save(str(tmp_path / "whole"))
+    build = write_items(tmp_path / "shop", texts)
+    assert main(arguments(build, tmp_path / "whole", "--ray_cpus=2", "--shards=5")) == 0
+    (path,) = build.glob("*.feature")
+    found = np.fromfile(path, np.float32).reshape(240, 16)
+    np.testing.assert_allclose(found, saved.encode_document(texts), atol=1e-5)
 
 
 @real_ray

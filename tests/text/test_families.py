@@ -6,11 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from tiny_encoders import some_texts, write_tiny_model
+from tiny_encoders import some_texts, write_items, write_tiny_model
 
 from recbole_blair.errors import InputError
+from recbole_blair.text.encode import encode_build
 from recbole_blair.text.encoders import load_encoder
 from recbole_blair.text.layout import read_layout
+from recbole_blair.text.partial import PartialFeatures
 
 pytest.importorskip("sentence_transformers")
 from sentence_transformers import SentenceTransformer
@@ -169,6 +171,46 @@ def test_weights_load_in_the_precision_asked_for(tmp_path):
     model = load_encoder(folder, precision="bf16", device="cpu").replicas[0][1]
     assert {weight.dtype for weight in model.transformer.parameters()} == {torch.bfloat16}
     assert {weight.dtype for weight in model.heads.parameters()} == {torch.float32}
+
+
+def test_code_that_is_left_out_is_said(tmp_path):
+    folder = write_tiny_model(tmp_path / "qwen3", "qwen3")
+    change(folder / "config.json", auto_map={"AutoModel": "modeling.Mine"})
+    with pytest.warns(UserWarning, match="qwen3 brings code of its own, which is never run: transformers' own qwen3"):
+        load_encoder(folder)
+
+
+def test_the_real_minilm_with_a_head(tmp_path, minilm_folder):
+    """Dense and Normalize, added by the library, saved and loaded."""
+    torch.manual_seed(0)
+    modules = [*SentenceTransformer(str(minilm_folder), device="cpu"), Dense(384, 96), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "whole"))
+    reference = SentenceTransformer(str(tmp_path / "whole"), device="cpu")
+    found = load_encoder(tmp_path / "whole", precision="fp32", device="cpu").encode(TEXTS, progress=False)
+    assert found.shape == (64, 96) and np.abs(found - reference.encode(TEXTS)).max() < 1e-5
+
+
+def test_a_killed_run_goes_on_to_the_librarys_vectors(tmp_path, monkeypatch):
+    """A decoder with Dense, Normalize and a prompt: encoded whole, and killed after two chunks and gone on with."""
+    folder = save_encoder(tmp_path, "gemma3_text", Dense(32, 16), Normalize(), prompts={"document": "small case "})
+    expected = SentenceTransformer(str(folder), device="cpu").encode_document(TEXTS)
+    builds = [write_items(tmp_path / name / "shop", TEXTS) for name in ("whole", "killed")]
+    options = {"precision": "fp32", "device": "cpu", "batch_tokens": 8, "progress": False}
+    path = encode_build(builds[0], folder, **options)
+    real, calls = PartialFeatures.add, []
+
+    def add(*args):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(real(*args))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartialFeatures, "add", add)
+        with pytest.raises(KeyboardInterrupt):
+            encode_build(builds[1], folder, **options)
+    again = encode_build(builds[1], folder, **options)
+    for features in (path, again):
+        assert np.abs(np.fromfile(features, np.float32).reshape(64, 16) - expected).max() < 1e-5
 
 
 def declare(folder, modules):
