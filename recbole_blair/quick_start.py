@@ -236,9 +236,9 @@ def default_output_dir(config: Config) -> Path:
 def open_dataset(info: ModelInfo, config: Config, datasets: Datasets) -> BlairDataset:
     """Make what is missing, then map the build and, for a text model, its features."""
     reads_text = uses_text(info)  # imports the model: its errors come before a conversion of hours
+    transform = chosen_transform(config)  # a wrong name is refused before hours of work
     build_dir = ensure_build(config)
     encoder = ensure_features(config, build_dir) if reads_text else None
-    transform = chosen_transform(config)
     key = (build_dir, encoder, transform)
     if key not in datasets:
         dataset = BlairDataset(build_dir)

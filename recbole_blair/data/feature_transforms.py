@@ -93,7 +93,8 @@ def parse_transform(name: str) -> tuple[str, int | None]:
         kind in WITH_WIDTH and width.isascii() and width.isdecimal() and int(width)
     ):
         return kind, int(width) if width else None
-    raise InputError(f"feature_transform={name} is not one of {KINDS}.{nearest(kind, (*PLAIN, *WITH_WIDTH))}")
+    hint = f" Give it a width: {kind}:128." if name in WITH_WIDTH else nearest(kind, (*PLAIN, *WITH_WIDTH))
+    raise InputError(f"feature_transform={name} is not one of {KINDS}.{hint}")
 
 
 def fit_transform(name: str, features: np.ndarray, rows: np.ndarray) -> Transform:

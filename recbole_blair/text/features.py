@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_blair.errors import InputError
+from recbole_blair.errors import InputError, nearest
 from recbole_blair.schema import FEATURE_HEADER_SUFFIX, FEATURE_SUFFIX, ITEM_ID, ITEM_SUFFIX, TFIDF_SVD
 from recbole_blair.text.item_text import ids_hash, text_hash, text_of_columns
 
@@ -67,6 +67,19 @@ def find_encoder_files(build_dir: Path | str) -> dict[str, Path]:
     return found
 
 
+def read_item_header(build_dir: Path | str) -> list[str]:
+    """Return the columns of `<build>.item`, `name:type` each.
+
+    Raises:
+        InputError: the file is missing.
+    """
+    path = build_path(build_dir, ITEM_SUFFIX)
+    if not path.is_file():
+        raise InputError(f"{path} is missing; make the atomic files first: recbole-blair prepare")
+    with open(path, encoding="utf-8", errors="replace") as handle:
+        return handle.readline().rstrip("\r\n").split("\t")
+
+
 def read_items(build_dir: Path | str, columns: Sequence[str] = (ITEM_ID, "text")) -> list[list[str]]:
     """Read columns of `<build>.item`.
 
@@ -84,12 +97,9 @@ def read_items(build_dir: Path | str, columns: Sequence[str] = (ITEM_ID, "text")
     import pyarrow as pa
     from pyarrow import csv
 
-    path = build_path(build_dir, ITEM_SUFFIX)
-    if not path.is_file():
-        raise InputError(f"{path} is missing; make the atomic files first: recbole-blair prepare")
-    wanted = [f"{name}:token" for name in columns]
-    with open(path, encoding="utf-8", errors="replace") as handle:
-        header = handle.readline().rstrip("\r\n").split("\t")
+    path, header = build_path(build_dir, ITEM_SUFFIX), read_item_header(build_dir)
+    kinds = dict(column.partition(":")[::2] for column in header)
+    wanted = [f"{name}:{kinds[name] if kinds.get(name) == 'token_seq' else 'token'}" for name in columns]
     absent = [name for name in wanted if name not in header]
     if absent:
         raise InputError(
@@ -129,6 +139,13 @@ def read_item_texts(build_dir: Path | str, fields: str | None = None) -> tuple[l
         ids, texts = read_items(build_dir)
         return ids, texts
     names = list(dict.fromkeys(name.strip() for name in fields.split(",")))
+    there = [column.split(":")[0] for column in read_item_header(build_dir) if ":token" in column]
+    absent = next((name for name in names if name not in there), None)
+    if absent is not None:
+        raise InputError(
+            f"text_fields={fields}: {build_path(build_dir, ITEM_SUFFIX)} has no text {absent!r}; it has "
+            f"{', '.join(there)}.{nearest(absent, there)}"
+        )
     ids, *columns = read_items(build_dir, [ITEM_ID, *names])
     return ids, text_of_columns([dict(zip(names, row)) for row in zip(*columns)], fields)
 

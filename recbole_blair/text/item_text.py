@@ -159,7 +159,14 @@ def text_of_columns(rows: Sequence[Mapping[str, str]], fields: str | None) -> li
     absent = next((name for name in names if rows and name not in rows[0]), None)
     if absent is not None:
         raise InputError(f"text_fields={fields}: items have no column {absent!r}; they have {', '.join(rows[0])}")
-    return [join_fields([[row[name]] if row[name] else [] for name in names]) for row in rows]
+    return [join_fields([_column_parts(name, row[name]) for name in names]) for row in rows]
+
+
+def _column_parts(name: str, value: str) -> list[str]:
+    """Return the parts of a column: a category's words are joined by `_` there, categories by spaces."""
+    if name == "categories":
+        return [category.replace("_", " ") for category in value.split()]
+    return [value] if value else []
 
 
 def atomic_text(text: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from tqdm import tqdm
 
 from recbole_blair.errors import InputError
 from recbole_blair.text.api_client import (
@@ -165,8 +166,6 @@ class OpenAIEncoder:
         self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: bool = True, normalise: bool = False
     ) -> np.ndarray:
         """Encode texts; see `TransformerEncoder.encode`."""
-        from tqdm import tqdm
-
         out = np.zeros((len(texts), self.width), np.float32)
         with tqdm(total=len(texts), desc=self.name, unit=" texts", disable=not progress) as bar:
             for _, rows, vectors in self.encode_chunks(texts, batch_tokens=batch_tokens):
@@ -198,8 +197,6 @@ class OpenAIEncoder:
             RowError: a text that the server does not embed.
             InputError: the server refuses (key, model, width), or failed too often in a row.
         """
-        from tqdm import tqdm
-
         todo = [(i, rows) for i, rows in enumerate(self.plan(texts, batch_tokens)) if i not in done]
         if not todo:
             return

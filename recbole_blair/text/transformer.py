@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from recbole_blair.errors import InputError
 from recbole_blair.ops import keep_freed_memory
@@ -29,7 +30,6 @@ from recbole_blair.text.prompts import find_prompt, known_widths
 
 if TYPE_CHECKING:
     import torch
-    from tqdm import tqdm
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from recbole_blair.text.text_model import TextModel
@@ -291,8 +291,6 @@ def normalise_rows(vectors: np.ndarray) -> np.ndarray:
 
 def progress_bar(total: int, name: str, show: bool, initial: int = 0) -> tqdm:
     """Return a bar over items."""
-    from tqdm import tqdm
-
     return tqdm(total=total, initial=initial, desc=f"encode {name}", unit=" items", disable=not show)
 
 

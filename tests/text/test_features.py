@@ -16,6 +16,7 @@ from recbole_blair.text.features import (
     find_encoder_files,
     header_path,
     load_features,
+    read_item_texts,
     read_items,
 )
 from recbole_blair.text.item_text import ids_hash, text_hash
@@ -173,3 +174,19 @@ def test_features_load_neither_torch_nor_transformers():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_texts_of_columns(tmp_path):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "shop.item").write_text(
+        "item_id:token\ttitle:token\ttext:token\tcategories:token_seq\tstore:token\tprice:float\n"
+        "B1\tRed lamp\tRed lamp. Steel.\tHome_Decor Lamps\tAcme!\t3.5\nB2\t\tA desk.\t\t\t\n"
+    )
+    assert read_item_texts(folder) == (["B1", "B2"], ["Red lamp. Steel.", "A desk."])
+    assert read_item_texts(folder, "title")[1] == ["Red lamp.", ""]
+    assert read_item_texts(folder, "store, title,categories")[1] == ["Acme! Red lamp. Home Decor, Lamps.", ""]
+    with pytest.raises(
+        InputError, match=r"text_fields=title,pricy: .*shop.item has no text 'pricy'; it has item_id, t"
+    ):
+        read_item_texts(folder, "title,pricy")
