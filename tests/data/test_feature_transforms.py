@@ -68,7 +68,7 @@ def test_a_catalogue_larger_than_a_chunk(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("pca", "feature_transform=pca is not one of none, rms, l2, standardise, pca:<width>.* Give it a width: pca:128"),
+        ("pca", "feature_transform=pca is not one of none, rms, l2, standardise, pca:<width>.* a width: pca:128"),
         ("pca:0", "is not one of"), ("rms:3", "is not one of"), ("pca:²", "is not one of"),
         ("white:3", "mean 'whiten'"),
         ("pca:9", "feature_transform=pca:9, but the features have width 8; give pca:8 or less"),
