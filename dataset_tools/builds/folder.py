@@ -118,4 +118,4 @@ def _write_build(folder: Path, fill: Callable[[Path], dict[str, Any]]) -> None:
         stats_path(folder).unlink(missing_ok=True)  # from here until it is written again the build is not whole
         for name in build_file_names(folder.name):
             put_in_place(temporary / name, folder / name)
-        write_stats(folder, stats)
+    write_stats(folder, stats)  # last: no temporary folder is left beside a whole build, whenever the process is killed

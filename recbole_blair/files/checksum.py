@@ -48,7 +48,7 @@ def check_sha256(path: Path | str, recorded: str | Iterable[str], fix: str) -> N
         raise InputError(f"{path} cannot be read ({error.strerror}); {fix}") from error
     if found not in recorded:
         raise InputError(
-            f"{path} is damaged: its SHA-256 is {found[:12]}…, when it was written it was {recorded[0][:12]}…; {fix}"
+            f"{path} is damaged: its SHA-256 is {found[:12]}…, by {CHECKSUMS} it was {recorded[0][:12]}…; {fix}"
         )
 
 
@@ -133,6 +133,8 @@ def recorded_file(path: Path | str) -> Iterator[Path]:
         former = [digest for digest in former if digest in recorded.get(path.name, former)]
         digests = {**recorded, path.name: list(dict.fromkeys([file_sha256(temporary), *former]))}
         listing.write_text(checksums_text(digests), encoding="utf-8")
+    if len(digests[path.name]) > 1:  # the former file is gone
+        write_text(path.parent / CHECKSUMS, checksums_text({**digests, path.name: digests[path.name][:1]}))
 
 
 def checksums_text(digests: Mapping[str, str | list[str]]) -> str:

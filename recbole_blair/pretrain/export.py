@@ -46,6 +46,9 @@ def export_encoder(model: PairEncoder, tokenizer: PreTrainedTokenizerBase, folde
     with work_folder(folder / "export") as staging:
         with quiet_loading():
             whole.save_pretrained(staging)
+        if tokenizer.is_fast:  # calls leave their cut in it, and whether there was a call depends on where a run began
+            tokenizer.backend_tokenizer.no_truncation()
+            tokenizer.backend_tokenizer.no_padding()
         tokenizer.save_pretrained(staging)
         length = text_limit(model, tokenizer)
         write_sentence_transformer_files(staging, model.pooling, whole.config.hidden_size, length)

@@ -156,7 +156,11 @@ def check_folder(folder: Path, settings: Settings) -> dict[str, Any] | None:
         shown = ", ".join(f"{key} {saved.get(key)!r} -> {asked.get(key)!r}" for key in differ[:5])
         raise InputError(f"{folder} holds a run with other settings ({shown}); choose another --output_dir")
     metrics = folder / STATE_DIR / METRICS
-    return json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else None
+    if not metrics.is_file():
+        return None
+    if rank() == 0:
+        drop_resume_state(folder / STATE_DIR)  # a kill may have left some of it
+    return json.loads(metrics.read_text(encoding="utf-8"))
 
 
 def load_start(
@@ -343,5 +347,10 @@ def finish(
     )
     export.export_encoder(model, tokenizer, folder, card)
     write_json(folder / STATE_DIR / METRICS, metrics, indent=2)
+    drop_resume_state(folder / STATE_DIR)
+
+
+def drop_resume_state(state: Path) -> None:
+    """Remove what only a run that goes on would need."""
     for name in ("checkpoint", "tables"):
-        shutil.rmtree(folder / STATE_DIR / name, ignore_errors=True)
+        shutil.rmtree(state / name, ignore_errors=True)

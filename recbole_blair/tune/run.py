@@ -265,12 +265,11 @@ def try_trials(sweep: Sweep, cpus: int, gpus: float, started: float) -> dict[str
     """Write the trials, run Ray Tune over the open ones, and conclude."""
     files.save_sweep(sweep.folder, sweep.spec())
     for trial in sweep.trials:
-        if not (files.trial_dir(sweep.folder, trial.number) / files.TRIAL).is_file():
-            files.save_trial(sweep.folder, trial)
+        files.mend_trial(sweep.folder, trial)
+    files.delete_ray_files(sweep.folder)
     if sweep.has_more:
         from recbole_blair.tune.driver import run_trials  # heavy: loads Ray Tune
 
-        files.delete_ray_files(sweep.folder)
         run_trials(sweep, worker_spec(sweep, cpus, gpus))
         files.delete_ray_files(sweep.folder)
     sweep.trials = files.load_trials(sweep.folder)

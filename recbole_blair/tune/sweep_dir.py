@@ -20,11 +20,11 @@ import yaml
 
 from recbole_blair.config import load_yaml
 from recbole_blair.errors import InputError
-from recbole_blair.files.write import write_json, write_text
+from recbole_blair.files.write import remove_leftovers, write_json, write_text
 from recbole_blair.tune.settings import VOLATILE
 
 SWEEP, TRIALS, TRIAL, PROGRESS, DONE = "sweep.yaml", "trials", "trial.json", "progress.jsonl", "done.json"
-RAY, LOCK = ".ray", ".lock"
+RAY, LOCK, REPORTED = ".ray", ".lock", "reported"
 PLANNED, FINISHED, STOPPED, FAILED, UNFINISHED = "planned", "finished", "stopped", "failed", "unfinished"
 
 
@@ -119,6 +119,18 @@ def save_trial(sweep_dir: Path | str, trial: Trial) -> None:
     """Write a trial's trial.json."""
     record = {"number": trial.number, "point": trial.point, "status": trial.status, "error": trial.error}
     write_json(trial_dir(sweep_dir, trial.number) / TRIAL, record, ensure_ascii=True)
+
+
+def mend_trial(sweep_dir: Path | str, trial: Trial) -> None:
+    """Record what a killed driver could not, that its process finished a trial; remove what it left half written."""
+    folder = trial_dir(sweep_dir, trial.number)
+    for place in (folder, folder / REPORTED):
+        remove_leftovers(place)
+    record = read_json(folder / TRIAL)
+    if record is None:
+        save_trial(sweep_dir, trial)
+    elif trial.status == FINISHED != record["status"]:
+        write_json(folder / TRIAL, {**record, "status": FINISHED}, ensure_ascii=True)
 
 
 def load_trials(sweep_dir: Path | str) -> list[Trial]:

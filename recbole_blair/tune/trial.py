@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_blair.config import Config, resolve_config
-from recbole_blair.files.write import write_json
+from recbole_blair.files.write import whole_folder, write_json
 from recbole_blair.ops import give_back_memory
 from recbole_blair.quick_start import train_weights
 from recbole_blair.registry import ModelInfo, find_model, use_plugins
 from recbole_blair.tune.sweep_dir import (
     DONE,
+    REPORTED,
     append_progress,
     drop_repeated,
     last_epoch,
@@ -118,7 +119,7 @@ class Reporter:
         from ray import tune  # heavy
 
         whole = self.folder / "checkpoint"
-        folder = whole if self.sweep["scheduler"] == "pbt" else self.folder / "reported"
+        folder = whole if self.sweep["scheduler"] == "pbt" else self.folder / REPORTED
         folder.mkdir(exist_ok=True)
         write_json(folder / ORIGIN, {"number": self.number})
         return tune.Checkpoint.from_directory(str(folder))
@@ -139,12 +140,9 @@ def adopt(folder: Path, checkpoint: tune.Checkpoint, number: int, point: dict[st
         origin = json.loads((Path(given) / ORIGIN).read_text(encoding="utf-8"))["number"]
         if origin == number:
             return
-        copied = folder / ".adopted"
-        shutil.rmtree(copied, ignore_errors=True)
-        shutil.copytree(given, copied)
-    (folder / "config.yaml").unlink(missing_ok=True)
-    (folder / DONE).unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    copied.rename(folder / "checkpoint")
-    write_json(folder / "checkpoint" / ORIGIN, {"number": number})
+        with whole_folder(folder / "checkpoint") as copied:
+            shutil.copytree(given, copied, dirs_exist_ok=True)
+            write_json(copied / ORIGIN, {"number": number})
+            (folder / "config.yaml").unlink(missing_ok=True)
+            (folder / DONE).unlink(missing_ok=True)
     append_progress(folder, {"adopted": origin, "epoch": last_epoch(folder), "point": point, "time": time.time()})

@@ -1,5 +1,7 @@
 """Checksums: what `sha256sum` prints, and every damage of a file or of the list itself is named."""
 
+import os
+
 import pytest
 
 from recbole_blair.errors import InputError
@@ -11,6 +13,7 @@ from recbole_blair.files.checksum import (
     check_sha256,
     checksums_text,
     file_sha256,
+    read_checksums,
     recorded_file,
     write_checksums,
 )
@@ -73,22 +76,32 @@ def test_a_file_that_cannot_be_read_is_named(file, damage):
         check_recorded(file, FIX)
 
 
-def test_a_replaced_file_is_known_before_and_after(tmp_path):
-    """A kill before the rename leaves the old file, whose digest still stands in the list; earlier ones do not."""
+def test_a_replaced_file_is_known_before_and_after(tmp_path, monkeypatch):
+    """A stop between the renames of list and file leaves the old file, and the list knows it; later it does not."""
+    data, real = tmp_path / "data", os.replace
     for content in (b"one", b"two", b"three"):
-        with pytest.raises(KeyboardInterrupt), recorded_file(tmp_path / "data") as temporary:
+        with pytest.raises(KeyboardInterrupt), recorded_file(data) as temporary:
             temporary.write_bytes(b"never")
             raise KeyboardInterrupt
-        with recorded_file(tmp_path / "data") as temporary:
+        if data.exists():
+
+            def stop_before_data(source, target):
+                if target == data:
+                    raise KeyboardInterrupt
+                real(source, target)
+
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), recorded_file(data) as temporary:
+                patch.setattr(os, "replace", stop_before_data)
+                temporary.write_bytes(content)
+            assert len(read_checksums(tmp_path, FIX)["data"]) == 2
+            assert check_recorded(data, FIX)
+        with recorded_file(data) as temporary:
             temporary.write_bytes(content)
-        assert check_recorded(tmp_path / "data", FIX)
-    for content, known in ((b"two", True), (b"one", False)):
-        (tmp_path / "data").write_bytes(content)
-        if known:
-            assert check_recorded(tmp_path / "data", FIX)
-        else:
-            with pytest.raises(InputError, match="is damaged"):
-                check_recorded(tmp_path / "data", FIX)
+        assert check_recorded(data, FIX)
+    for content in (b"two", b"one"):
+        data.write_bytes(content)
+        with pytest.raises(InputError, match="is damaged"):
+            check_recorded(data, FIX)
 
 
 def test_a_folder_with_subfolders(tmp_path):

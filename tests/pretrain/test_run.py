@@ -85,6 +85,20 @@ def test_the_log_and_the_metrics_of_a_run(trained):
     assert not (out / "pretraining" / "checkpoint").exists()
 
 
+def test_the_tokenizer_keeps_no_cut_of_the_training(trained):
+    tokenizer = json.loads((trained[0] / "tokenizer.json").read_text())
+    assert tokenizer["truncation"] is None and tokenizer["padding"] is None
+
+
+def test_a_finished_run_removes_what_a_kill_left_of_its_checkpoints(trained):
+    out, metrics, argv = trained
+    for name in ("checkpoint", "tables"):
+        (out / "pretraining" / name).mkdir()
+    assert main(argv) == 0
+    assert not {"checkpoint", "tables"} & {path.name for path in (out / "pretraining").iterdir()}
+    assert json.loads((out / "pretraining" / "metrics.json").read_text()) == metrics
+
+
 def test_both_libraries_and_our_encoder_give_the_same_vectors(trained):
     from sentence_transformers import SentenceTransformer
     from transformers import AutoModel, AutoTokenizer

@@ -160,6 +160,22 @@ def test_a_cut_off_line_is_dropped_and_epochs_without_a_checkpoint_are_repeated(
     assert (trial.point, trial.status, trial.adopted) == ({"learning_rate": 0.1}, "unfinished", 1)
 
 
+def test_what_a_killed_driver_could_not_write_is_mended(tmp_path):
+    """Its process finished the trial; the driver was killed while it recorded that."""
+    files.save_trial(tmp_path, files.Trial(0, {"learning_rate": 1.0}))
+    files.save_trial(tmp_path, files.Trial(1, {"learning_rate": 2.0}))
+    folder = files.trial_dir(tmp_path, 0)
+    (folder / files.DONE).write_text("{}")
+    (folder / files.REPORTED).mkdir()
+    for place in (folder, folder / files.REPORTED):
+        (place / ".trial.json.blair-0123abcd.tmp").touch()
+    for trial in [*files.load_trials(tmp_path), files.Trial(2, {})]:
+        files.mend_trial(tmp_path, trial)
+    records = [files.read_json(files.trial_dir(tmp_path, number) / files.TRIAL) for number in range(3)]
+    assert [record["status"] for record in records] == ["finished", "planned", "planned"]
+    assert records[0]["point"] == {"learning_rate": 1.0} and not list(tmp_path.rglob("*.tmp"))
+
+
 def test_damaged_files_are_named(tmp_path):
     folder = tmp_path / "trials" / "0000"
     folder.mkdir(parents=True)
