@@ -49,6 +49,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy recbole_blair dataset_tools
+	$(BIN)/lint-imports
 
 bench: install
 	$(BIN)/python tests/bench/run_all.py --scale=$(SCALE)

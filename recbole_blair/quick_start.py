@@ -64,8 +64,7 @@ def run(
     Example:
         >>> run("UniSRecBlair", "sample", plm="tfidf-svd", epochs=5)["test"]["ndcg@10"]  # doctest: +SKIP
     """
-    if overrides.get("resume") is not None:
-        model, dataset, config_files, overrides = resumed_keys(model, dataset, config_files, overrides)
+    model, dataset, config_files, overrides = given_or_resumed(model, dataset, config_files, overrides)
     several = [key for key in ("seeds", "baselines") if overrides.get(key)]
     if several:
         raise InputError(f"run() makes one run; {several[0]} is for run_many()")
@@ -85,8 +84,7 @@ def run_many(
     Returns:
         metrics.json's content of each run, with `output_dir`; one when neither seeds nor baselines are set.
     """
-    if overrides.get("resume") is not None:
-        model, dataset, config_files, overrides = resumed_keys(model, dataset, config_files, overrides)
+    model, dataset, config_files, overrides = given_or_resumed(model, dataset, config_files, overrides)
     use_plugins(overrides.get("plugin"), config_files)
     info = find_model(model)
     config = resolve_config(info, dataset, config_files, overrides)
@@ -246,6 +244,17 @@ def open_dataset(info: ModelInfo, config: Config, datasets: Datasets) -> BlairDa
             dataset.load_text_features(encoder, config["plm_size"], transform)
         datasets[key] = dataset
     return datasets[key]
+
+
+def given_or_resumed(
+    model: str | None, dataset: str | None, config_files: Sequence[str], overrides: dict[str, Any]
+) -> tuple[str, str, Sequence[str], dict[str, Any]]:
+    """Return what `run` and `run_many` take as it is given, or as the folder that `resume` names has it."""
+    if overrides.get("resume") is not None:
+        return resumed_keys(model, dataset, config_files, overrides)
+    if model is None or dataset is None:
+        raise InputError("model and dataset are needed, or resume=<folder of a run>")
+    return model, dataset, config_files, overrides
 
 
 def resumed_keys(

@@ -103,7 +103,7 @@ def require_extra() -> None:
         )
 
 
-def train(settings: Settings, ray: RayOptions | None, num_workers: int | None) -> int:
+def train(settings: Settings, ray: RayOptions | None, num_workers: int) -> int:
     """Train in this process or on Ray, and print the table."""
     if ray:
         from recbole_blair.cluster.pretrain import pretrain_over_cluster
@@ -117,7 +117,7 @@ def train(settings: Settings, ray: RayOptions | None, num_workers: int | None) -
     return 0
 
 
-def cluster_options(options: dict[str, Any]) -> tuple[RayOptions | None, int | None]:
+def cluster_options(options: dict[str, Any]) -> tuple[RayOptions | None, int]:
     """Return how to reach Ray, or None, and the number of workers.
 
     Raises:
@@ -130,7 +130,7 @@ def cluster_options(options: dict[str, Any]) -> tuple[RayOptions | None, int | N
     ray = ray_options(options.get("engine", "local"), options, ("num_workers",))
     if ray and "num_workers" not in options:
         raise InputError("--engine=ray needs --num_workers=N: processes, one a GPU where there are GPUs")
-    return ray, options.get("num_workers")
+    return ray, options.get("num_workers", 1)
 
 
 def parse(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:

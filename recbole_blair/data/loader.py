@@ -143,6 +143,8 @@ class SequenceLoader:
         InputError: rows of another tool that do not chain to sequences, or an overlap out of range.
     """
 
+    split = "train"
+
     def __init__(
         self,
         dataset: BlairDataset,

@@ -48,7 +48,7 @@ def check_sha256(path: Path | str, recorded: str | Iterable[str], fix: str) -> N
         raise InputError(f"{path} cannot be read ({error.strerror}); {fix}") from error
     if found not in recorded:
         raise InputError(
-            f"{path} is damaged: its SHA-256 is {found[:12]}…, by {CHECKSUMS} it was {recorded[0][:12]}…; {fix}"
+            f"{path} is damaged: its SHA-256 is {found}, {CHECKSUMS} has {recorded[0]}; {fix}"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROBE_BYTES = 4096  # a full disk still takes names; it refuses a block
+PROBES = 20  # of a folder that other processes check at the same moment
 
 
 def check_output_folder(path: Path | str) -> Path:
@@ -24,7 +26,7 @@ def check_output_folder(path: Path | str) -> Path:
         WriteError: a file is where a folder should be, or the folder cannot be made or written.
     """
     path = Path(os.path.expanduser(path))
-    with explained(path), _made_for_now(path):
+    with explained(path):
         _probe(path)
     return path
 
@@ -49,18 +51,26 @@ def check_output_file(path: Path | str) -> Path:
     path = Path(os.path.expanduser(path))
     with explained(path):
         check_is_file(path)
-        with _made_for_now(path.parent):
-            with contextlib.suppress(FileNotFoundError):
-                os.lstat(path)  # the file system knows how long a name may be
-            _probe(path.parent)
+        _probe(path.parent, path.name)
     return path
 
 
-def _probe(folder: Path) -> None:
-    """Write a file and remove it."""
-    with work_folder(folder / "probe") as place:
-        (place / "block").write_bytes(b"\0" * PROBE_BYTES)
-        sync_to_disk(place / "block")
+def _probe(folder: Path, name: str = "probe") -> None:
+    """Write a file into a folder and remove it; `name` is asked for, since the file system knows how long one may be.
+
+    Another process that checks the same folder may remove what it made of it in between: then once more.
+    """
+    for attempt in range(PROBES):
+        try:
+            with _made_for_now(folder), work_folder(folder / "probe") as place:
+                with contextlib.suppress(FileNotFoundError):
+                    os.lstat(folder / name)
+                (place / "block").write_bytes(b"\0" * PROBE_BYTES)
+                sync_to_disk(place / "block")
+            return
+        except OSError as error:
+            if error.errno != errno.ENOENT or attempt == PROBES - 1:
+                raise
 
 
 @contextlib.contextmanager

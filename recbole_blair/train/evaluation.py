@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from recbole_blair.config import Config
-    from recbole_blair.data.loader import RowLoader
+    from recbole_blair.data.loader import RowLoader, SequenceLoader
 
 FIX_NAN = "lower the learning rate or use precision=fp32"
 MORE_ON_A_GPU = 8  # times max_score_elements, which is chosen for a CPU's cache and memory
@@ -56,7 +56,11 @@ class Evaluator:
     """
 
     def __init__(
-        self, loader: RowLoader, config: Config, device: torch.device, autocast: Callable[[], AbstractContextManager]
+        self,
+        loader: RowLoader | SequenceLoader,
+        config: Config,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager],
     ) -> None:
         self.loader, self.config, self.device, self.autocast = loader, config, device, autocast
         self.dataset = loader.dataset

@@ -1,6 +1,7 @@
 """An output that cannot be written is refused before the work, and the check leaves nothing."""
 
 import errno
+import multiprocessing
 import os
 
 import pytest
@@ -63,3 +64,22 @@ def test_a_full_or_read_only_disk_is_found(tmp_path, monkeypatch, number):
         with pytest.raises(InputError, match=os.strerror(number)):
             check(tmp_path / "new")
     assert not os.listdir(tmp_path)
+
+
+def _check_often(folder, results):
+    for _ in range(60):
+        check_output_folder(folder)
+    results.put("done")
+
+
+def test_processes_that_check_one_folder_at_the_same_time_do_not_disturb_each_other(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    workers = [context.Process(target=_check_often, args=(tmp_path / "runs" / "a", results)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert [results.get(timeout=10) for _ in workers] == ["done"] * 3
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
