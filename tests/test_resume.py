@@ -109,15 +109,15 @@ def test_the_same_command_goes_on_in_the_same_folder(killed, unbroken, data_path
     assert_same_run(folder, unbroken[0])
 
 
-@pytest.mark.parametrize("step", ["save_weights", "save_epoch", "load_best"])
-def test_a_kill_between_any_two_writes_changes_nothing(unbroken, data_path, tmp_path, monkeypatch, step):
-    """Before the best weights, between them and the epoch, and after the last epoch."""
+@pytest.mark.parametrize(("step", "nth"), [("save_weights", 3), ("save_epoch", 3), ("keep_epoch", 5), ("load_best", 1)])
+def test_a_kill_between_any_two_writes_changes_nothing(unbroken, data_path, tmp_path, monkeypatch, step, nth):
+    """Before the best weights, between them and the epoch, with two epochs there, and after the last epoch."""
     keys = {**KEYS, "data_path": data_path, "output_dir": str(tmp_path / "run")}
     real, calls = getattr(checkpoint, step), []
 
     def dies(*args, **kwargs):
         calls.append(args)
-        if len(calls) == (1 if step == "load_best" else 3):
+        if len(calls) == nth:
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
@@ -128,6 +128,7 @@ def test_a_kill_between_any_two_writes_changes_nothing(unbroken, data_path, tmp_
     torch.rand(7)  # whatever the process does in between
     run("SASRecText", "tiny", **keys)
     assert_same_run(tmp_path / "run", unbroken[0])
+    assert [path.name for path in (tmp_path / "run" / "checkpoint").glob("epoch-*")] == ["epoch-0005"]
 
 
 @pytest.mark.slow

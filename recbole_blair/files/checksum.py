@@ -47,9 +47,7 @@ def check_sha256(path: Path | str, recorded: str | Iterable[str], fix: str) -> N
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); {fix}") from error
     if found not in recorded:
-        raise InputError(
-            f"{path} is damaged: its SHA-256 is {found}, {CHECKSUMS} has {recorded[0]}; {fix}"
-        )
+        raise InputError(f"{path} is damaged: its SHA-256 is {found}, {CHECKSUMS} has {recorded[0]}; {fix}")
 
 
 def read_checksums(folder: Path | str, fix: str) -> dict[str, list[str]] | None:

@@ -73,17 +73,21 @@ def restore_random_states(states: dict[str, Any], device: torch.device) -> None:
 
 def save_epoch(run_dir: Path | str, epoch: int, model: nn.Module, state: dict[str, Any]) -> None:
     """Write one epoch's folder and drop the earlier ones."""
-    root = Path(run_dir) / CHECKPOINT
-    folder = root / f"epoch-{epoch:04d}"
+    folder = Path(run_dir) / CHECKPOINT / f"epoch-{epoch:04d}"
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with whole_folder(folder) as temporary:
         (temporary / WEIGHTS).write_bytes(weights_bytes(model))
         (temporary / STATE).write_bytes(buffer.getvalue())
         write_checksums(temporary, (WEIGHTS, STATE))
-    for earlier in root.glob("epoch-*"):
-        if earlier != folder:
-            remove(earlier)
+    keep_epoch(run_dir, epoch)
+
+
+def keep_epoch(run_dir: Path | str, epoch: int) -> None:
+    """Remove the folders of all epochs but one: a kill may have come before that."""
+    for folder in (Path(run_dir) / CHECKPOINT).glob("epoch-*"):
+        if folder.name != f"epoch-{epoch:04d}":
+            remove(folder)
 
 
 def load_last_epoch(run_dir: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

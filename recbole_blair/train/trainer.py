@@ -130,6 +130,8 @@ class BlairTrainer:
         if self.best_epoch is not None:
             checkpoint.check_best(self.run_dir)  # now, not at the end of the training
         checkpoint.restore_random_states(state["random"], self.device)
+        if rank() == 0:
+            checkpoint.keep_epoch(self.run_dir, self.epoch)
         self.log.info("resumed after epoch %d of %d", self.epoch, self.config["epochs"])
         return True
 
