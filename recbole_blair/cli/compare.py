@@ -66,6 +66,7 @@ def compare(args: Namespace) -> list[float]:
         max_length=args.max_length,
         prompt=args.plm_prompt,
         query_prompt=args.plm_query_prompt,
+        normalise=args.plm_normalise,
         dimensions=args.plm_dimensions,
         cache_dir=args.cache_dir,
     )

@@ -104,7 +104,7 @@ def run(args: Namespace) -> int:
 def encoder_options(args: Namespace) -> dict[str, Any]:
     """Return what is asked of the encoder, as `EncoderOptions` names it."""
     given = {name: getattr(args, name) for name in ENCODER_OPTIONS}
-    named = ("prompt", "dimensions", "base_url", "concurrency", "send_dimensions")
+    named = ("prompt", "normalise", "dimensions", "base_url", "concurrency", "send_dimensions")
     return {**given, **{name: getattr(args, f"plm_{name}") for name in named}}
 
 

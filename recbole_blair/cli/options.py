@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 LONGEST_MESSAGE = 500  # characters: what was typed may be long
 FLAG_ACTIONS = ("store_true", "version")
 RAY_ONLY = ("ray_address", "ray_cpus", "report_usage")
-MODEL_OPTIONS = ("pooling", "revision", "plm_prompt", "plm_dimensions")  # of encoders that are pretrained
+MODEL_OPTIONS = (
+    "pooling",
+    "revision",
+    "plm_prompt",
+    "plm_normalise",
+    "plm_dimensions",
+)  # of encoders that are pretrained
 PRECISION_KIND = "str, auto|fp32|bf16|fp16"  # of encoders; training has no fp16
 ENGINES = Kind.parse("str, local|ray")
 
@@ -145,6 +151,7 @@ def add_encoder_options(parser: Parser) -> None:
     add("--max_length", key="plm_max_length", default=512, help="tokens kept of a text")
     add("--revision", key="plm_revision", help="branch, tag or commit of a hub id")
     add("--plm_prompt", key="plm_prompt", help="before each item, or the name of a prompt; empty: as the model says")
+    add("--plm_normalise", key="plm_normalise", help="False: without the Normalize module that a model ends in")
     add("--plm_dimensions", key="plm_dimensions", help="numbers kept per vector; empty: all")
 
 

@@ -200,7 +200,8 @@ def _other_modules(
         known_plain = own and header["pooling"] == "cls"
         if header.get("format", 1) == 1 and header.get("kind") == "huggingface" and not known_plain:
             return ["its format does not say which modules and prompt made it"]
-        return [] if before["prompt"] == options.prompt else ["it was made with another prompt"]
+        same = (before["prompt"], before["normalise"]) == (options.prompt, options.normalise)
+        return [] if same else ["it was made with another prompt, or with another end of its modules"]
     prompt = find_prompt(layout, DOCUMENT, options, source)
     if header.get("format", 1) == 1:
         sure = layout.poolings or before["pooling"] or header["pooling"] == "cls"  # decoders were pooled by mean
@@ -213,9 +214,9 @@ def _other_modules(
 def _layout_here(kind: str, value: Any, options: EncoderOptions) -> Layout | None:
     """Return what the model's folder declares, or None where it is not on this machine."""
     if kind == "folder":
-        return read_layout(value)
+        return read_layout(value).ending(options.normalise)
     folder = cached_snapshot(value, options.revision, options.cache_dir) if kind == "hub" else None
-    return read_layout(folder) if folder else None
+    return read_layout(folder).ending(options.normalise) if folder else None
 
 
 def _encode_rows(

@@ -166,6 +166,7 @@ _BELONGS = (  # option, its flag, kinds of encoders that have it, what those are
     ("base_url", "plm_base_url", ("openai",), "--plm=openai:NAME"),
     ("revision", "revision", ("hub",), "a hub id"),
     ("pooling", "pooling", ("hub", "folder"), "a model of one's own, whose states are pooled here"),
+    ("normalise", "plm_normalise", ("hub", "folder"), "a model of one's own, whose modules are run here"),
     ("dimensions", "plm_dimensions", (*_ALL_MODELS, "vectors"), "a pretrained encoder"),
     ("text_fields", "text_fields", (*_ALL_MODELS, TFIDF_SVD), "encoders of texts"),
     ("prompt", "plm_prompt", _ALL_MODELS, "a pretrained encoder"),

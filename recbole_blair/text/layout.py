@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -73,6 +73,11 @@ class Layout:
         """Tell whether every token's state is pooled and no other module follows."""
         pools = all(head.kind == "Pooling" and head.config.get("include_prompt", True) for head in self.heads)
         return pools and len(self.heads) <= 1
+
+    def ending(self, normalise: bool | None) -> Layout:
+        """Return the layout, without the Normalize module that it ends in where `normalise` is False."""
+        ends = normalise is False and bool(self.heads) and self.heads[-1].kind == "Normalize"
+        return replace(self, heads=self.heads[:-1]) if ends else self
 
     def describe(self) -> list[dict[str, Any]]:
         """Return the modules after the transformer for a header."""

@@ -11,7 +11,7 @@ from typing import Any
 from recbole_blair.errors import InputError
 
 # Other values, other vectors.
-DECIDING = ("revision", "pooling", "max_length", "prompt", "dimensions", "text_fields", "text_recipe")
+DECIDING = ("revision", "pooling", "max_length", "prompt", "normalise", "dimensions", "text_fields", "text_recipe")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class EncoderOptions:
         prompt: put before each item text, or the name of one of the model's own prompts; None: what the model declares
             for documents.
         query_prompt: the same for search queries; None: what the model declares for queries.
+        normalise: False leaves out a Normalize module that the model ends in; None: the model's modules as they are.
         dimensions: numbers kept of each vector (Matryoshka); an API is asked for them. None: all.
         text_fields: columns of the `.item` file that make an item's text, joined by commas; None: its `text`.
         text_recipe: `own`, or `released`: from the raw metadata, to the byte as the released code makes it;
@@ -43,6 +44,7 @@ class EncoderOptions:
     max_length: int = 512
     prompt: str | None = None
     query_prompt: str | None = None
+    normalise: bool | None = None
     dimensions: int | None = None
     text_fields: str | None = None
     text_recipe: str = "own"

@@ -97,7 +97,7 @@ class TransformerEncoder:
     @classmethod
     def load(cls, folder: Path, options: EncoderOptions, *, name: str, source: Mapping[str, str]) -> TransformerEncoder:
         """Load a folder as `load_encoder` does; see there."""
-        return cls._load(read_layout(folder), options, name, source, DOCUMENT)
+        return cls._load(read_layout(folder).ending(options.normalise), options, name, source, DOCUMENT)
 
     @classmethod
     def _load(
@@ -118,7 +118,8 @@ class TransformerEncoder:
     @cached_property
     def queries(self) -> TransformerEncoder:
         """The encoder for search queries: the same model with the prompt for queries, or a Router's other side."""
-        mine, layout = self.side.layout, read_layout(self.side.layout.folder, QUERY)
+        mine = self.side.layout
+        layout = read_layout(mine.folder, QUERY).ending(self.side.options.normalise)
         if (layout.place, layout.heads) != (mine.place, mine.heads):
             return self._load(layout, self.side.options, self.name, self.side.source, QUERY)
         return type(self)(self.replicas, self.tokenizer, replace(self.side, layout=layout, task=QUERY))

@@ -49,6 +49,7 @@ DATA_KEYS = (
     "plm_pooling",
     "plm_max_length",
     "plm_prompt",
+    "plm_normalise",
     "plm_dimensions",
     "text_fields",
     "text_recipe",

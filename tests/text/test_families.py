@@ -254,3 +254,18 @@ def test_folders_that_cannot_be_loaded(tmp_path):
         spoil(folder)
         with pytest.raises(InputError, match=message):
             load_encoder(folder, dimensions=3)
+
+
+def test_a_last_normalize_module_can_be_left_out(tmp_path):
+    folder = save_encoder(tmp_path, "bert", Normalize())
+    whole = load_encoder(folder, precision="fp32", device="cpu").encode(TEXTS, progress=False)
+    encoder = load_encoder(folder, precision="fp32", device="cpu", normalise=False)
+    raw = encoder.encode(TEXTS, progress=False)
+    lengths = np.linalg.norm(raw, axis=1, keepdims=True)
+    assert np.abs(raw / lengths - whole).max() < 1e-5 and lengths.std() > 1e-3
+    assert encoder.description()["normalised"] is False
+    build = write_items(tmp_path / "data" / "Shop", TEXTS[:9])
+    paths = {encode_build(build, folder, progress=False, normalise=value) for value in (None, False)}
+    assert len(paths) == 2  # never the other's vectors
+    with pytest.raises(InputError, match="--plm_normalise=False belongs to a model of one's own"):
+        load_encoder("tfidf-svd", normalise=False)
