@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 PREPARE_KEYS = ("data_path", "raw_dir", "memory_limit", *AMAZON_KEYS)  # that decide where and how a build is made
 ENCODER_KEYS = {  # option of the encoder: its key
     "revision": "plm_revision", "pooling": "plm_pooling", "max_length": "plm_max_length", "prompt": "plm_prompt",
-    "normalise": "plm_normalise", "dimensions": "plm_dimensions", "text_fields": "text_fields", "text_recipe": "text_recipe",
+    "normalise": "plm_normalise", "dimensions": "plm_dimensions",
+    "text_fields": "text_fields", "text_recipe": "text_recipe",
     "base_url": "plm_base_url", "concurrency": "plm_concurrency", "send_dimensions": "plm_send_dimensions",
 }  # fmt: skip
 

@@ -200,8 +200,8 @@ def _other_modules(
         known_plain = own and header["pooling"] == "cls"
         if header.get("format", 1) == 1 and header.get("kind") == "huggingface" and not known_plain:
             return ["its format does not say which modules and prompt made it"]
-        same = (before["prompt"], before["normalise"]) == (options.prompt, options.normalise)
-        return [] if same else ["it was made with another prompt, or with another end of its modules"]
+        alike = (before["prompt"], before["normalise"]) == (options.prompt, options.normalise)
+        return [] if alike else ["it was made with another prompt, or with another end of its modules"]
     prompt = find_prompt(layout, DOCUMENT, options, source)
     if header.get("format", 1) == 1:
         sure = layout.poolings or before["pooling"] or header["pooling"] == "cls"  # decoders were pooled by mean
