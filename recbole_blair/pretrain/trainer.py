@@ -179,8 +179,9 @@ class PairTrainer(Trainer):
         return best
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Write weights only: no pickled arguments."""
-        write_weights(Path(str(output_dir)) / WEIGHTS, self.step.model)
+        """Write weights only, no pickled arguments; every process is asked, the first writes."""
+        if self.is_world_process_zero():
+            write_weights(Path(str(output_dir)) / WEIGHTS, self.step.model)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(Path(resume_from_checkpoint) / WEIGHTS, self.step.model)
