@@ -100,10 +100,14 @@ def run_many(
     own_keys = set(infos[0].load_defaults())
     shared = {k: v for k, v in overrides.items() if k not in own_keys}
     configs = [config] + [resolve_config(i, dataset, config_files, shared, strict=False) for i in infos[1:]]
-    if rank() == 0:
-        run_folder.save_config(root, config)
     results: list[dict[str, Any]] = []
     datasets: Datasets = {}
+    if broadcast(not (root / run_folder.CONFIG).is_file()):  # what is refused here leaves no folder behind
+        compat.apply()
+        for one, base in zip(infos, configs):
+            open_fresh(one, runtime_config(base), datasets)
+    if rank() == 0:
+        run_folder.save_config(root, config)
     for one, base in zip(infos, configs):
         for seed in seeds:
             folder = str(root / f"{one.name}-{seed}")
@@ -177,11 +181,9 @@ def training(
     Yields:
         The trainer with the best weights in its model, the dataset, and the seconds that each step took.
     """
-    if config["threads"]:
-        torch.set_num_threads(config["threads"])
     started = time.perf_counter()
-    with use_ops(config["ops"]), main_process_first():
-        dataset = open_dataset(info, config, {} if datasets is None else datasets)
+    fresh = not (run_dir / run_folder.CONFIG).is_file()
+    dataset = open_fresh(info, config, {} if datasets is None else datasets, fresh)
     seconds = {"load": time.perf_counter() - started}
     with use_ops(config["ops"]), run_folder.only_trainer(run_dir):
         if rank() == 0:
@@ -229,6 +231,16 @@ def default_output_dir(config: Config) -> Path:
     """Return runs/<time>-<model>-<dataset>-<seed>."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return Path("runs") / f"{stamp}-{config['model']}-{Path(config['dataset']).name}-{config['seed']}"
+
+
+def open_fresh(info: ModelInfo, config: Config, datasets: Datasets, fresh: bool = True) -> BlairDataset:
+    """Open a run's dataset, the main process first; a fresh run's `init_from` is checked before that."""
+    if config["threads"]:
+        torch.set_num_threads(config["threads"])
+    if fresh and config["init_from"]:
+        checkpoint.check_best(config["init_from"])  # damaged or missing: known before hours of conversion
+    with use_ops(config["ops"]), main_process_first():
+        return open_dataset(info, config, datasets)
 
 
 def open_dataset(info: ModelInfo, config: Config, datasets: Datasets) -> BlairDataset:

@@ -216,6 +216,24 @@ def test_both_commands_exit_with_two(command, tmp_path):
     assert done.stderr.count("\n") == 1 and done.stdout == "" and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("more", [[], ["--seeds=1,2", "--baselines=SeqPop"]])
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("--plm_dimensions=10", "--plm_dimensions=10 belongs to a pretrained encoder"),
+        ("--feature_transform=pca:0", "feature_transform=pca:0 is not one of none, rms"),
+        ("--plm=vectors:none.npy", "none.npy: no such file"), ("--init_from=nowhere", "nowhere holds no checkpoint"),
+        ("--data_path=file", "file/tiny"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_once_data_and_encoder_are_looked_at_leaves_no_folder_behind(refused, wrong, words, more):
+    Path("file").write_text("x")
+    plm = [] if wrong.startswith("--plm=") else ["--plm=tfidf-svd"]
+    own = {"data_path": Path("file")} if wrong.startswith("--data_path") else {}
+    assert words in refused(*plm, *([] if own else [wrong]), *more, model="SASRecText", **own)
+    assert [path.name for path in Path.cwd().iterdir()] == ["file"]
+
+
 def test_events_after_the_split_make_no_training_rows(refused, build):
     late = {f"u{i}": [("i1", VALID_MS + i), ("i2", VALID_MS + 50 + i)] for i in range(5)}
     write_build(build.parent, late)

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recbole_blair.files.write import check_is_file, explained, sync_to_disk, work_folder
+from recbole_blair.files.write import WriteError, check_is_file, describe, explained, sync_to_disk, work_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ def check_output_folder(path: Path | str) -> Path:
     """
     path = Path(os.path.expanduser(path))
     with explained(path):
-        _probe(path)
+        _probe(path, path)
     return path
 
 
@@ -51,12 +51,12 @@ def check_output_file(path: Path | str) -> Path:
     path = Path(os.path.expanduser(path))
     with explained(path):
         check_is_file(path)
-        _probe(path.parent, path.name)
+        _probe(path, path.parent)
     return path
 
 
-def _probe(folder: Path, name: str = "probe") -> None:
-    """Write a file into a folder and remove it; `name` is asked for, since the file system knows how long one may be.
+def _probe(path: Path, folder: Path) -> None:
+    """Write a file into a folder and remove it; `path` is asked for, since the file system knows how long one may be.
 
     Another process that checks the same folder may remove what it made of it in between: then once more.
     """
@@ -64,13 +64,16 @@ def _probe(folder: Path, name: str = "probe") -> None:
         try:
             with _made_for_now(folder), work_folder(folder / "probe") as place:
                 with contextlib.suppress(FileNotFoundError):
-                    os.lstat(folder / name)
+                    os.lstat(path)
                 (place / "block").write_bytes(b"\0" * PROBE_BYTES)
                 sync_to_disk(place / "block")
             return
         except OSError as error:
-            if error.errno != errno.ENOENT or attempt == PROBES - 1:
-                raise
+            if error.errno == errno.ENOENT and attempt < PROBES - 1:
+                continue
+            if isinstance(error, WriteError) and error.errno is not None:  # it names the file of this check
+                raise WriteError(describe(error.errno, path), error.errno) from error
+            raise
 
 
 @contextlib.contextmanager

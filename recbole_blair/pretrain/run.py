@@ -9,7 +9,7 @@ import json
 import resource
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -232,6 +232,18 @@ def build_trainer(
     )
 
 
+@contextlib.contextmanager
+def closed_bars(trainer: PairTrainer) -> Iterator[None]:
+    """Close the progress bars of a training that fails, so that its error stands on a line of its own."""
+    try:
+        yield
+    except BaseException:
+        for callback in trainer.callback_handler.callbacks:
+            if getattr(callback, "training_bar", None) is not None:
+                callback.training_bar.close()
+        raise
+
+
 def train_and_evaluate(
     trainer: PairTrainer, settings: Settings, state: Path
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
@@ -243,7 +255,7 @@ def train_and_evaluate(
     checkpoint = last_whole_checkpoint(state / "checkpoint", world_size())
     results = {"before": before_training(trainer, state) if settings.eval_before else {}, "after": {}}
     started = time.monotonic()
-    with keep_freed_memory():
+    with keep_freed_memory(), closed_bars(trainer):
         outcome = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.monotonic() - started
     if trainer.task is not None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from recbole_blair.errors import InputError
-from recbole_blair.files.write import put_in_place, write_json
+from recbole_blair.files.write import explained, put_in_place, write_json
 from recbole_blair.schema import VERSION
 from recbole_blair.text.features import PROGRESS_SUFFIX, read_header
 
@@ -85,14 +85,15 @@ class PartialFeatures:
             if len(self.done) == self.n_chunks and self._rows_were_renamed():
                 return self
             self.done = set()
-        self.handle = open(self.partial, "r+b" if self.partial.exists() else "w+b")
+        with explained(self.partial):
+            self.handle = open(self.partial, "r+b" if self.partial.exists() else "w+b")
         try:
             self._lock(self.handle)
             if not self.done:
                 write_json(self.progress, self._state())  # from now on the partial file is this run's
                 self.handle.truncate(0)
             if self.about["width"]:
-                _reserve(self.handle, self._size())
+                self._reserve(self.handle)
         except BaseException:
             self.handle.close()
             raise
@@ -107,15 +108,16 @@ class PartialFeatures:
         assert self.handle is not None
         if self.about["width"] is None:  # known only after the fit
             self.about["width"] = int(vectors.shape[1])
-            _reserve(self.handle, self._size())
+            self._reserve(self.handle)
         row_bytes = 4 * self.about["width"]
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         order = np.argsort(rows, kind="stable")
-        for run in np.split(order, np.flatnonzero(np.diff(rows[order]) != 1) + 1):  # runs of neighbouring rows
-            self.handle.seek(int(rows[run[0]]) * row_bytes)
-            self.handle.write(vectors[run].tobytes())
-        self.handle.flush()
-        os.fsync(self.handle.fileno())
+        with explained(self.partial):
+            for run in np.split(order, np.flatnonzero(np.diff(rows[order]) != 1) + 1):  # runs of neighbouring rows
+                self.handle.seek(int(rows[run[0]]) * row_bytes)
+                self.handle.write(vectors[run].tobytes())
+            self.handle.flush()
+            os.fsync(self.handle.fileno())
         self.done.add(number)
         write_json(self.progress, self._state())
 
@@ -177,6 +179,16 @@ class PartialFeatures:
         header = read_header(self.header_path)
         return all(header.get(key) == self.about.get(key) for key in _SAME_ROWS)
 
+    def _reserve(self, handle: BinaryIO) -> None:
+        """Take the disk space now, so that a disk that is too small is known before the hours of encoding."""
+        size = self._size()
+        if os.fstat(handle.fileno()).st_size == size:
+            return
+        with explained(self.partial):
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle.fileno(), 0, size)
+            handle.truncate(size)
+
     def _lock(self, handle: BinaryIO) -> None:
         """Keep a second process off the partial file; the system lets go when this one ends."""
         with contextlib.suppress(ImportError):  # no such lock on Windows
@@ -194,15 +206,6 @@ class PartialFeatures:
             same = False
         if not same:
             raise InputError(f"another process has just finished {self.path.name}; run the same command again")
-
-
-def _reserve(handle: BinaryIO, size: int) -> None:
-    """Take the disk space now, so that a disk that is too small is known before the hours of encoding."""
-    if os.fstat(handle.fileno()).st_size == size:
-        return
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(handle.fileno(), 0, size)
-    handle.truncate(size)
 
 
 def _to_ranges(numbers: Iterable[int]) -> list[list[int]]:

@@ -61,7 +61,7 @@ def test_a_full_or_read_only_disk_is_found(tmp_path, monkeypatch, number):
 
     monkeypatch.setattr(os, "fsync", refused)
     for check in (check_output_folder, check_output_file):
-        with pytest.raises(InputError, match=os.strerror(number)):
+        with pytest.raises(InputError, match=f"cannot write {tmp_path}/new: {os.strerror(number)}"):
             check(tmp_path / "new")
     assert not os.listdir(tmp_path)
 

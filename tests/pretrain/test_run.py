@@ -19,7 +19,7 @@ from recbole_blair.cli.compare import compare
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import write_checksums
-from recbole_blair.pretrain.trainer import WHOLE, last_whole_checkpoint
+from recbole_blair.pretrain.trainer import WHOLE, PairTrainer, last_whole_checkpoint
 from tests.pretrain.conftest import THINGS, WORDS, pair_rows, sentences, tiny_config
 
 FAST = ["--device=cpu", "--precision=fp32", "--show_progress=False", "--per_device_batch=8", "--max_length=24"]
@@ -207,6 +207,17 @@ def test_a_stop_before_the_export_loses_nothing(tmp_path, pairs_file, encoder_fo
     assert one["after"] == two["after"]
 
 
+def test_the_error_of_a_training_stands_on_a_line_of_its_own(tmp_path, pairs_file, encoder_folder, monkeypatch, capfd):
+    def full(*_):
+        raise InputError("cannot write x")
+
+    monkeypatch.setattr(PairTrainer, "_save_checkpoint", full)
+    argv = arguments(pairs_file, encoder_folder, tmp_path / "out", "--holdout=0.2")
+    assert main([word for word in argv if "progress" not in word]) == 2
+    shown = capfd.readouterr().err
+    assert "it/s]" in shown and shown.endswith("\nerror: cannot write x\n")
+
+
 @pytest.mark.slow
 def test_two_processes_under_torchrun(tmp_path, pairs_file, encoder_folder):
     """Both processes train, one writes; the result is whole and both agree on the gradients by construction."""
@@ -275,7 +286,7 @@ def test_mlm_without_a_mask_token_is_refused(tmp_path, pairs_file, encoder_folde
 
 DEFAULTS = {
     "revision": None, "pooling": None, "max_length": 512, "cache_dir": None, "plm_prompt": None,
-    "plm_query_prompt": None, "plm_dimensions": None,
+    "plm_query_prompt": None, "plm_dimensions": None, "plm_normalise": None,
 }  # fmt: skip
 
 

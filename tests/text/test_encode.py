@@ -303,6 +303,7 @@ def test_a_full_disk_is_one_line_and_exit_2(build, monkeypatch, capsys):
     assert main(["encode", f"--build={build}", "--plm=tfidf-svd", "--quiet"]) == 2
     error = capsys.readouterr().err
     assert "error: cannot write" in error and "No space left" in error and error.count("\n") == 1
+    assert f"{build}/shop.tfidf-svd.feature.partial: No space" in error
     monkeypatch.undo()
     assert main(["encode", f"--build={build}", "--plm=tfidf-svd", "--quiet"]) == 0
     load_features(build, "tfidf-svd")
