@@ -192,7 +192,7 @@ Of the base: {licence or NO_LICENCE}. The pairs' licence applies to what was lea
     )
 
 
-def check_output_folder(folder: Path | str) -> None:
+def check_encoder_folder(folder: Path | str) -> None:
     """Refuse a folder that holds somebody else's encoder.
 
     Raises:

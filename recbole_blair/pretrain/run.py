@@ -145,7 +145,7 @@ def check_folder(folder: Path, settings: Settings) -> dict[str, Any] | None:
     Raises:
         InputError: names the keys that differ.
     """
-    export.check_output_folder(folder)
+    export.check_encoder_folder(folder)
     config = folder / STATE_DIR / CONFIG
     if not config.is_file():
         return None

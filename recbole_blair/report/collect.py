@@ -21,7 +21,7 @@ from recbole_blair.schema import VERSION
 from recbole_blair.train import checkpoint
 from recbole_blair.train.metrics import parse_metric
 from recbole_blair.train.progress import progress_bar
-from recbole_blair.train.ranks_file import test_rows_table
+from recbole_blair.train.ranks_file import ranked_rows_table
 
 RUN_FIELDS = (
     "seed", "test", "best_valid", "best_epoch", "epochs", "stopped_early", "seconds", "peak_memory_mb", "device",
@@ -257,7 +257,7 @@ def split_by(by: str, panel: Panel, ranked: RankedGroups, opener: Opener) -> Buc
 
 def check_rows_of(dataset: BlairDataset, ranks: Ranks) -> None:
     """Refuse a build whose test rows are not those that were ranked."""
-    own = Ranks.from_table(test_rows_table(dataset, np.zeros(len(dataset.rows["test"]))))
+    own = Ranks.from_table(ranked_rows_table(dataset, np.zeros(len(dataset.rows["test"]))))
     if not own.item.equals(ranks.item):
         raise InputError(f"the test rows in {dataset.build_dir} are not those that the runs ranked")
 

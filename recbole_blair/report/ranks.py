@@ -16,7 +16,7 @@ from recbole_blair.report.paired import metric_of_rows
 from recbole_blair.report.runs import Run
 from recbole_blair.runs.evaluate_run import evaluate_opened
 from recbole_blair.runs.open_run import OpenRun, Places, open_run
-from recbole_blair.train.ranks_file import test_rows_table
+from recbole_blair.train.ranks_file import ranked_rows_table
 from recbole_blair.train.run_folder import METRICS, RANKS
 
 
@@ -35,7 +35,7 @@ class Ranks:
 
     @classmethod
     def from_table(cls, table: pa.Table, gap: float | None = None) -> Ranks:
-        """Take the columns of `test_rows_table`."""
+        """Take the columns of `ranked_rows_table`."""
         user, item = (table[name].combine_chunks() for name in ("user_id", "item_id"))
         return cls(table["rank"].to_numpy(), user, item, table["history_length"].to_numpy().astype(np.int64), gap)
 
@@ -84,7 +84,7 @@ class Opener:
         opened = self.open(run)
         metrics, rank = evaluate_opened(opened, "test")
         gap = max(abs(metrics[m] - v) for m, v in run.metrics["test"].items() if m in metrics)
-        return Ranks.from_table(test_rows_table(opened.dataset, rank), gap)
+        return Ranks.from_table(ranked_rows_table(opened.dataset, rank), gap)
 
 
 def read_ranks(run: Run, path: Path) -> Ranks:

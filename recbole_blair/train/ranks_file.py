@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def save_ranks(run_dir: Path, dataset: BlairDataset, rank: np.ndarray) -> None:
     """Write the ranks (R,) of the test rows."""
     with whole_file(run_dir / RANKS) as temporary:
-        pq.write_table(test_rows_table(dataset, rank), temporary, write_page_checksum=True)
+        pq.write_table(ranked_rows_table(dataset, rank), temporary, write_page_checksum=True)
 
 
-def test_rows_table(dataset: BlairDataset, rank: np.ndarray) -> pa.Table:
+def ranked_rows_table(dataset: BlairDataset, rank: np.ndarray) -> pa.Table:
     """Return a table of one row per test row: `user_id`, `item_id` (the target), `history_length`, `rank`."""
     rows = dataset.rows["test"]
     return pa.table(
