@@ -1,8 +1,9 @@
 """Writing files: a reader sees the whole new file, the old one, or none; what killed commands left is removed.
 
-A file or folder is made under a temporary name beside its place, `.<name>.blair-<8 hex digits>.tmp`, flushed to the
-disk and renamed. The writer holds a lock on it (flock), which the system releases when the process ends, however it
-ends: whoever writes into the same folder next removes the temporary entries that nobody holds.
+A file or folder is made under a temporary name beside its place, `.<name>.blair-<process>-<8 hex digits>.tmp`, flushed
+to the disk and renamed. The writer holds a lock on it (flock), which the system releases when the process ends, however
+it ends: whoever writes into the same folder next removes the temporary entries that nobody holds. A library that puts
+another file under that name (safetensors) takes the lock away with it; the process's number in the name then tells.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ except ImportError:  # Windows: no such locks; age tells instead
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LEFTOVER = re.compile(r"\..*\.blair-[0-9a-f]{8}\.tmp")
+LEFTOVER = re.compile(r"\..*\.blair-(?:(?P<process>[0-9]+)-)?[0-9a-f]{8}\.tmp")
 LEFTOVER_AGE_S = 24 * 3600  # where a file system has no locks, what nobody touched for a day was left by a dead process
+CLOCK_S = 1.0  # by which the start of a process and the time of a file may differ: they come from two clocks
 NAME_BYTES = 200  # of the target that stay in the temporary name: file systems take 255 for all of it
 FULL_BELOW_BYTES = 1 << 16  # free space at which an error that a library does not explain counts as a full disk
 
@@ -185,8 +187,26 @@ def remove_leftovers(folder: Path) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in [entry for entry in entries if LEFTOVER.fullmatch(entry.name)]:
             with contextlib.suppress(OSError), _lock(Path(entry.path)) as locked:
-                if locked or (locked is None and time.time() - entry.stat().st_mtime > LEFTOVER_AGE_S):
+                old = time.time() - entry.stat().st_mtime > LEFTOVER_AGE_S
+                if (locked and not _writer_lives(entry)) or (locked is None and old):
                     remove(Path(entry.path))
+
+
+def _writer_lives(entry: os.DirEntry[str]) -> bool:
+    """Tell whether the process that an entry's name gives runs on this machine, and ran before the entry was made."""
+    import psutil  # used here alone, and seldom
+
+    number = LEFTOVER.fullmatch(entry.name)
+    if number is None or number["process"] is None:
+        return False
+    try:
+        process = psutil.Process(int(number["process"]))
+        began = process.create_time()  # a number that was given anew belongs to a younger process
+        return process.status() != psutil.STATUS_ZOMBIE and began <= entry.stat().st_mtime + CLOCK_S
+    except psutil.AccessDenied:
+        return True
+    except (psutil.Error, OverflowError):
+        return False
 
 
 def remove(path: Path) -> None:
@@ -204,7 +224,7 @@ def _temporary(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
     remove_leftovers(path.parent)
     name = path.name.encode(errors="surrogateescape")[:NAME_BYTES].decode(errors="ignore")
     while True:
-        place = path.with_name(f".{name}.blair-{secrets.token_hex(4)}.tmp")
+        place = path.with_name(f".{name}.blair-{os.getpid()}-{secrets.token_hex(4)}.tmp")
         make(place)
         try:
             with _lock(place) as locked:

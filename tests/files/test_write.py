@@ -99,6 +99,23 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     assert names(tmp_path) == ["other"]
 
 
+def test_a_file_that_a_library_put_under_the_temporary_name_is_not_taken_for_a_leftover(tmp_path):
+    with whole_file(tmp_path / "weights") as place:
+        (tmp_path / "other").write_text("new")
+        os.replace(tmp_path / "other", place)  # as safetensors does: the lock went with the old file
+        in_other_process = f"from recbole_blair.files.write import write_text; write_text({str(tmp_path / 'b')!r}, '')"
+        subprocess.run([sys.executable, "-c", in_other_process], check=True)
+        write_text(tmp_path / "a", "")
+    assert (tmp_path / "weights").read_text() == "new" and names(tmp_path) == ["a", "b", "weights"]
+    for process in (4194305, 10**30):  # above what Linux gives; above what a number may be
+        (tmp_path / f".a.blair-{process}-0123abcd.tmp").touch()
+    young = tmp_path / f".a.blair-{os.getpid()}-0123abcd.tmp"  # of a process that had our number before
+    young.touch()
+    os.utime(young, (1e9, 1e9))
+    write_text(tmp_path / "a", "")
+    assert names(tmp_path) == ["a", "b", "weights"]
+
+
 def test_without_locks_only_old_leftovers_go(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "no locks")
