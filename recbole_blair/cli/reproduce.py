@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from recbole_blair.cli.options import Parser
-    from recbole_blair.reproduce.steps import Places
+    from recbole_blair.steps.step import Places
 
 # Inside the functions: what loads torch, DuckDB and RecBole (reproduce).
 
@@ -81,7 +81,7 @@ def show(lines: Iterable[str]) -> None:
 
 def places(args: Namespace) -> Places:
     """Return where things are."""
-    from recbole_blair.reproduce.steps import Places
+    from recbole_blair.steps.step import Places
 
     train = {"device": args.device, **({"threads": args.threads} if args.threads else {})}
     return Places(

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.files.write import write_text
-from recbole_blair.reproduce.steps import Places, Planner
+from recbole_blair.reproduce.steps import Planner
 from recbole_blair.reproduce.tables import UNITS, Row, find_rows, load_smoke
 from recbole_blair.schema import VERSION
+from recbole_blair.steps.step import Places
 
 if TYPE_CHECKING:
     from recbole_blair.reproduce.checks import Check

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_blair.errors import InputError
-from recbole_blair.reproduce.commands import RUN
-from recbole_blair.reproduce.steps import STEP, Places, Planner
+from recbole_blair.reproduce.steps import Planner
+from recbole_blair.steps.commands import RUN
+from recbole_blair.steps.step import STEP, Places
 
 
 class Runner:

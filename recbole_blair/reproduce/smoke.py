@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from recbole_blair.reproduce.steps import Places, Planner, Step
+from recbole_blair.reproduce.steps import Planner
 from recbole_blair.reproduce.tables import Row, load_smoke
 from recbole_blair.reproduce.world import World
 from recbole_blair.schema import DEFAULT_PLM
+from recbole_blair.steps.step import Places, Step
 
 STEAM = "steam"
 TRAINED = "trained"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recbole_blair.reproduce.run import FAIL, PASS, reproduce
-from recbole_blair.reproduce.steps import Places
+from recbole_blair.steps.step import Places
 
 STATISTICS, IDS, TEXT = "blair-table3/dataset/games", "blair-table4/sasrec/games", "slices-demo/unisrec/sample"
 LAST_OUT, BM25, SVD = "hstu-blair-games/items/games", "slices-search/bm25/c4", "slices-search/tfidf-svd/c4"

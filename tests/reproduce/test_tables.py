@@ -7,7 +7,8 @@ import pytest
 
 from recbole_blair.errors import InputError
 from recbole_blair.reproduce import tables
-from recbole_blair.reproduce.steps import Places, Planner
+from recbole_blair.reproduce.steps import Planner
+from recbole_blair.steps.step import Places
 
 # Rows x columns of the papers' tables, counted by hand: lines, data sets, figures of one line on one data set.
 COUNTED = {

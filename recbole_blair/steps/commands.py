@@ -30,11 +30,11 @@ from recbole_blair.files.write import write_text
 from recbole_blair.pretrain.run import pretrain
 from recbole_blair.pretrain.settings import resolve_settings
 from recbole_blair.quick_start import run_many
-from recbole_blair.reproduce.steps import Places
 from recbole_blair.schema import DOMAINS, SPLITS, UNKNOWN_DOMAIN
 from recbole_blair.search import datasets, esci, readers
 from recbole_blair.search.evaluate import evaluate
 from recbole_blair.search.metrics import MEAN_DOMAINS, MEAN_QUERIES
+from recbole_blair.steps.step import Places
 
 STEP_FILE = "step.json"
 Result = dict[str, Any]  # `metrics`, `runs`, and for several seeds `deviation`
