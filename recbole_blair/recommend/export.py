@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import whole_file, write_json
-from recbole_blair.recommend.recommender import Recommender, Users
+from recbole_blair.recommend.recommender import Recommender
+from recbole_blair.recommend.users import Users
 from recbole_blair.schema import ITEM_ID, USER_ID, VERSION
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def export_vectors(
     Raises:
         InputError: a model whose score is no inner product; faiss asked for and not installed.
     """
-    recommender.check_has_vectors()
+    recommender.scorer.check_has_vectors()
+    run = recommender.scorer.run
     index = new_index(recommender) if with_faiss else None
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,13 +62,13 @@ def export_vectors(
         write_index(index, folder / "items.faiss")
     if users != "none":
         if users is None:
-            users = recommender.dataset.user_tokens.to_pylist()
-        histories = recommender.load_users(users, request_time)
-        chunks = (vectors for _, vectors in recommender.vector_chunks(histories))
+            users = run.dataset.user_tokens.to_pylist()
+        histories = recommender.scorer.load_users(users, request_time)
+        chunks = (vectors for _, vectors in recommender.scorer.vector_chunks(histories))
         about["users"], _ = write_vectors(folder / "users", {USER_ID: histories.user_ids}, chunks)
     about.update(
-        model=recommender.run.info.name, dataset=recommender.dataset.name, run=recommender.run.folder.name,
-        encoder=recommender.run.encoder, recbole_blair=VERSION, request_time=request_time,
+        model=run.info.name, dataset=run.dataset.name, run=run.folder.name, encoder=run.encoder,
+        recbole_blair=VERSION, request_time=request_time,
     )  # fmt: skip
     write_json(folder / MANIFEST, about, ensure_ascii=True)
     return about
@@ -74,7 +76,7 @@ def export_vectors(
 
 def item_chunks(recommender: Recommender, index: faiss.Index | None = None) -> Iterator[np.ndarray]:
     """Yield item vectors (m, H) float32, padding left out; added to a faiss index on the way."""
-    table = recommender.tables()[1][1:]
+    table = recommender.scorer.tables()[1][1:]
     for start in range(0, len(table), CHUNK_ROWS):
         vectors = table[start : start + CHUNK_ROWS].cpu().numpy()
         if index is not None:
@@ -129,7 +131,7 @@ def new_index(recommender: Recommender) -> faiss.Index:
             "--faiss needs faiss: pip install 'recbole_blair[search]', or leave it out: items.npy is what "
             "faiss.IndexFlatIP(width).add() takes"
         ) from None
-    return faiss.IndexFlatIP(recommender.tables()[1].shape[1])
+    return faiss.IndexFlatIP(recommender.scorer.tables()[1].shape[1])
 
 
 def write_index(index: faiss.Index, path: Path) -> None:

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from recbole.data.interaction import Interaction
-from torch import Tensor
 
-from recbole_blair.data.atomic import read_header
-from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.errors import InputError
 from recbole_blair.recommend.new_items import append_items, check_takes_items, encode_new_items, load_new_items
+from recbole_blair.recommend.scorer import Scorer
 from recbole_blair.recommend.topk import best_items
-from recbole_blair.recommend.users import Histories, load_users, parse_request_time
-from recbole_blair.registry.build_model import trims_histories
+from recbole_blair.recommend.users import Users
 from recbole_blair.runs.open_run import OpenRun, Places, open_run
-from recbole_blair.schema import ITEM_ID, ITEM_SEQ, ITEM_SEQ_LEN, ITEM_SUFFIX, TIMESTAMP, TIMESTAMP_SEQ, USER_ID
-from recbole_blair.train.progress import progress_bar
-from recbole_blair.train.runtime import precision_context
+from recbole_blair.schema import ITEM_ID, USER_ID
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Users = str | Path | Mapping[str, Any] | Sequence["str | Mapping[str, Any]"]
 NewItems = str | Path | Sequence[Mapping[str, Any]]
 
 
@@ -44,30 +35,32 @@ class Recommender:
         show_progress: progress bars.
 
     Attributes:
-        item_ids: the catalogue in the order of every item axis: `.item`'s, then items added.
-        titles: theirs; empty where the build holds none.
         config: the run's.
+        scorer: the model's batches, vectors and scores, of which the methods are made.
     """
 
     def __init__(self, run: OpenRun, show_progress: bool = True) -> None:
-        self.run, self.model, self.dataset, self.config = run, run.model, run.dataset, run.config
-        self.show_progress = show_progress
-        self.trim = trims_histories(run.info, run.config)
-        self.item_ids, self.titles = self.dataset.item_tokens.to_pylist(), catalogue_titles(self.dataset)
-        self._codes: dict[str, int] | None = None
-        self._tables: tuple[Tensor, Tensor] | None = None
+        self.scorer, self.config = Scorer(run, show_progress), run.config
+
+    def __repr__(self) -> str:
+        run, catalogue = self.scorer.run, self.scorer.catalogue
+        added = len(catalogue) - catalogue.n_known
+        parts = [
+            f"{run.info.name} on {run.dataset.name}",
+            f"{len(catalogue):,} items{f' ({added} added)' if added else ''}",
+        ]
+        parts += [f"encoder {run.encoder}"] if run.encoder else []
+        return f"Recommender({', '.join(parts)}, {self.config['device']}, {str(run.folder)!r})"
 
     @property
-    def scores_by_dot_product(self) -> bool:
-        """True where a score is the inner product of a user's and an item's vector."""
-        return hasattr(self.model, "project_items") and getattr(self.model, "scores_by_dot_product", True)
+    def item_ids(self) -> list[str]:
+        """The catalogue in the order of every item axis: `.item`'s, then items added."""
+        return self.scorer.catalogue.ids
 
     @property
-    def codes(self) -> dict[str, int]:
-        """Internal ids, from 1, by item id."""
-        if self._codes is None:
-            self._codes = {item_id: number for number, item_id in enumerate(self.item_ids, 1)}
-        return self._codes
+    def titles(self) -> list[str]:
+        """Theirs; empty where the build holds none."""
+        return self.scorer.catalogue.titles
 
     def add_items(self, new_items: NewItems, plm: Path | str | None = None) -> list[str]:
         """Add items to the catalogue by their text, for every later call; nothing is trained.
@@ -87,13 +80,12 @@ class Recommender:
             InputError: a model of ids alone; an item without text, one twice, or one of the catalogue; an encoder that
                 has gone or is another.
         """
-        check_takes_items(self.run)
-        ids, titles, texts = load_new_items(
-            new_items, self.codes, *(self.config[key] for key in ("ascii_text", "text_fields", "text_recipe"))
-        )
-        append_items(self.model, encode_new_items(self.run, ids, texts, plm, self.show_progress))
-        self.item_ids, self.titles = self.item_ids + ids, self.titles + titles
-        self._codes = self._tables = None
+        scorer, keys = self.scorer, ("ascii_text", "text_fields", "text_recipe")
+        check_takes_items(scorer.run)
+        ids, titles, texts = load_new_items(new_items, scorer.catalogue.codes, *(self.config[key] for key in keys))
+        append_items(scorer.model, encode_new_items(scorer.run, ids, texts, plm, scorer.show_progress))
+        scorer.catalogue.add(ids, titles)
+        scorer.forget_tables()
         return ids
 
     def recommend(
@@ -127,9 +119,9 @@ class Recommender:
 
         if not isinstance(top, int) or isinstance(top, bool) or top < 1:
             raise InputError(f"top={top!r}: expected a number of items, 1 or more")
-        histories = self.load_users(users, request_time)
+        histories = self.scorer.load_users(users, request_time)
         ids, titles = np.array(self.item_ids, object), np.array(self.titles, object)
-        for rows, scores in self.score_chunks(histories):
+        for rows, scores in self.scorer.score_chunks(histories):
             if exclude_history:
                 row, item = histories.whole(rows)
                 scores[
@@ -164,11 +156,11 @@ class Recommender:
         Raises:
             InputError: see `recommend`.
         """
-        histories = self.load_users(users, request_time)
-        wanted = self.internal(items)
+        histories = self.scorer.load_users(users, request_time)
+        wanted = self.scorer.catalogue.internal(items)
         out = np.empty((len(histories), len(wanted)), np.float32)
         column = torch.from_numpy(wanted).to(self.config["device"])
-        for rows, scores in self.score_chunks(histories):
+        for rows, scores in self.scorer.score_chunks(histories):
             out[rows] = scores[:, column].cpu().numpy()
         return out
 
@@ -192,131 +184,12 @@ class Recommender:
         """
         if (users is None) == (items is None):
             raise InputError("encode() takes users=… or items=…, one of them")
-        self.check_has_vectors()
+        self.scorer.check_has_vectors()
         if users is None:
-            wanted = self.internal(None if isinstance(items, str) and items == "all" else items)
-            return self.tables()[1][torch.from_numpy(wanted).to(self.config["device"])].cpu().numpy()
-        parts = [vectors for _, vectors in self.vector_chunks(self.load_users(users, request_time))]
+            wanted = self.scorer.catalogue.internal(None if isinstance(items, str) and items == "all" else items)
+            return self.scorer.tables()[1][torch.from_numpy(wanted).to(self.config["device"])].cpu().numpy()
+        parts = [vectors for _, vectors in self.scorer.vector_chunks(self.scorer.load_users(users, request_time))]
         return np.concatenate(parts)
-
-    # What the calls above are made of.
-
-    def check_has_vectors(self) -> None:
-        """Refuse a model without vectors."""
-        if not self.scores_by_dot_product:
-            raise InputError(
-                f"{self.run.info.name} does not score by an inner product of two vectors here, so it has none to give; "
-                "use recommend or score"
-            )
-
-    def load_users(self, users: Users, request_time: str | int | None = None) -> Histories:
-        """Load histories and refuse those without the times the model reads."""
-        histories = load_users(users, self.dataset, self.codes, parse_request_time(request_time))
-        mode = self.config.get("time_bias") or "none"
-        if mode != "none" and not histories.timed.all():
-            user_id = histories.user_ids[int(np.flatnonzero(~histories.timed)[0])]
-            raise InputError(
-                f"{self.run.info.name} (time_bias: {mode}) reads the times of events, but user {user_id!r} has none; "
-                f"give {TIMESTAMP_SEQ} (Unix ms) beside {ITEM_SEQ}"
-            )
-        return histories
-
-    def internal(self, items: str | Sequence[str] | None) -> np.ndarray:
-        """Return internal ids (M,) of item ids, or of the whole catalogue."""
-        if items is None:
-            return np.arange(1, len(self.item_ids) + 1)
-        items = [items] if isinstance(items, str) else list(items)
-        unknown = [item for item in items if item not in self.codes]
-        if unknown:
-            raise InputError(
-                f"unknown item {unknown[0]!r} ({len(unknown)} of {len(items)}); {self.dataset.name} has "
-                f"{len(self.item_ids)} items: add others by their text with new_items"
-            )
-        return np.array([self.codes[item] for item in items], np.int64)
-
-    def autocast(self) -> AbstractContextManager:
-        """The precision context of one forward pass."""
-        return precision_context(self.config)
-
-    @torch.no_grad()
-    def tables(self) -> tuple[Tensor, Tensor]:
-        """Return what histories are made of (N - 1, H), and the item vectors (N, H) float32; computed once."""
-        if self._tables is None:
-            with self.autocast():
-                projected = self.model.project_items()
-                self._tables = projected, self.model.item_vectors(projected).float()
-        return self._tables
-
-    def batch(self, histories: Histories, rows: np.ndarray) -> Interaction:
-        """Build the interaction of users `rows` (B,). Times and user ids are in it only where all users have them."""
-        items, times, length = histories.latest(rows, self.config["MAX_ITEM_LIST_LENGTH"])
-        if not self.trim:
-            items, times = (
-                np.pad(x, ((0, 0), (0, self.config["MAX_ITEM_LIST_LENGTH"] - x.shape[1]))) for x in (items, times)
-            )
-        fields = {ITEM_SEQ: items.astype(np.int64), ITEM_SEQ_LEN: length}
-        if histories.timed.all():
-            fields.update({TIMESTAMP_SEQ: times, TIMESTAMP: histories.request[rows]})
-        if histories.code.all():
-            fields[USER_ID] = histories.code[rows]
-        tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in fields.items()}
-        return Interaction(tensors).to(self.config["device"])
-
-    def chunks(self, histories: Histories, label: str) -> Iterator[np.ndarray]:
-        """Yield consecutive user numbers (B,), with a progress bar; a chunk's scores fit `max_score_elements`."""
-        fit = self.config["max_score_elements"] // (len(self.item_ids) + 1)
-        size = max(1, min(self.config["eval_batch_size"], fit))
-        bar = progress_bar(len(histories), label, "users", self.show_progress)
-        with contextlib.closing(bar):
-            for start in range(0, len(histories), size):
-                rows = np.arange(start, min(start + size, len(histories)))
-                yield rows
-                bar.update(len(rows))
-
-    @torch.no_grad()
-    def encode_users(self, histories: Histories, rows: np.ndarray) -> Tensor:
-        """Return the vectors (B, H) float32 of users `rows`."""
-        with self.autocast():
-            return self.model.user_vectors(self.batch(histories, rows), self.tables()[0]).float()
-
-    def vector_chunks(self, histories: Histories) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (rows (B,), vectors (B, H) float32 array)."""
-        for rows in self.chunks(histories, "encode users"):
-            yield rows, self.encode_users(histories, rows).cpu().numpy()
-
-    def score_chunks(self, histories: Histories) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Yield (rows (B,), scores (B, N) float32 tensor that may be written to); column 0 is the padding item."""
-        for rows in self.chunks(histories, "score users"):
-            if self.scores_by_dot_product:
-                yield rows, self.encode_users(histories, rows) @ self.tables()[1].T
-            else:
-                yield rows, self.full_scores(self.batch(histories, rows))
-
-    @torch.no_grad()
-    def full_scores(self, batch: Interaction) -> Tensor:
-        """Return scores (B, N) float32 of a model's own full sort.
-
-        Raises:
-            InputError: it reads what these users do not have.
-        """
-        try:
-            return self.model.full_sort_predict(batch).view(len(batch), -1).float().clone()
-        except KeyError as error:
-            field = str(error).strip("'\"")
-            words = {
-                USER_ID: "reads user ids: it knows only the users it was trained on, given by id",
-                TIMESTAMP_SEQ: f"reads the times of events; give {TIMESTAMP_SEQ} (Unix ms) with every history",
-            }
-            told = words.get(field, f"reads {field}, which a history alone does not have")
-            raise InputError(f"{self.run.info.name} {told}") from error
-
-
-def catalogue_titles(dataset: BlairDataset) -> list[str]:
-    """Return the titles of a build's items; empty ones where it has no `.item` file or no title column."""
-    path = dataset.build_dir / f"{dataset.name}{ITEM_SUFFIX}"
-    if not path.is_file() or "title" not in read_header(path):
-        return [""] * (dataset.n_items - 1)
-    return dataset.titles().to_pylist()
 
 
 def load(

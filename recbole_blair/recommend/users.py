@@ -20,6 +20,7 @@ from recbole_blair.errors import InputError
 from recbole_blair.files.read import iter_lines, parse_json, shown, why_no_file
 from recbole_blair.schema import ITEM_SEQ, SPLITS, TIMESTAMP, TIMESTAMP_SEQ, USER_ID
 
+Users = str | Path | Mapping[str, Any] | Sequence["str | Mapping[str, Any]"]
 ID_FILES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".gz", ".parquet")  # endings that no list of ids has
 
 
@@ -63,7 +64,7 @@ class Histories:
 
 
 def load_users(
-    users: str | Path | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+    users: Users,
     dataset: BlairDataset,
     code_of: Mapping[str, int],
     request_ms: int | None = None,

@@ -158,9 +158,10 @@ def category_popularity(build, item_ids, counts, new_items):
 
 def text_cosine(loaded, rows):
     """Cosine of every item with the mean of a history's normalised features, (U, N): text without training."""
-    features = loaded.model.text_features.float().numpy()
+    features = loaded.scorer.model.text_features.float().numpy()
     features = features / np.linalg.norm(features, axis=1, keepdims=True)
-    mean = [features[[loaded.codes[item] - 1 for item in row["item_id_list"].split()]].mean(0) for row in rows]
+    codes = loaded.scorer.catalogue.codes
+    mean = [features[[codes[item] - 1 for item in row["item_id_list"].split()]].mean(0) for row in rows]
     return np.stack(mean) @ features.T
 
 
@@ -170,10 +171,10 @@ def evaluate(args, folder, items, rows, run_dir):
 
     build, ks = Path(args.data_path) / args.dataset, [int(k) for k in args.topk.split(",")]
     loaded = recbole_blair.load(run_dir, data_path=folder.parent, show_progress=False)
-    counts = loaded.dataset.item_counts("train")[1:]
+    counts = loaded.scorer.dataset.item_counts("train")[1:]
     loaded.add_items(read_metadata(args.raw_dir, args.dataset, items))
     users, targets = to_users(rows), [row["item_id"] for row in rows]
-    in_all = np.array([loaded.codes[item] - 1 for item in targets])
+    in_all = np.array([loaded.scorer.catalogue.codes[item] - 1 for item in targets])
     first_new = len(loaded.item_ids) - len(items)
     scores = {
         args.model: loaded.score(users),

@@ -59,7 +59,7 @@ def test_the_text_is_the_catalogues_recipe(make_run, plm):
     loaded = open_run(make_run("SASRecText"), NEW)
     text = "Small kettle. steel, red & blue. game."
     vector = load_encoder(plm, device="cpu", precision="fp32").encode([text], progress=False)
-    np.testing.assert_allclose(loaded.model.text_features[-2], vector[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(loaded.scorer.model.text_features[-2], vector[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", ["UniSRecBlair", "HSTUBlair"])
@@ -73,7 +73,7 @@ def test_histories_may_hold_new_items(make_run, model):
 
 def test_the_id_of_a_new_item_contributes_nothing(make_run):
     loaded = open_run(make_run("UniSRecBlair", train_stage="transductive_ft"), NEW)
-    model = loaded.model
+    model = loaded.scorer.model
     with torch.inference_mode():
         text_alone = F.normalize(model.adaptor(model.text_features[-3:]).float(), dim=1)
     np.testing.assert_allclose(loaded.encode(items=["N1", "N2", "N3"]), text_alone, rtol=1e-5, atol=1e-6)
@@ -82,10 +82,10 @@ def test_the_id_of_a_new_item_contributes_nothing(make_run):
 @pytest.mark.parametrize("fusion", ["add", "gate", "attention"])
 def test_hstublair_takes_a_new_item_as_its_text_alone(make_run, fusion):
     loaded = open_run(make_run("HSTUBlair", fusion=fusion), NEW)
-    model = loaded.model
+    model = loaded.scorer.model
     with torch.inference_mode():
         e, t, trained = model.sources()
-        rows = loaded.batch(loaded.load_users(USERS), np.arange(3))
+        rows = loaded.scorer.batch(loaded.scorer.load_users(USERS), np.arange(3))
         users = model.user_vectors(rows)
         fused = model.fuse(e, t, trained)[-3:] if fusion == "attention" else t[-3:]
         own = users @ F.normalize(fused, dim=1).T
@@ -119,7 +119,7 @@ def test_models_of_ids_alone_take_no_new_items(make_run, model):
 
 def test_a_plugin_with_a_weight_an_item_is_refused(make_run):
     loaded = open_run(make_run("SASRecText"))
-    loaded.model.popularity = torch.nn.Parameter(torch.zeros(len(loaded.item_ids)))
+    loaded.scorer.model.popularity = torch.nn.Parameter(torch.zeros(len(loaded.item_ids)))
     with pytest.raises(InputError, match="SASRecText has popularity with one row per item"):
         loaded.add_items(NEW)
 

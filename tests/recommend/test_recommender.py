@@ -173,3 +173,14 @@ def test_the_import_stays_light():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert TEST_MS < END_MS
+
+
+def test_the_api_is_small_and_shows_what_it_is(make_run):
+    run = make_run("SASRecText")
+    loaded = recbole_blair.load(run, device="cpu", show_progress=False)
+    names = [name for name in dir(loaded) if not name.startswith("_")]
+    assert len(names) <= 10 and {"recommend", "score", "encode", "add_items", "item_ids", "titles"} <= set(names)
+    encoder = loaded.scorer.run.encoder
+    assert repr(loaded) == f"Recommender(SASRecText on tiny, 40 items, encoder {encoder}, cpu, {str(run)!r})"
+    loaded.add_items([{"item_id": "N1", "title": "red lamp"}])
+    assert "41 items (1 added)" in repr(loaded)

@@ -1,0 +1,147 @@
+"""What recommending is made of: batches of histories, the vectors and scores of a run's model, chunk by chunk."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_blair.errors import InputError
+from recbole_blair.recommend.catalogue import Catalogue
+from recbole_blair.recommend.users import load_users, parse_request_time
+from recbole_blair.registry.build_model import trims_histories
+from recbole_blair.schema import ITEM_SEQ, ITEM_SEQ_LEN, TIMESTAMP, TIMESTAMP_SEQ, USER_ID
+from recbole_blair.train.progress import progress_bar
+from recbole_blair.train.runtime import precision_context
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor
+
+    from recbole_blair.recommend.users import Histories, Users
+    from recbole_blair.runs.open_run import OpenRun
+
+
+class Scorer:
+    """The model of a run over a catalogue: the build's items and those that were added.
+
+    Args:
+        run: an open run; its model is built here.
+        show_progress: progress bars.
+    """
+
+    def __init__(self, run: OpenRun, show_progress: bool = True) -> None:
+        self.run, self.model, self.dataset, self.config = run, run.model, run.dataset, run.config
+        self.catalogue, self.show_progress = Catalogue(run.dataset), show_progress
+        self.trim = trims_histories(run.info, run.config)
+        self._tables: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def scores_by_dot_product(self) -> bool:
+        """True where a score is the inner product of a user's and an item's vector."""
+        return hasattr(self.model, "project_items") and getattr(self.model, "scores_by_dot_product", True)
+
+    def forget_tables(self) -> None:
+        """Compute the item vectors again when they are next asked for: the catalogue has grown."""
+        self._tables = None
+
+    def check_has_vectors(self) -> None:
+        """Refuse a model without vectors."""
+        if not self.scores_by_dot_product:
+            raise InputError(
+                f"{self.run.info.name} does not score by an inner product of two vectors here, so it has none to give; "
+                "use recommend or score"
+            )
+
+    def load_users(self, users: Users, request_time: str | int | None = None) -> Histories:
+        """Load histories and refuse those without the times the model reads."""
+        histories = load_users(users, self.dataset, self.catalogue.codes, parse_request_time(request_time))
+        mode = self.config.get("time_bias") or "none"
+        if mode != "none" and not histories.timed.all():
+            user_id = histories.user_ids[int(np.flatnonzero(~histories.timed)[0])]
+            raise InputError(
+                f"{self.run.info.name} (time_bias: {mode}) reads the times of events, but user {user_id!r} has none; "
+                f"give {TIMESTAMP_SEQ} (Unix ms) beside {ITEM_SEQ}"
+            )
+        return histories
+
+    def autocast(self) -> AbstractContextManager:
+        """The precision context of one forward pass."""
+        return precision_context(self.config)
+
+    @torch.no_grad()
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """Return what histories are made of (N - 1, H), and the item vectors (N, H) float32; computed once."""
+        if self._tables is None:
+            with self.autocast():
+                projected = self.model.project_items()
+                self._tables = projected, self.model.item_vectors(projected).float()
+        return self._tables
+
+    def batch(self, histories: Histories, rows: np.ndarray) -> Interaction:
+        """Build the interaction of users `rows` (B,). Times and user ids are in it only where all users have them."""
+        items, times, length = histories.latest(rows, self.config["MAX_ITEM_LIST_LENGTH"])
+        if not self.trim:
+            items, times = (
+                np.pad(x, ((0, 0), (0, self.config["MAX_ITEM_LIST_LENGTH"] - x.shape[1]))) for x in (items, times)
+            )
+        fields = {ITEM_SEQ: items.astype(np.int64), ITEM_SEQ_LEN: length}
+        if histories.timed.all():
+            fields.update({TIMESTAMP_SEQ: times, TIMESTAMP: histories.request[rows]})
+        if histories.code.all():
+            fields[USER_ID] = histories.code[rows]
+        tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in fields.items()}
+        return Interaction(tensors).to(self.config["device"])
+
+    def chunks(self, histories: Histories, label: str) -> Iterator[np.ndarray]:
+        """Yield consecutive user numbers (B,), with a progress bar; a chunk's scores fit `max_score_elements`."""
+        fit = self.config["max_score_elements"] // (len(self.catalogue) + 1)
+        size = max(1, min(self.config["eval_batch_size"], fit))
+        bar = progress_bar(len(histories), label, "users", self.show_progress)
+        with contextlib.closing(bar):
+            for start in range(0, len(histories), size):
+                rows = np.arange(start, min(start + size, len(histories)))
+                yield rows
+                bar.update(len(rows))
+
+    @torch.no_grad()
+    def encode_users(self, histories: Histories, rows: np.ndarray) -> Tensor:
+        """Return the vectors (B, H) float32 of users `rows`."""
+        with self.autocast():
+            return self.model.user_vectors(self.batch(histories, rows), self.tables()[0]).float()
+
+    def vector_chunks(self, histories: Histories) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (rows (B,), vectors (B, H) float32 array)."""
+        for rows in self.chunks(histories, "encode users"):
+            yield rows, self.encode_users(histories, rows).cpu().numpy()
+
+    def score_chunks(self, histories: Histories) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Yield (rows (B,), scores (B, N) float32 tensor that may be written to); column 0 is the padding item."""
+        for rows in self.chunks(histories, "score users"):
+            if self.scores_by_dot_product:
+                yield rows, self.encode_users(histories, rows) @ self.tables()[1].T
+            else:
+                yield rows, self.full_scores(self.batch(histories, rows))
+
+    @torch.no_grad()
+    def full_scores(self, batch: Interaction) -> Tensor:
+        """Return scores (B, N) float32 of a model's own full sort.
+
+        Raises:
+            InputError: it reads what these users do not have.
+        """
+        try:
+            return self.model.full_sort_predict(batch).view(len(batch), -1).float().clone()
+        except KeyError as error:
+            field = str(error).strip("'\"")
+            words = {
+                USER_ID: "reads user ids: it knows only the users it was trained on, given by id",
+                TIMESTAMP_SEQ: f"reads the times of events; give {TIMESTAMP_SEQ} (Unix ms) with every history",
+            }
+            told = words.get(field, f"reads {field}, which a history alone does not have")
+            raise InputError(f"{self.run.info.name} {told}") from error
