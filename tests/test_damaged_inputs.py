@@ -191,7 +191,7 @@ def run_one(world, stopped, tmp_path, monkeypatch, capsys, command, option, dama
     assert "Traceback" not in shown.err + shown.out and len(errors) == (status == 2), shown.err
     if status == 0:
         return None
-    assert option == "raw_dir" or listing(given) == before, f"the refused command wrote: {errors[0]}"
+    assert listing(given) == before and not listing(work), f"the refused command left {listing(work)}: {errors[0]}"
     return errors[0]
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from dataset_tools.builds.statistics_file import check_settings, load_stats, require_stats, stats_path, write_stats
 from dataset_tools.conversion.file_names import build_file_names
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import file_sha256
-from recbole_blair.files.write import put_in_place, work_folder
+from recbole_blair.files.write import locked_folder, put_in_place, work_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -104,8 +102,7 @@ def ensure_written(folder: Path, settings: BuildSettings, fill: Callable[[Path],
         settings: what the build must be made with.
         fill: writes the data files into the folder it is given and returns the content of stats.json.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
+    with locked_folder(folder.parent, f".{folder.name}.lock"):
         if not build_is_whole(folder, settings):  # another process may have made it meanwhile
             _write_build(folder, fill)
 

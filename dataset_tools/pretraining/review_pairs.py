@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from dataset_tools.conversion import cleaning_rules
@@ -27,7 +26,7 @@ from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import file_sha256
 from recbole_blair.files.read import check_file, iter_lines
-from recbole_blair.files.write import put_in_place, work_folder, write_json
+from recbole_blair.files.write import locked_folder, put_in_place, work_folder, write_json
 from recbole_blair.schema import VALID_START_MS
 from recbole_blair.text.item_text import clean_text, item_text
 
@@ -117,8 +116,8 @@ def make_pair_files(
     folder = Path(folder)
     domains = resolve_datasets(spec, raw_dir)
     recorded = settings.to_json()
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # under torchrun every process comes here; the first makes, the others find
+    # Under torchrun every process comes here: the first makes, the others find.
+    with locked_folder(folder, ".lock", marks=(UNFINISHED,)):
         check_settings(folder, recorded, domains)
         missing = [name for name in domains if not (folder / f"{name}.json").is_file()]
         if not missing and (folder / MANIFEST).is_file() and not (folder / UNFINISHED).exists():

@@ -15,13 +15,11 @@ import shutil
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from filelock import FileLock
-
 from dataset_tools.raw.domains import find_raw_file, raw_relative, raw_root
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import file_sha256
-from recbole_blair.files.output import open_output_folder
-from recbole_blair.files.write import put_in_place, write_json
+from recbole_blair.files.output import check_output_folder
+from recbole_blair.files.write import locked_folder, put_in_place, write_json
 from recbole_blair.schema import HF_DATASET
 
 if TYPE_CHECKING:
@@ -89,8 +87,8 @@ def check_revision(path: Path, revision: str) -> None:
 
 def download_file(path: Path, filename: str, revision: str, progress: bool, missing: str) -> None:
     """Download one file of the repository to `path`, going on where an earlier run stopped."""
-    open_output_folder(path.parent)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    check_output_folder(path.parent)
+    with locked_folder(path.parent, f".{path.name}.lock"):
         if path.is_file():  # another process was faster
             return
         try:

@@ -6,12 +6,8 @@ import contextlib
 import errno
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from recbole_blair.files.write import WriteError, check_is_file, describe, explained, sync_to_disk, work_folder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PROBE_BYTES = 4096  # a full disk still takes names; it refuses a block
 PROBES = 20  # of a folder that other processes check at the same moment
@@ -28,17 +24,6 @@ def check_output_folder(path: Path | str) -> Path:
     path = Path(os.path.expanduser(path))
     with explained(path):
         _probe(path, path)
-    return path
-
-
-def open_output_folder(path: Path | str) -> Path:
-    """Make a folder, as `check_output_folder` checks it; returns its path.
-
-    Raises:
-        WriteError: see there.
-    """
-    path = check_output_folder(path)
-    path.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -62,7 +47,7 @@ def _probe(path: Path, folder: Path) -> None:
     """
     for attempt in range(PROBES):
         try:
-            with _made_for_now(folder), work_folder(folder / "probe") as place:
+            with work_folder(folder / "probe") as place:
                 with contextlib.suppress(FileNotFoundError):
                     os.lstat(path)
                 (place / "block").write_bytes(b"\0" * PROBE_BYTES)
@@ -74,16 +59,3 @@ def _probe(path: Path, folder: Path) -> None:
             if isinstance(error, WriteError) and error.errno is not None:  # it names the file of this check
                 raise WriteError(describe(error.errno, path), error.errno) from error
             raise
-
-
-@contextlib.contextmanager
-def _made_for_now(folder: Path) -> Iterator[None]:
-    """Make a folder and those above it; remove at the end those that were not there and are empty."""
-    missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    finally:
-        for place in missing:
-            with contextlib.suppress(OSError):
-                place.rmdir()

@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from recbole_blair.errors import InputError
 
 try:
@@ -219,21 +221,58 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def _temporary(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
-    """Make a locked temporary entry beside `path`; remove it at the end if it is still there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path.parent)
+    """Make a locked temporary entry beside `path`; remove it at the end if it is still there, and new empty folders."""
     name = path.name.encode(errors="surrogateescape")[:NAME_BYTES].decode(errors="ignore")
-    while True:
-        place = path.with_name(f".{name}.blair-{os.getpid()}-{secrets.token_hex(4)}.tmp")
-        make(place)
+    with needed_folder(path.parent):
+        remove_leftovers(path.parent)
+        while True:
+            place = path.with_name(f".{name}.blair-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+            make(place)
+            try:
+                with _lock(place) as locked:
+                    if locked is False or not place.exists():  # another process took it for a leftover before the lock
+                        continue
+                    yield place
+                    return
+            finally:
+                remove(place)
+
+
+@contextlib.contextmanager
+def needed_folder(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it; remove at the end those that were not there and are empty."""
+    missing = [] if folder.is_dir() else [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for place in missing:
+            with contextlib.suppress(OSError):
+                place.rmdir()
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, lock: str, timeout_s: float = -1, marks: tuple[str, ...] = ()) -> Iterator[None]:
+    """Hold the lock file `lock` in a folder, made when missing; one that is new and holds nothing else goes at the end.
+
+    Args:
+        folder: of the lock file.
+        lock: its name.
+        timeout_s: how long to wait for another process; -1: until it is through.
+        marks: names of files that do not count as something.
+
+    Raises:
+        filelock.Timeout: another process holds it.
+    """
+    new = not folder.is_dir()
+    with needed_folder(folder), FileLock(folder / lock, timeout=timeout_s):
         try:
-            with _lock(place) as locked:
-                if locked is False or not place.exists():  # another process took it for a leftover before the lock
-                    continue
-                yield place
-                return
+            yield
         finally:
-            remove(place)
+            with contextlib.suppress(OSError):  # Windows keeps a file that is open
+                if new and {entry.name for entry in folder.iterdir()} <= {lock, *marks}:
+                    for name in (*marks, lock):
+                        (folder / name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -194,7 +194,6 @@ def load_pair_tables(
     stamp = source_stamp(files, holdout, seed, min_chars)
     manifest = folder / "tables.json"
     if not (manifest.is_file() and json.loads(manifest.read_text())["stamp"] == stamp):
-        folder.mkdir(parents=True, exist_ok=True)
         manifest.unlink(missing_ok=True)
         counts = _write_tables(files, folder, holdout, seed, min_chars, progress)
         write_json(manifest, {"stamp": stamp, "counts": counts}, ensure_ascii=True)

@@ -202,6 +202,31 @@ def quiet_loading() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def read_scratch_config(config_path: Path | str) -> PretrainedConfig:
+    """Return the shapes of an encoder from nothing.
+
+    Raises:
+        InputError: no config there, or one of a model that is not an encoder.
+    """
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    path = Path(config_path).expanduser()
+    path = path / "config.json" if why_no_folder(path) is None else path
+    expected = f"a model's config.json or the folder it is in, as --scratch={shown(config_path)}"
+    if not isinstance(read_json(path, expected), dict):
+        raise InputError(f"{path} holds no JSON object; expected {expected}")
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # what a library makes of a wrong value is any exception
+        raise InputError(f"{path}: {str(error).strip().splitlines()[0][:300]}; expected {expected}") from error
+    if config.is_encoder_decoder or type(config) not in AutoModelForMaskedLM._model_mapping:
+        raise InputError(
+            f"--scratch={config_path} is a {config.model_type} model; expected an encoder with a masked-language head, "
+            "like bert or roberta"
+        )
+    return config
+
+
 def build_scratch_encoder(
     config_path: Path | str,
     texts: Sequence[str],
@@ -229,23 +254,9 @@ def build_scratch_encoder(
     Raises:
         InputError: no config there, or one of a model that is not an encoder.
     """
-    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
+    from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-    pooling = check_pooling(pooling)
-    path = Path(config_path).expanduser()
-    path = path / "config.json" if why_no_folder(path) is None else path
-    expected = f"a model's config.json or the folder it is in, as --scratch={shown(config_path)}"
-    if not isinstance(read_json(path, expected), dict):
-        raise InputError(f"{path} holds no JSON object; expected {expected}")
-    try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True)
-    except Exception as error:  # what a library makes of a wrong value is any exception
-        raise InputError(f"{path}: {str(error).strip().splitlines()[0][:300]}; expected {expected}") from error
-    if config.is_encoder_decoder or type(config) not in AutoModelForMaskedLM._model_mapping:
-        raise InputError(
-            f"--scratch={config_path} is a {config.model_type} model; expected an encoder with a masked-language head, "
-            "like bert or roberta"
-        )
+    pooling, config = check_pooling(pooling), read_scratch_config(config_path)
     if (tokenizer_folder / "tokenizer.json").is_file():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     else:

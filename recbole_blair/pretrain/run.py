@@ -18,15 +18,17 @@ import numpy as np
 import torch
 
 from recbole_blair.errors import InputError
-from recbole_blair.files.write import write_json
+from recbole_blair.files.write import needed_folder, remove, write_json
 from recbole_blair.ops import has_fast_bf16, keep_freed_memory
 from recbole_blair.parallel.distributed import rank, world_size
 from recbole_blair.pretrain import export
 from recbole_blair.pretrain.data import PairCollator, RowDataset, load_pair_tables, pair_files, parse_holdout
 from recbole_blair.pretrain.load import (
     build_scratch_encoder,
+    declared_pooling,
     encoder_folder,
     load_pair_encoder,
+    read_scratch_config,
     read_vocabulary,
 )
 from recbole_blair.pretrain.retrieval import EncodeOptions, RetrievalTask, build_retrieval_task
@@ -89,17 +91,23 @@ def pretrain(settings: Settings) -> dict[str, Any]:
     }
     evaluates = tables_options["holdout"] != 0
     args = training_arguments(settings, state / "checkpoint", device, precision, evaluates)
-    with args.main_process_first():
-        tables = load_pair_tables(settings.pairs, state / "tables", progress=settings.show_progress, **tables_options)
-    task = build_retrieval_task(tables.held_out, tables.train, settings.eval_items, settings.seed, settings.eval_pairs)
-    if evaluates and task is None:
-        raise InputError(
-            f"--holdout={settings.holdout} holds out none of the {len(tables.train)} pairs of {settings.pairs}; raise "
-            "it, or --holdout=0 to train without evaluation"
+    with nothing_left_if_refused(state):
+        check_start(settings)
+        with args.main_process_first():
+            tables = load_pair_tables(
+                settings.pairs, state / "tables", progress=settings.show_progress, **tables_options
+            )
+        task = build_retrieval_task(
+            tables.held_out, tables.train, settings.eval_items, settings.seed, settings.eval_pairs
         )
-    set_seed(settings.seed)
-    model, tokenizer, base = load_start(settings, tables, state)
-    trainer = build_trainer(settings, args, model, tokenizer, tables, task, precision, state)
+        if evaluates and task is None:
+            raise InputError(
+                f"--holdout={settings.holdout} holds out none of the {len(tables.train)} pairs of {settings.pairs}; "
+                "raise it, or --holdout=0 to train without evaluation"
+            )
+        set_seed(settings.seed)
+        model, tokenizer, base = load_start(settings, tables, state)
+        trainer = build_trainer(settings, args, model, tokenizer, tables, task, precision, state)
     if rank() == 0:
         write_json(state / CONFIG, settings.fingerprint() | {"pairs_hash": pairs_hash(settings.pairs)}, indent=2)
     results, timing = train_and_evaluate(trainer, settings, state)
@@ -161,6 +169,28 @@ def check_folder(folder: Path, settings: Settings) -> dict[str, Any] | None:
     if rank() == 0:
         drop_resume_state(folder / STATE_DIR)  # a kill may have left some of it
     return json.loads(metrics.read_text(encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def nothing_left_if_refused(folder: Path) -> Iterator[None]:
+    """Remove a folder that was not there before when what is made in it turns out to be refused."""
+    new = not folder.exists()
+    with needed_folder(folder):
+        try:
+            yield
+        except InputError:
+            if new and rank() == 0:
+                remove(folder)
+            raise
+
+
+def check_start(settings: Settings) -> None:
+    """Refuse pairs, an encoder or a config that are not there before the pairs are read, which may take long."""
+    pair_files(settings.pairs)
+    if settings.scratch is None:
+        declared_pooling(encoder_folder(settings.plm, settings.plm_revision))
+    else:
+        read_scratch_config(settings.scratch)
 
 
 def load_start(

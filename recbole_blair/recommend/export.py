@@ -53,17 +53,17 @@ def export_vectors(
     run = recommender.scorer.run
     index = new_index(recommender) if with_faiss else None
     folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    histories = None
+    if users != "none":  # before anything is written: they may be refused
+        users = run.dataset.user_tokens.to_pylist() if users is None else users
+        histories = recommender.scorer.load_users(users, request_time)
     (folder / MANIFEST).unlink(missing_ok=True)  # until it is there again the files are not of one export
     columns = {ITEM_ID: recommender.item_ids, "title": recommender.titles}
     n_items, width = write_vectors(folder / "items", columns, item_chunks(recommender, index))
     about = {"items": n_items, "width": width, "metric": "inner product", "users": 0}
     if index is not None:
         write_index(index, folder / "items.faiss")
-    if users != "none":
-        if users is None:
-            users = run.dataset.user_tokens.to_pylist()
-        histories = recommender.scorer.load_users(users, request_time)
+    if histories is not None:
         chunks = (vectors for _, vectors in recommender.scorer.vector_chunks(histories))
         about["users"], _ = write_vectors(folder / "users", {USER_ID: histories.user_ids}, chunks)
     about.update(

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from recbole_blair import compat
 from recbole_blair.config import Config, load_yaml, resolve_config
 from recbole_blair.errors import InputError
+from recbole_blair.files.write import locked_folder
 from recbole_blair.parallel.ray_cluster import local_cpus, local_gpus, ray_cluster
 from recbole_blair.quick_start import open_dataset
 from recbole_blair.registry import ModelInfo, find_model, use_plugins
@@ -229,9 +230,8 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
         else:
             here = settings["ray_cpus"] or local_cpus(), local_gpus()
             cpus, gpus = resources_per_trial(sweep, *here)
-        sweep.folder.mkdir(parents=True, exist_ok=True)
         try:
-            stack.enter_context(FileLock(sweep.folder / files.LOCK, timeout=0))
+            stack.enter_context(locked_folder(sweep.folder, files.LOCK, timeout_s=0))
         except Timeout as error:
             raise InputError(f"another process is at work on {sweep.folder}; wait for it or stop it") from error
         say(f"sweep of {sweep.info.name} on {sweep.dataset}; it goes on with --resume={sweep.folder}")

@@ -279,3 +279,25 @@ def test_read_only_is_named(tmp_path, monkeypatch):
         write_text(tmp_path / "x", "")
     copy = pickle.loads(pickle.dumps(failure.value))
     assert str(copy) == str(failure.value) and copy.errno == failure.value.errno == errno.EROFS
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "work", "lock", "marked"])
+@pytest.mark.parametrize("there", [True, False])
+def test_what_is_refused_leaves_no_new_empty_folder(tmp_path, what, there):
+    folder = tmp_path / "a" / "b"
+    if there:
+        folder.mkdir(parents=True)
+    block = {
+        "file": lambda: whole_file(folder / "x"), "folder": lambda: whole_folder(folder / "x"),
+        "work": lambda: write.work_folder(folder / "x"), "lock": lambda: write.locked_folder(folder, ".lock"),
+        "marked": lambda: write.locked_folder(folder, ".lock", marks=(".unfinished",)),
+    }[what]  # fmt: skip
+    with pytest.raises(InputError), block():
+        if what == "marked":
+            (folder / ".unfinished").touch()
+        raise InputError("refused")
+    lock = {"lock": [".lock"], "marked": [".lock", ".unfinished"]}.get(what, [])
+    assert names(tmp_path) == ([*lock, "a", "b"] if there else [])
+    with block():
+        write_text(folder / "y", "")
+    assert folder.is_dir() and (folder / "y").is_file()
