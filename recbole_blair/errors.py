@@ -26,12 +26,15 @@ def nearest(name: object, known: Iterable[object]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def run_guarded(run: Callable[[], int | None], is_speaker: Callable[[], bool] = lambda: True) -> int:
+def run_guarded(
+    run: Callable[[], int | None], is_speaker: Callable[[], bool] = lambda: True, command: str = "the same command"
+) -> int:
     """Call `run()`; print what a user can mend, and Ctrl-C, as one line.
 
     Args:
         run: the work; returns the exit status, None for 0.
         is_speaker: False in a process beside which another one meets the same error and prints it.
+        command: that goes on after Ctrl-C, where the interrupted work does not name another.
 
     Returns:
         Exit status: that of `run`; 2 for what the user can mend; 130 for Ctrl-C.
@@ -74,5 +77,5 @@ def run_guarded(run: Callable[[], int | None], is_speaker: Callable[[], bool] = 
         )
         return 2
     except KeyboardInterrupt as stopped:
-        print(f"interrupted; {stopped if stopped.args else 'the same command goes on where it was'}", file=sys.stderr)
+        print(f"interrupted; {stopped if stopped.args else f'go on with: {command}'}", file=sys.stderr)
         return 130

@@ -27,6 +27,7 @@ from recbole_blair.registry import ModelInfo, find_model, remember_plugins, use_
 from recbole_blair.registry.build_model import build_loaders, build_model, uses_text
 from recbole_blair.train import checkpoint, run_folder
 from recbole_blair.train.display import run_logger, say
+from recbole_blair.train.interrupted import choose_root
 from recbole_blair.train.ranks_file import save_ranks
 from recbole_blair.train.results import summarise_run
 from recbole_blair.train.runtime import count_processes, runtime_config, seed_everything
@@ -94,7 +95,8 @@ def run_many(
         return [train_one(info, config.replace(seed=seeds[0], seeds=None, baselines=None))]
     infos = [find_model(name) for name in names]
     join_group(config["device"])
-    root = Path(broadcast(str(config["output_dir"] or default_root(config))))
+    root = Path(broadcast(str(choose_root(config, default_root(config)))))
+    config = config.replace(fresh=False)
     if (root / run_folder.CONFIG).is_file():
         run_folder.check_same_run(root, config)
     own_keys = set(infos[0].load_defaults())
@@ -161,7 +163,8 @@ def start_run(config: Config) -> tuple[Config, Path]:
     compat.apply()
     config = runtime_config(config)
     config = config.replace(nproc=count_processes(config))
-    run_dir = check_output_folder(broadcast(str(config["output_dir"] or default_output_dir(config))))
+    run_dir = check_output_folder(broadcast(str(choose_root(config, default_output_dir(config)))))
+    config = config.replace(fresh=False)
     if (run_dir / run_folder.CONFIG).is_file():
         run_folder.check_same_run(run_dir, config)
     return config, run_dir
@@ -223,8 +226,9 @@ def evaluate_test(trainer: BlairTrainer, dataset: BlairDataset, seconds: dict[st
 
 def default_root(config: Config) -> Path:
     """Return the folder of what a configuration asks for: of its one run, or the one that holds its several runs."""
-    folder, n_runs = default_output_dir(config), len(config["seeds"] or [0]) * (1 + len(config["baselines"] or []))
-    return folder if n_runs == 1 else folder.with_name(folder.name.rsplit("-", 1)[0])
+    seeds, n_models = config["seeds"] or [config["seed"]], 1 + len(config["baselines"] or [])
+    folder = default_output_dir(config.replace(seed=seeds[0]))
+    return folder if len(seeds) * n_models == 1 else folder.with_name(folder.name.rsplit("-", 1)[0])
 
 
 def default_output_dir(config: Config) -> Path:
@@ -286,11 +290,13 @@ def resumed_keys(
     given = {k: v for layer in layers for k, v in layer.items() if k != "resume"}
     given.update({k: v for k, v in (("model", model), ("dataset", dataset)) if v is not None})
     given.pop("output_dir", None)
+    if given.pop("fresh", False):
+        raise InputError(f"--fresh starts a new run, but --resume={root} goes on with one; leave out one of the two")
     clash = sorted(k for k, v in given.items() if k not in VOLATILE_KEYS and saved.get(k) != v)
     if clash:
         raise InputError(
             f"--resume={root} goes on with its own configuration; {clash[0]}={given[clash[0]]!r} differs from its "
             f"{saved.get(clash[0])!r}. Leave it out, or start a new run"
         )
-    keys = {**saved, **given, "output_dir": str(root), "resume": None}
+    keys = {**saved, **given, "output_dir": str(root), "resume": None, "fresh": False}
     return keys.pop("model"), keys.pop("dataset"), (), keys

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -61,22 +62,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     names = command_names()
     if argv and argv[0] in names and getattr(load_command(argv[0]), "PASS_THROUGH", False):
-        return guard(lambda: load_command(argv[0]).run(argv[1:]))
+        return guard(lambda: load_command(argv[0]).run(argv[1:]), argv)
     wanted = [argv[0]] if argv and argv[0] in names else names  # import only what is run
 
     def run() -> int:
         args = build_parser(wanted).parse_args(argv)
         return load_command(args.command).run(args)
 
-    return guard(run)
+    return guard(run, argv)
 
 
-def guard(run: Callable[[], int | None]) -> int:
-    """Call `run()`; print what a user can mend, and Ctrl-C, as one line and return the exit status."""
+def guard(run: Callable[[], int | None], argv: Sequence[str] = ()) -> int:
+    """Call `run()`, the work of `argv`; print what a user can mend, and Ctrl-C, as one line; return the exit status."""
 
     def work() -> int:
         status = run() or 0
         end_together()
         return status
 
-    return run_guarded(work, is_first_process)
+    return run_guarded(work, is_first_process, shlex.join(["recbole-blair", *argv]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from argparse import ArgumentParser
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -136,6 +137,11 @@ def named_on_interrupt(file: Path, command: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt(*([f"go on with: recbole-blair {command}"] if file.is_file() else [])) from None
+
+
+def print_next(*commands: str) -> None:
+    """Print one line with the commands that usually come next to the standard error."""
+    print(f"next: {'  or  '.join(f'recbole-blair {command}' for command in commands)}", file=sys.stderr)
 
 
 def keys_text(file: str) -> str:

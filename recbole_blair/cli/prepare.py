@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
-from recbole_blair.cli.options import RAY_ONLY, add_ray_options, ray_options
+from recbole_blair.cli.options import RAY_ONLY, add_ray_options, print_next, ray_options
 from recbole_blair.config import check_dataset_name
 from recbole_blair.config.keys import props_keys
 from recbole_blair.errors import InputError
@@ -14,6 +15,7 @@ from recbole_blair.schema import MAX_HISTORY, TEST_START_MS, VALID_START_MS
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Sequence
 
     from dataset_tools.builds.settings import AmazonSettings
     from recbole_blair.cli.options import Parser
@@ -120,6 +122,7 @@ def run(args: Namespace) -> int:
 
 def run_amazon(builds: list[AmazonSettings], args: Namespace, ray: RayOptions | None) -> int:
     """Make each dataset; with several, one that fails is named and the others are made."""
+    from dataset_tools.builds.settings import AMAZON_KEYS
     from dataset_tools.builds.statistics_file import require_stats, table3_line
     from dataset_tools.prepare import plan_build, prepare_build
     from dataset_tools.storage.resources import Resources
@@ -136,7 +139,16 @@ def run_amazon(builds: list[AmazonSettings], args: Namespace, ray: RayOptions | 
         return many.report(many.prepare_each(builds, workplace), len(builds))
     else:
         print(table3_line(require_stats(prepare_build(builds[0], args.data_path, args.raw_dir, resources))))
+        print_next(train_command(args, "UniSRecBlair", ("raw_dir", "data_path", *AMAZON_KEYS)))
     return 0
+
+
+def train_command(args: Namespace, model: str, keys: Sequence[str]) -> str:
+    """Return the command that trains on what was prepared; of `keys` those that are not `train`'s defaults."""
+    defaults = props_keys("overall.yaml").defaults
+    given = {key: getattr(args, key) for key in keys if getattr(args, key) != defaults[key]}
+    words = [f"--model={model}", f"--dataset={args.dataset}", *(f"--{key}={value}" for key, value in given.items())]
+    return shlex.join(["train", *words])
 
 
 def run_own(args: Namespace) -> int:
@@ -159,4 +171,6 @@ def run_own(args: Namespace) -> int:
     for table, counts in stats["cleaning"].items():
         dropped = ", ".join(f"{name} {number:,}" for name, number in counts.items() if number)
         print(f"{table}: left out {dropped or 'nothing'}")
+    model = "UniSRecBlair" if args.items else "SASRec"
+    print_next(train_command(args, model, ("data_path", "protocol", "max_history", "ascii_text", "catalogue")))
     return 0

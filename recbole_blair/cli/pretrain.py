@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
 import sys
 import time
 from dataclasses import replace
@@ -88,9 +89,8 @@ def run(argv: list[str]) -> int:
     try:
         return train(settings, ray, num_workers)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"the same command goes on where it was when it has --output_dir={settings.output_dir}, too"
-        ) from None
+        command = shlex.join(["recbole-blair", "pretrain", *argv, f"--output_dir={settings.output_dir}"])
+        raise KeyboardInterrupt(f"go on with: {command}") from None
 
 
 def require_extra() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from recbole_blair.cli import tune
-from recbole_blair.cli.options import keys_text, named_on_interrupt, parse_flags, take_options
+from recbole_blair.cli.options import keys_text, named_on_interrupt, parse_flags, print_next, take_options
 from recbole_blair.config import Kind, load_yaml, resolve_config
 from recbole_blair.config.keys import props_keys
 from recbole_blair.config.kinds import shorten
@@ -28,6 +28,7 @@ SUMMARY = "train and evaluate a recommender; makes atomic files and features fir
 EXAMPLE = "recbole-blair train --model=UniSRecBlair --dataset=Games --learning_rate=1e-3"
 PASS_THROUGH = True  # every key of the YAML files is a flag; argparse cannot list them
 FLAGS = ("dry_run", "print_config", "help")
+BARE = (*FLAGS, "fresh")  # never take the next word as their value
 
 HELP = """usage: recbole-blair train --model=MODEL --dataset=DATASET [--key=value ...]
 
@@ -37,7 +38,8 @@ HELP = """usage: recbole-blair train --model=MODEL --dataset=DATASET [--key=valu
   --dataset=NAME        an official category (Video_Games), a short name (Games), sample, or a folder in data_path
   --plugin=FILE.py      a recommender of your own, with FILE's YAML beside it (docs/plugins.md); several by commas
   --config_files=A,B    YAML files of keys, perhaps with model and dataset; the command line outranks them
-  --resume=FOLDER       go on with a run that was interrupted (the same --output_dir does it too)
+  --resume=FOLDER       go on with a run that was interrupted (the same command does it too)
+  --fresh               start a new run, even where an interrupted one of the same configuration could go on
   --dry_run             say what would be done, with disk, memory and time, and stop
   --print_config        print every resolved key and stop
   --nproc=N             N processes on this machine train together, one a GPU; torchrun works too
@@ -84,13 +86,15 @@ def run(argv: list[str]) -> int:
     if config["nproc"] != 1:
         check_processes(config["nproc"], config["device"])
     from recbole_blair.quick_start import default_root
+    from recbole_blair.train.interrupted import choose_root
 
-    folder = str(config["output_dir"] or default_root(config))
+    folder = str(choose_root(config, default_root(config)))
     with named_on_interrupt(Path(folder) / "config.yaml", f"train {shlex.quote(f'--resume={folder}')}"):
         if config["nproc"] > 1:
             own = [] if config["output_dir"] else [f"--output_dir={folder}"]
+            argv = [word for word in argv if word.partition("=")[0] != "--fresh"]
             return launch(config["nproc"], ["train", *argv, *own])
-        return train(options["model"], options["dataset"], files, {**overrides, "output_dir": folder})
+        return train(options["model"], options["dataset"], files, {**overrides, "output_dir": folder, "fresh": False})
 
 
 def train(model: str, dataset: str, files: Sequence[str], overrides: Mapping[str, Any]) -> int:
@@ -101,6 +105,10 @@ def train(model: str, dataset: str, files: Sequence[str], overrides: Mapping[str
     results = run_many(model, dataset, files, **overrides)
     if is_first_process():
         print_results(results)
+        run = Path(next(one["output_dir"] for one in results if one["model"] == model))
+        root = shlex.quote(str(run if len(results) == 1 else run.parent))
+        users = "--users=<ids, or a JSONL file of histories>"
+        print_next(f"report {root}", f"recommend {shlex.quote(f'--checkpoint={run}')} {users}")
     return 0
 
 
@@ -112,7 +120,7 @@ def parse(argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     keys = props_keys("overall.yaml")
     names = {"model": Kind("name"), "dataset": Kind("name")}
-    pairs = parse_flags(argv, replace(keys, kinds={**keys.kinds, **names}), FLAGS, EXAMPLE)
+    pairs = parse_flags(argv, replace(keys, kinds={**keys.kinds, **names}), BARE, EXAMPLE)
     options = take_options(pairs, ("model", "dataset", "config_files"), FLAGS)
     for name in names:
         if name in options and not isinstance(options[name], str):

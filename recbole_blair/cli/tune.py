@@ -6,7 +6,7 @@ import shlex
 from dataclasses import replace
 from typing import Any
 
-from recbole_blair.cli.options import keys_text, named_on_interrupt, parse_flags, take_options
+from recbole_blair.cli.options import keys_text, named_on_interrupt, parse_flags, print_next, take_options
 from recbole_blair.config import Kind
 from recbole_blair.config.keys import props_keys
 from recbole_blair.errors import InputError, nearest
@@ -18,7 +18,7 @@ from recbole_blair.tune.settings import DEFAULTS
 SUMMARY = "try many configurations of a recommender, stop the bad ones, evaluate the best"
 EXAMPLE = "recbole-blair tune --model=UniSRecBlair --dataset=Games --num_samples=32 --gpus_per_trial=0.5"
 PASS_THROUGH = True  # every option of props/tune/tune.yaml and every key of the model is a flag
-FLAGS = ("dry_run", "help", "tune", "print_config")
+FLAGS = ("dry_run", "help", "tune", "print_config", "fresh")
 
 HELP = """usage: recbole-blair tune --model=MODEL --dataset=DATASET [--option=value ...] [--key=value ...]
 
@@ -26,8 +26,10 @@ HELP = """usage: recbole-blair tune --model=MODEL --dataset=DATASET [--option=va
 
   --model=NAME          one of `recbole-blair models`
   --dataset=NAME        an official category (Video_Games), a short name (Games), sample, or a folder in data_path
-  --output_dir=FOLDER   the sweep's folder; empty: runs/<time>-tune-<model>-<dataset>
-  --resume=FOLDER       go on with a sweep that was interrupted (the same --output_dir does it too)
+  --output_dir=FOLDER   the sweep's folder; empty: that of an interrupted sweep of the same configuration, else
+                        runs/<time>-tune-<model>-<dataset>
+  --resume=FOLDER       go on with a sweep that was interrupted (the same command does it too)
+  --fresh               start a new sweep, even where an interrupted one of the same configuration could go on
   --config_files=A,B    YAML files of keys; the space outranks them
   --key=value           a key of the model or of `train`, the same for every trial; it leaves the space
   --dry_run             check everything, list what would be tried, and stop
@@ -48,19 +50,27 @@ def run(argv: list[str]) -> int:
     from recbole_blair.tune.run import build_sweep, run_sweep
 
     sweep = build_sweep(
-        given.get("model"), given.get("dataset"), given.get("config_files") or [], given.get("resume"), options, **keys
+        given.get("model"),
+        given.get("dataset"),
+        given.get("config_files") or [],
+        given.get("resume"),
+        options,
+        fresh=bool(given.get("fresh")),
+        **keys,
     )
     if given.get("dry_run"):
         from recbole_blair.tune.dry_run import print_dry_run
 
         return print_dry_run(sweep)
-    from recbole_blair.tune.results import print_sweep
+    from recbole_blair.tune.results import BEST, print_sweep
 
     check_output_folder(sweep.folder)
     command = f"tune {shlex.quote(f'--resume={sweep.folder}')}"
     with named_on_interrupt(sweep.folder / "sweep.yaml", command):
         result = run_sweep(sweep)
     print_sweep(sweep, result)
+    if result["best"]:
+        print_next(f"train {shlex.quote(f'--config_files={sweep.folder}/{BEST}')}")
     return 0 if result["best"] else 1
 
 

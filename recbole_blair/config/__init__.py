@@ -26,6 +26,7 @@ VOLATILE_KEYS = frozenset(
     {
         "output_dir",
         "resume",
+        "fresh",
         "show_progress",
         "threads",
         "memory_limit",

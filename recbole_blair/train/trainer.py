@@ -162,6 +162,19 @@ class BlairTrainer:
             self.validate(None)
         while trains and self.epoch < self.config["epochs"] and not self.stopped:
             self.run_epoch()
+        if trains and self.epoch:
+            self.log.info("%s", self.describe_end())
+
+    def describe_end(self) -> str:
+        """Return why training ended, and which epoch's weights are kept."""
+        why = "all epochs are done"
+        if self.stopped:
+            metric, patience = self.config["valid_metric"], self.config["stopping_step"]
+            why = f"{self.misses} validations without a better {metric} (stopping_step: {patience})"
+            why = "stopped early: " + (why if self.misses >= patience else "asked to by the caller")
+        return (
+            f"training ended after epoch {self.epoch} of {self.config['epochs']}, {why}; best: epoch {self.best_epoch}"
+        )
 
     def run_epoch(self) -> None:
         """One epoch: train, validate, report, save."""
@@ -194,11 +207,12 @@ class BlairTrainer:
         if world_size() > 1:  # each process draws its own dropout, the same again after a kill
             torch.manual_seed(hash((self.config["seed"], self.epoch, rank())) % 2**63)
         bar = progress_bar(len(loader.rows), f"epoch {self.epoch + 1}", "rows", self.config["show_progress"])
+        left_s = self.seconds_left()
         # A loss is read one step late: reading waits for the GPU, which has the next step to compute meanwhile.
         unread: tuple[Tensor, int] | None = None
         for interaction, n_rows, share in prefetch(iterate_shares(loader), self.device):
             loss = self.train_step(interaction, share)
-            total += self.read_loss(unread, bar)
+            total += self.read_loss(unread, bar, left_s and left_s - (time.perf_counter() - started))
             unread, rows = (loss, n_rows), rows + n_rows
         total += self.read_loss(unread, bar)
         bar.close()
@@ -229,11 +243,18 @@ class BlairTrainer:
         self.optimiser.step()
         return loss.detach() * share
 
-    def read_loss(self, step: tuple[Tensor, int] | None, bar: tqdm) -> float:
+    def seconds_left(self) -> float | None:
+        """Return the seconds that all epochs to come take if none stops early; None before the first has ended."""
+        if not self.epoch:
+            return None
+        return sum(self.seconds.values()) / self.epoch * (self.config["epochs"] - self.epoch)
+
+    def read_loss(self, step: tuple[Tensor, int] | None, bar: tqdm, left_s: float | None = None) -> float:
         """Return a step's loss over all processes, summed over the batch's rows, and show it; 0 of no step.
 
         Args:
             step: what `train_step` returned, and the rows of the whole batch.
+            left_s: seconds until the last epoch's end, shown beside the loss.
 
         Raises:
             FloatingPointError: the loss is not finite.
@@ -247,7 +268,8 @@ class BlairTrainer:
                 f"the loss became {value} in epoch {self.epoch + 1}; lower learning_rate, set clip_grad_norm, or use "
                 "precision=fp32"
             )
-        bar.set_postfix_str(f"loss {value:.4f}", refresh=False)
+        at_most = "" if left_s is None else f", all epochs in at most {tqdm.format_interval(max(0, left_s))}"
+        bar.set_postfix_str(f"loss {value:.4f}{at_most}", refresh=False)
         bar.update(n_rows)
         return value * n_rows
 
@@ -269,6 +291,9 @@ class BlairTrainer:
             self.record(f"valid/{name}", number)
         shown = "" if loss is None else f"loss {loss:.4f}  "
         shown += f"{self.config['valid_metric']} {value:.6f}{'  best' if better else ''}"
+        left_s = self.seconds_left()
+        if left_s and not self.stopped:
+            shown += f"  (at most {tqdm.format_interval(left_s)} left)"
         self.log.info("epoch %d  %s", self.epoch, shown)
 
     def record(self, name: str, value: float) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from recbole_blair.tune.run import Sweep
 
-RESULTS, BEST, BEST_RUN, PAGE = "results.parquet", "best.yaml", "best.json", "report.html"
+RESULTS, BEST, PAGE = "results.parquet", "best.yaml", "report.html"
 NOT_METRICS = ("epoch", "loss", "seconds", "time", "pid", "opened")
 
 
@@ -60,7 +60,7 @@ def test_best(sweep: Sweep, trial: Trial, resources: dict[str, float]) -> dict[s
 
     Where the sweep runs on a cluster, this is a task of it with a trial's resources.
     """
-    path, line = sweep.folder / BEST_RUN, trial.best(sweep.metric)
+    path, line = sweep.folder / files.BEST_RUN, trial.best(sweep.metric)
     assert line is not None  # chosen for it
     saved = files.read_json(path)
     chosen = {"trial": trial.number, "epoch": line["epoch"], "point": trial.point}

@@ -22,8 +22,10 @@ from recbole_blair.parallel.ray_cluster import local_cpus, local_gpus, ray_clust
 from recbole_blair.quick_start import open_dataset
 from recbole_blair.registry import ModelInfo, find_model, use_plugins
 from recbole_blair.train.display import say
+from recbole_blair.train.interrupted import newest_source_ns
 from recbole_blair.train.runtime import runtime_config
 from recbole_blair.tune import sweep_dir as files
+from recbole_blair.tune.heartbeat import heartbeat
 from recbole_blair.tune.results import conclude
 from recbole_blair.tune.schedulers import ranges_to_perturb
 from recbole_blair.tune.searcher import list_trials
@@ -74,7 +76,7 @@ class Sweep:
 
 def build_sweep(
     model: str | None, dataset: str | None, config_files: Sequence[str] = (), resume: str | None = None,
-    options: dict[str, Any] | None = None, **keys: Any,
+    options: dict[str, Any] | None = None, fresh: bool = False, **keys: Any,
 ) -> Sweep:  # fmt: skip
     """Check everything that can be known before a trial starts.
 
@@ -83,6 +85,7 @@ def build_sweep(
         config_files: YAML files of keys; the space outranks them, keys given outrank the space.
         resume: an interrupted sweep's folder.
         options: of props/tune/tune.yaml.
+        fresh: start a new sweep, even where an interrupted one of the same configuration could go on.
         **keys: of the model and of overall.yaml, the same for every trial.
 
     Raises:
@@ -90,6 +93,10 @@ def build_sweep(
     """
     options = dict(options or {})
     if resume is not None:
+        if fresh:
+            raise InputError(
+                f"--fresh starts a new sweep, but --resume={resume} goes on with one; leave out one of them"
+            )
         return resume_sweep(model, dataset, config_files, resume, options, keys)
     use_plugins(keys.get("plugin"), config_files)
     if not model or not dataset:
@@ -101,13 +108,25 @@ def build_sweep(
     base = base_config(info, dataset, merged, settings)
     merged = {key: base[key] for key in merged}  # as YAML has them: a list that was typed as 1,2 is one
     space = load_space(settings["space"] or space_path(info), info, base, fixed=keys)
-    folder = Path(folder or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-tune-{info.name}-{Path(dataset).name}")
-    sweep = Sweep(folder, info, dataset, merged, base, space, settings, [])
+    new = Path(f"runs/{time.strftime('%Y%m%d-%H%M%S')}-tune-{info.name}-{Path(dataset).name}")
+    sweep = Sweep(Path(folder or new), info, dataset, merged, base, space, settings, [])
+    if folder is None and not fresh and (interrupted := find_interrupted(sweep)):
+        say(f"going on with the interrupted sweep {interrupted} of this configuration; --fresh starts a new one")
+        sweep.folder = interrupted
+    folder = sweep.folder
+    if fresh and (folder / files.SWEEP).is_file():
+        raise InputError(f"--fresh starts a new sweep, but {folder} holds one; give another --output_dir, or none")
     if (folder / files.SWEEP).is_file():
         files.check_same_sweep(folder, files.load_sweep(folder), sweep.spec())
     elif folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty and holds no sweep; choose another output_dir")
     return add_trials(sweep)
+
+
+def find_interrupted(sweep: Sweep) -> Path | None:
+    """Return the folder of an interrupted sweep of the same configuration on builds older than it, or None."""
+    configs = [sweep.base.replace(**choice) for choice in sweep.space.data_choices()]
+    return files.find_interrupted(sweep.folder, sweep.spec(), max(map(newest_source_ns, configs), default=0))
 
 
 def resume_sweep(
@@ -234,6 +253,7 @@ def run_sweep(sweep: Sweep) -> dict[str, Any]:
             stack.enter_context(locked_folder(sweep.folder, files.LOCK, timeout_s=0))
         except Timeout as error:
             raise InputError(f"another process is at work on {sweep.folder}; wait for it or stop it") from error
+        stack.enter_context(heartbeat(sweep))
         say(f"sweep of {sweep.info.name} on {sweep.dataset}; it goes on with --resume={sweep.folder}")
         prepare_data(sweep)
         if sweep.has_more and not settings["ray_address"]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from recbole_blair.config import load_yaml
 from recbole_blair.errors import InputError
@@ -24,7 +25,7 @@ from recbole_blair.files.write import remove_leftovers, write_json, write_text
 from recbole_blair.tune.settings import VOLATILE
 
 SWEEP, TRIALS, TRIAL, PROGRESS, DONE = "sweep.yaml", "trials", "trial.json", "progress.jsonl", "done.json"
-RAY, LOCK, REPORTED = ".ray", ".lock", "reported"
+RAY, LOCK, REPORTED, BEST_RUN = ".ray", ".lock", "reported", "best.json"
 PLANNED, FINISHED, STOPPED, FAILED, UNFINISHED = "planned", "finished", "stopped", "failed", "unfinished"
 
 
@@ -113,6 +114,30 @@ def check_same_sweep(sweep_dir: Path | str, saved: dict[str, Any], asked: dict[s
             f"{sweep_dir} holds another sweep ({shown}); choose another output_dir, or go on with its own by "
             f"--resume={sweep_dir}"
         )
+
+
+def find_interrupted(new: Path, spec: dict[str, Any], not_before_ns: int) -> Path | None:
+    """Return the newest folder beside `new`, named like it but for the time, that holds an unfinished sweep of `spec`.
+
+    A sweep that has its best.json is finished, one whose lock is held is at work, and one that began before
+    `not_before_ns` had other data.
+    """
+    name = new.name.split("-", 2)[2]
+    for path in sorted(new.parent.glob(f"[0-9]*-[0-9]*-tune-*/{SWEEP}"), reverse=True):
+        folder = path.parent
+        if (
+            folder.name.split("-", 2)[2] != name
+            or (folder / BEST_RUN).exists()
+            or path.stat().st_mtime_ns < not_before_ns
+        ):
+            continue
+        try:
+            check_same_sweep(folder, load_sweep(folder), spec)
+            with FileLock(folder / LOCK, timeout=0):
+                return folder
+        except (InputError, Timeout, OSError):
+            continue
+    return None
 
 
 def save_trial(sweep_dir: Path | str, trial: Trial) -> None:
