@@ -8,12 +8,13 @@ from torch import Tensor
 
 from recbole_blair.ops import full_softmax_loss
 
-__all__ = ["full_softmax_loss", "in_batch_softmax_loss", "info_nce_loss", "sampled_softmax_loss"]
+__all__ = ["full_softmax_loss", "gbce_loss", "in_batch_softmax_loss", "info_nce_loss", "sampled_softmax_loss"]
 
 
 def sampled_softmax_loss(
-    users: Tensor, positives: Tensor, negatives: Tensor, target: Tensor, negative_ids: Tensor, log_expected: Tensor
-) -> Tensor:
+    users: Tensor, positives: Tensor, negatives: Tensor, target: Tensor, negative_ids: Tensor,
+    log_expected: Tensor | None, smoothing: float = 0.0,
+) -> Tensor:  # fmt: skip
     """Cross-entropy over the positive and shared sampled negatives, corrected by their sampling rate.
 
     Each sampled item's logit is lowered by the logarithm of how often it is expected among the negatives, so that
@@ -25,16 +26,49 @@ def sampled_softmax_loss(
         positives (B, H): the targets' vectors.
         negatives (K, H): vectors of the sampled items.
         target (B,) int64, negative_ids (K,) int64: item ids.
-        log_expected (K,): log of the expected count of each negative in the sample.
+        log_expected (K,): log of the expected count of each negative in the sample; None: no correction.
+        smoothing: share of the target that is spread evenly over the candidates of a row.
 
     Returns:
         scalar, the mean over B.
     """
-    own = (users * positives).sum(1, keepdim=True).float()  # (B, 1)
-    others = (users @ negatives.T).float() - log_expected  # (B, K)
-    others = others.masked_fill(target[:, None] == negative_ids, float("-inf"))
-    logits = torch.cat([own, others], 1)  # (B, 1 + K); every row's target is column 0
-    return F.cross_entropy(logits, torch.zeros(len(users), dtype=torch.long, device=users.device))
+    dtype = torch.promote_types(users.dtype, torch.float32)
+    own = (users * positives).sum(1, keepdim=True).to(dtype)  # (B, 1)
+    others = (users @ negatives.T).to(dtype)  # (B, K)
+    if log_expected is not None:
+        others = others - log_expected
+    hit = target[:, None] == negative_ids  # (B, K)
+    logits = torch.cat([own, others.masked_fill(hit, float("-inf"))], 1)  # (B, 1 + K); every target is column 0
+    log_share = logits.log_softmax(1)
+    loss = -log_share[:, 0]
+    if smoothing:
+        even = (log_share[:, 0] + log_share[:, 1:].masked_fill(hit, 0).sum(1)) / (1 + (~hit).sum(1))  # (B,)
+        loss = (1 - smoothing) * loss - smoothing * even
+    return loss.mean()
+
+
+def gbce_loss(
+    users: Tensor, positives: Tensor, negatives: Tensor, target: Tensor, negative_ids: Tensor, beta: float
+) -> Tensor:
+    """Generalised binary cross-entropy: the probability of the positive s+ is raised to `beta`, at most 1.
+
+        -1 / (1 + K) (beta log sigmoid(s+) + sum over the negatives of log(1 - sigmoid(s-)))
+
+    A negative that is a row's own target adds nothing.
+
+    Args:
+        users, positives, negatives, target, negative_ids: as of `sampled_softmax_loss`.
+
+    Returns:
+        scalar, the mean over B.
+
+    Source: arXiv:2308.07192.
+    """
+    dtype = torch.promote_types(users.dtype, torch.float32)
+    own, others = (users * positives).sum(1).to(dtype), (users @ negatives.T).to(dtype)  # (B,), (B, K)
+    # log sigmoid(s) = -softplus(-s), log(1 - sigmoid(s)) = -softplus(s)
+    negative = F.softplus(others).masked_fill(target[:, None] == negative_ids, 0.0).sum(1)  # (B,)
+    return ((beta * F.softplus(-own) + negative) / (1 + len(negatives))).mean()
 
 
 def in_batch_softmax_loss(anchors: Tensor, positives: Tensor, temperature: float, same: Tensor) -> Tensor:
@@ -75,7 +109,8 @@ def info_nce_loss(
     Returns:
         scalar, the mean over B. An anchor whose every negative is masked adds 0.
 
-    Source: arXiv:2403.03952, equation 1; leaving out candidates that share the anchor's item is a difference.
+    Source: arXiv:2403.03952, section 3.1, equation 2; leaving out candidates that share the anchor's item is a
+    difference.
     """
     dtype = torch.promote_types(anchors.dtype, torch.float32)
     logits = F.normalize(anchors.to(dtype), dim=1) @ F.normalize(candidates.to(dtype), dim=1).T / temperature  # (B, M)

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KEYS = {
     "epochs": 5, "train_batch_size": 8, "device": "cpu", "precision": "fp32", "show_progress": False, "threads": 1,
     "plm": "someone/test-encoder", "hidden_size": 16, "inner_size": 32, "adaptor_hidden_sizes": [24],
-    "learning_rate": 0.003, "stopping_step": 20,
+    "learning_rate": 0.003, "stopping_step": 20, "lr_schedule": "cosine", "warmup_steps": 7,
 }  # fmt: skip
 
 

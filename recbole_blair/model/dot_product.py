@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
-from torch import Tensor, nn
+from torch import Tensor
 
-from recbole_blair.losses import full_softmax_loss, sampled_softmax_loss
+from recbole_blair.model.softmax import step_items
 from recbole_blair.schema import TARGET_SEQ
 
 if TYPE_CHECKING:
-    import numpy as np
     from recbole.data.interaction import Interaction
+
+    from recbole_blair.model.softmax import Softmax
 
 
 class DotProductRecommender(SequentialRecommender):
@@ -22,6 +23,8 @@ class DotProductRecommender(SequentialRecommender):
     A subclass gives the three methods below; the evaluator then computes the item table once per evaluation. `encoder`
     and `softmax` are needed by the methods that read them alone.
     """
+
+    softmax: Softmax
 
     def project_items(self, items: Tensor | None = None) -> Tensor:
         """Return what histories and the item table are made of: (M, H) of ids `items`, or (N - 1, H) of all."""
@@ -39,14 +42,16 @@ class DotProductRecommender(SequentialRecommender):
         """Draw a step's negatives and list the items whose vectors it needs.
 
         Returns:
-            items (M,): sorted ids of targets, negatives and histories; negatives (K,): ids. None and None: all items
-            are needed and none is drawn, for a softmax over all of them.
+            items (M,): sorted ids of targets, negatives and histories, None: all; negatives (K,), or (S, K) of each
+            of the S targets, ids; None: a softmax over all items draws none.
         """
         if self.softmax.kind == "full":
             return None, None
-        items, negatives = self.softmax.draw(self.targets(interaction))
-        item_seq = interaction[self.ITEM_SEQ]
-        return torch.unique(torch.cat([items, item_seq[item_seq > 0]])), negatives
+        item_seq, target = interaction[self.ITEM_SEQ], self.targets(interaction)
+        negatives = self.softmax.draw(target)
+        if negatives.dim() == 2:
+            return step_items(self.n_items, item_seq, target, negatives)[0], negatives
+        return torch.unique(torch.cat([target, negatives, item_seq[item_seq > 0]])), negatives
 
     def supervised_states(
         self, interaction: Interaction, vectors: Tensor, items: Tensor | None = None
@@ -98,58 +103,3 @@ class DotProductRecommender(SequentialRecommender):
     def predict(self, interaction: Interaction) -> Tensor:
         """Score the rows' own `item_id`, (B,)."""
         return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
-
-
-class Softmax(nn.Module):
-    """The training softmax of a text recommender: over all items, or over sampled ones for large catalogues.
-
-    Args:
-        kind: full or sampled.
-        n_negatives: negatives per step, shared by the batch.
-        negatives: uniform or popularity (train targets, plus one).
-        item_counts (N,) int64: train targets per item, for popularity.
-    """
-
-    log_share: Tensor
-    cumulative: Tensor
-
-    def __init__(self, kind: str, n_negatives: int, negatives: str, item_counts: np.ndarray) -> None:
-        super().__init__()
-        self.kind, self.n_negatives = kind, n_negatives
-        weights = torch.as_tensor(item_counts[1:], dtype=torch.float64) + 1.0
-        if negatives == "uniform":
-            weights = torch.ones_like(weights)
-        share = weights / weights.sum()  # (N - 1,)
-        self.register_buffer("log_share", share.log().float(), persistent=False)
-        self.register_buffer("cumulative", share.cumsum(0).float(), persistent=False)
-
-    def draw(self, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw negatives and list the distinct items of the step.
-
-        Returns:
-            items (M,): sorted ids whose vectors the step needs; negatives (K,): ids drawn.
-        """
-        draws = torch.rand(self.n_negatives, device=target.device)
-        negatives = torch.searchsorted(self.cumulative, draws).clamp_(max=len(self.cumulative) - 1) + 1
-        return torch.unique(torch.cat([target, negatives])), negatives
-
-    def sampled(self, users: Tensor, items: Tensor, vectors: Tensor, target: Tensor, negatives: Tensor) -> Tensor:
-        """Sampled loss; `vectors` (M, H) are those of the sorted ids `items` (M,)."""
-        expected = self.log_share[negatives - 1] + torch.log(torch.tensor(float(self.n_negatives)))
-        return sampled_softmax_loss(
-            users, vectors[torch.searchsorted(items, target)], vectors[torch.searchsorted(items, negatives)],
-            target, negatives, expected,
-        )  # fmt: skip
-
-    def full(self, users: Tensor, vectors: Tensor, target: Tensor, bound: float | None = None) -> Tensor:
-        """Full loss; `vectors` (N - 1, H) are those of items 1 and up; `bound` as of `full_softmax_loss`."""
-        return full_softmax_loss(users, vectors, target - 1, bound=bound)
-
-    def loss(
-        self, users: Tensor, vectors: Tensor, target: Tensor, items: Tensor | None, negatives: Tensor | None,
-        bound: float | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Full or sampled loss, as `items` and `negatives` of `draw_items` say; `vectors` are those of `items`."""
-        if items is None or negatives is None:
-            return self.full(users, vectors, target, bound)
-        return self.sampled(users, items, vectors, target, negatives)

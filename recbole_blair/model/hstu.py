@@ -12,6 +12,7 @@ from recbole_blair.errors import InputError
 from recbole_blair.losses import full_softmax_loss
 from recbole_blair.model.dot_product import DotProductRecommender
 from recbole_blair.model.hstu_layers import HSTUEncoder
+from recbole_blair.model.softmax import step_items
 from recbole_blair.ops import sampled_cross_entropy
 from recbole_blair.schema import TARGET_SEQ, TIMESTAMP, TIMESTAMP_SEQ
 
@@ -167,27 +168,6 @@ class HSTU(DotProductRecommender):
             inputs = inputs - 1
         states = self.encoder(projected.index_select(0, inputs), pairs)  # (P, H)
         return self.normalise(pairs.histories.unsort(states.index_select(0, pairs.histories.last)))
-
-
-def step_items(n_items: int, *ids: Tensor) -> tuple[Tensor | None, Tensor]:
-    """List the distinct items of a step without sorting its draws.
-
-    Args:
-        n_items: N.
-        *ids: int64 tensors of item ids; 0 is left out.
-
-    Returns:
-        items (M,): sorted ids, None when a step is so large that listing them would save nothing; row (N,): each id's
-        row among them, that of padding is not to be used.
-    """
-    device = ids[0].device
-    if sum(x.numel() for x in ids) >= 4 * n_items:
-        return None, torch.arange(-1, n_items - 1, device=device)
-    mark = torch.zeros(n_items, dtype=torch.bool, device=device)
-    for x in ids:
-        mark[x.flatten()] = True
-    mark[0] = False
-    return mark.nonzero().squeeze(1), mark.cumsum(0) - 1
 
 
 def head_width(config: Config, key: str) -> int:

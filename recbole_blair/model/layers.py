@@ -19,48 +19,29 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }  # fmt: skip
 
 
-class TransformerLayer(nn.Module):
-    """Causal self-attention and a feed-forward layer, each followed by dropout, residual and LayerNorm.
+class SelfAttention(nn.Module):
+    """Causal self-attention of packed items; what the layers below have in common.
 
-    Gives RecBole's `TransformerLayer` outputs at every item of a history. All but the attention itself works on packed
-    items, no padding among them: x (P, H) holds the P items of all histories, one after the other.
+    All but the attention itself works on packed items, no padding among them: x (P, H) holds the P items of all
+    histories, one after the other.
     """
 
-    def __init__(
-        self, n_heads: int, hidden_size: int, inner_size: int, hidden_dropout: float, attn_dropout: float,
-        hidden_act: str, layer_norm_eps: float,
-    ) -> None:  # fmt: skip
+    def __init__(self, n_heads: int, hidden_size: int, hidden_dropout: float, attn_dropout: float) -> None:
         super().__init__()
         if hidden_size % n_heads:
             raise ValueError(f"hidden_size={hidden_size} is not a multiple of n_heads={n_heads}")
         self.n_heads, self.attn_dropout, self.hidden_dropout = n_heads, attn_dropout, hidden_dropout
-        self.act = ACTIVATIONS[hidden_act]
         self.qkv = Linear(hidden_size, 3 * hidden_size)
         self.attn_out = Linear(hidden_size, hidden_size)
-        self.attn_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
-        self.ff_in = Linear(hidden_size, inner_size)
-        self.ff_out = Linear(inner_size, hidden_size)
-        self.ff_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
 
-    def forward(self, x: Tensor, histories: PackedHistories, last: bool = False) -> Tensor:
-        """Map states to states.
-
-            x = norm(x + dropout(W_o attention(x)))
-            x = norm(x + dropout(W_2 act(W_1 x)))
-
-        Args:
-            x (P, H): of the packed items.
-            histories
-            last: only the state at each history's last item is wanted, as after the last layer.
-
-        Returns:
-            (P, H), or (B, H) with `last`.
-        """
+    def mix(self, x: Tensor, histories: PackedHistories, last: bool) -> Tensor:
+        """W_o attention(x), dropped out: (P, H), or (B, H) of each history's last item with `last`."""
         mixed = self.attend_last(x, histories) if last else histories.mix(self.qkv(x), self.attend)
-        x = x.index_select(0, histories.last) if last else x  # (B, H) with `last`
-        x = self.attn_norm(apply_dropout(self.attn_out(mixed), self.hidden_dropout, self.training) + x)
-        inner = self.ff_out(self.act(self.ff_in(x)))
-        return self.ff_norm(apply_dropout(inner, self.hidden_dropout, self.training) + x)
+        return self.drop(self.attn_out(mixed))
+
+    def drop(self, x: Tensor) -> Tensor:
+        """Apply the layer's dropout."""
+        return apply_dropout(x, self.hidden_dropout, self.training)
 
     def attend(self, qkv: Tensor) -> Tensor:
         """Attention in a group of padded histories: (b, l, 3H) to (b, l, H)."""
@@ -87,6 +68,78 @@ class TransformerLayer(nn.Module):
         return x.view(*x.shape[:2], n, self.n_heads, -1).permute(2, 0, 3, 1, 4)
 
 
+class TransformerLayer(SelfAttention):
+    """Causal self-attention and a feed-forward layer, each followed by dropout, residual and LayerNorm.
+
+    Gives RecBole's `TransformerLayer` outputs at every item of a history.
+    """
+
+    def __init__(
+        self, n_heads: int, hidden_size: int, inner_size: int, hidden_dropout: float, attn_dropout: float,
+        hidden_act: str, layer_norm_eps: float,
+    ) -> None:  # fmt: skip
+        super().__init__(n_heads, hidden_size, hidden_dropout, attn_dropout)
+        self.act = ACTIVATIONS[hidden_act]
+        self.attn_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.ff_in = Linear(hidden_size, inner_size)
+        self.ff_out = Linear(inner_size, hidden_size)
+        self.ff_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+
+    def forward(self, x: Tensor, histories: PackedHistories, last: bool = False) -> Tensor:
+        """Map states to states.
+
+            x = norm(x + dropout(W_o attention(x)))
+            x = norm(x + dropout(W_2 act(W_1 x)))
+
+        Args:
+            x (P, H): of the packed items.
+            histories
+            last: only the state at each history's last item is wanted, as after the last layer.
+
+        Returns:
+            (P, H), or (B, H) with `last`.
+        """
+        mixed = self.mix(x, histories, last)
+        x = x.index_select(0, histories.last) if last else x  # (B, H) with `last`
+        x = self.attn_norm(mixed + x)
+        return self.ff_norm(self.drop(self.ff_out(self.act(self.ff_in(x)))) + x)
+
+
+class LiGRLayer(SelfAttention):
+    """Pre-norm self-attention and SwiGLU, each added through a gate that the layer's input opens.
+
+    Source: arXiv:2502.03417, section 3 (the gated residual); arXiv:2508.06450, which puts it into SASRec.
+    """
+
+    def __init__(
+        self, n_heads: int, hidden_size: int, inner_size: int, hidden_dropout: float, attn_dropout: float,
+        hidden_act: str, layer_norm_eps: float,
+    ) -> None:  # fmt: skip
+        super().__init__(n_heads, hidden_size, hidden_dropout, attn_dropout)
+        self.attn_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.attn_gate = Linear(hidden_size, hidden_size)
+        self.ff_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.ff_in = Linear(hidden_size, 2 * inner_size, bias=False)
+        self.ff_out = Linear(inner_size, hidden_size, bias=False)
+        self.ff_gate = Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Tensor, histories: PackedHistories, last: bool = False) -> Tensor:
+        """Map states to states; arguments and result as of `TransformerLayer`, * is by element.
+
+        x = x + sigmoid(G_1 x) * dropout(W_o attention(norm(x)))
+        x = x + sigmoid(G_2 x) * dropout(W_3 dropout(SiLU(W_1 norm(x)) * (W_2 norm(x))))
+        """
+        mixed = self.mix(self.attn_norm(x), histories, last)
+        x = x.index_select(0, histories.last) if last else x  # (B, H) with `last`
+        x = x + torch.sigmoid(self.attn_gate(x)) * mixed
+        opening, value = self.ff_in(self.ff_norm(x)).chunk(2, 1)  # (P, inner) each
+        inner = self.ff_out(self.drop(F.silu(opening) * value))
+        return x + torch.sigmoid(self.ff_gate(x)) * self.drop(inner)
+
+
+LAYERS: dict[str, type[TransformerLayer | LiGRLayer]] = {"sasrec": TransformerLayer, "ligr": LiGRLayer}
+
+
 class HistoryEncoder(nn.Module):
     """SASRec's encoder: positions, LayerNorm, dropout, transformer layers, the state at the last item, or at every one.
 
@@ -99,24 +152,24 @@ class HistoryEncoder(nn.Module):
     def __init__(
         self, max_seq_length: int, n_layers: int, n_heads: int, hidden_size: int, inner_size: int,
         hidden_dropout_prob: float, attn_dropout_prob: float, hidden_act: str, layer_norm_eps: float,
-        initializer_range: float,
+        initializer_range: float, layer: type[TransformerLayer | LiGRLayer] = TransformerLayer,
     ) -> None:  # fmt: skip
         super().__init__()
         self.position_embedding = nn.Embedding(max_seq_length, hidden_size)
         self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.dropout_prob = hidden_dropout_prob
         sizes = n_heads, hidden_size, inner_size, hidden_dropout_prob, attn_dropout_prob, hidden_act, layer_norm_eps
-        self.layers = nn.ModuleList(TransformerLayer(*sizes) for _ in range(n_layers))
+        self.layers = nn.ModuleList(layer(*sizes) for _ in range(n_layers))
         self.apply(lambda module: init_weights(module, initializer_range))
 
     @classmethod
-    def from_config(cls, config: Config) -> HistoryEncoder:
-        """Build from RecBole's keys."""
+    def from_config(cls, config: Config, layers: str = "sasrec") -> HistoryEncoder:
+        """Build from RecBole's keys, of layers by their name in `LAYERS`."""
         keys = (
             "n_layers", "n_heads", "hidden_size", "inner_size", "hidden_dropout_prob", "attn_dropout_prob",
             "hidden_act", "layer_norm_eps", "initializer_range",
         )  # fmt: skip
-        return cls(config["MAX_ITEM_LIST_LENGTH"], **{k: config[k] for k in keys})
+        return cls(config["MAX_ITEM_LIST_LENGTH"], **{k: config[k] for k in keys}, layer=LAYERS[layers])
 
     def forward(self, vectors: Tensor, row: Tensor, item_seq_len: Tensor) -> Tensor:
         """Encode histories.

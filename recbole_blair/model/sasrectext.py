@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_blair.model.adaptors import MLPAdaptor
-from recbole_blair.model.dot_product import DotProductRecommender, Softmax
+from recbole_blair.model.dot_product import DotProductRecommender
 from recbole_blair.model.layers import HistoryEncoder
+from recbole_blair.model.softmax import Softmax
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction

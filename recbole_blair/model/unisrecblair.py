@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from recbole_blair.errors import InputError
 from recbole_blair.losses import in_batch_softmax_loss
 from recbole_blair.model.adaptors import MoEAdaptor
-from recbole_blair.model.dot_product import DotProductRecommender, Softmax
+from recbole_blair.model.dot_product import DotProductRecommender
 from recbole_blair.model.layers import HistoryEncoder
+from recbole_blair.model.softmax import Softmax
 from recbole_blair.ops import normalise_rows
 
 if TYPE_CHECKING:

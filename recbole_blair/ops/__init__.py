@@ -9,6 +9,7 @@ ops/plain.py says what each operation means; the other files hold its fast forms
 - full_softmax_loss: mean cross-entropy over all items.
 - LossWithGradients: a loss whose gradients are made in the forward pass; for losses over candidates.
 - sampled_cross_entropy: cross-entropy of each position over its target and its own negatives.
+- sampled_binary_cross_entropy: generalised binary cross-entropy of each position over the same.
 - gated_scores, gated_cross_entropy: cosines with items that a gate of user and item mixes, and the loss over them.
 - PackedHistories: the items of a batch's histories without padding; gather_rows: rows of item vectors.
 - hstu_attention, HistoryPairs, HeadSizes, N_TIME_BUCKETS: HSTU's pointwise attention, what it needs of a batch.
@@ -49,7 +50,12 @@ if TYPE_CHECKING:
     from recbole_blair.ops.pointwise_attention import N_TIME_BUCKETS, HeadSizes, HistoryPairs, hstu_attention
     from recbole_blair.ops.ragged import PackedHistories, gather_rows
     from recbole_blair.ops.ranking import drop_scores, rank_in_chunks, rank_targets
-    from recbole_blair.ops.sampled_softmax import gated_cross_entropy, gated_scores, sampled_cross_entropy
+    from recbole_blair.ops.sampled_softmax import (
+        gated_cross_entropy,
+        gated_scores,
+        sampled_binary_cross_entropy,
+        sampled_cross_entropy,
+    )
     from recbole_blair.ops.softmax import LossWithGradients, full_softmax_loss
     from recbole_blair.ops.switch import plain_ops, use_ops
 
@@ -65,13 +71,15 @@ _NAMES = {
     "memory": ("give_back_memory", "keep_freed_memory", "no_collection"),
     "pointwise_attention": ("HeadSizes", "HistoryPairs", "N_TIME_BUCKETS", "hstu_attention"),
     "ragged": ("PackedHistories", "gather_rows"),
-    "sampled_softmax": ("gated_cross_entropy", "gated_scores", "sampled_cross_entropy"),
+    "sampled_softmax": (
+        "gated_cross_entropy", "gated_scores", "sampled_binary_cross_entropy", "sampled_cross_entropy",
+    ),
     "mixture": ("mix_experts",),
     "normalise": ("normalise_rows",),
     "ranking": ("drop_scores", "rank_in_chunks", "rank_targets"),
     "softmax": ("LossWithGradients", "full_softmax_loss"),
     "switch": ("plain_ops", "use_ops"),
-}
+}  # fmt: skip
 _FILES = {name: file for file, names in _NAMES.items() for name in names}
 __all__ = sorted(_FILES)
 

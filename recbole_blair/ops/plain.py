@@ -53,16 +53,29 @@ def hstu_attention(vqk: Tensor, pos_weight: Tensor, time_weight: Tensor | None, 
     return torch.cat(mixed)
 
 
-def sampled_cross_entropy(users: Tensor, table: Tensor, candidates: Tensor) -> Tensor:
+def sampled_cross_entropy(
+    users: Tensor, table: Tensor, candidates: Tensor, log_expected: Tensor | None = None, smoothing: float = 0.0
+) -> Tensor:
     """Mean over P of the cross-entropy over candidates (P, 1 + K), the target first; later hits on it do not count."""
     logits = (table[candidates] * users[:, None]).sum(2)  # (P, 1 + K)
-    return candidates_cross_entropy(logits, candidates)
+    if log_expected is not None:
+        logits = logits - F.pad(log_expected[candidates[:, 1:]], (1, 0)).to(logits.dtype)
+    return candidates_cross_entropy(logits, candidates, smoothing)
 
 
-def candidates_cross_entropy(logits: Tensor, candidates: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (P, 1 + K) whose first column is the target's."""
+def candidates_cross_entropy(logits: Tensor, candidates: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy of logits (P, 1 + K), the target's first; `smoothing` of it goes evenly to all that count."""
     hit = F.pad(candidates[:, 1:] == candidates[:, :1], (1, 0))
-    return F.cross_entropy(logits.masked_fill(hit, float("-inf")), torch.zeros_like(candidates[:, 0]))
+    log_share = logits.masked_fill(hit, float("-inf")).log_softmax(1)
+    even = log_share.masked_fill(hit, 0).sum(1) / (~hit).sum(1)  # (P,)
+    return -((1 - smoothing) * log_share[:, 0] + smoothing * even).mean()
+
+
+def sampled_binary_cross_entropy(users: Tensor, table: Tensor, candidates: Tensor, beta: float) -> Tensor:
+    """Mean over P of (beta softplus(-x) + sum of softplus(negatives' logits)) / (1 + K), x the target's logit."""
+    logits = (table[candidates] * users[:, None]).sum(2)  # (P, 1 + K), the target first
+    negative = F.softplus(logits[:, 1:]).masked_fill(candidates[:, 1:] == candidates[:, :1], 0.0)
+    return (beta * F.softplus(-logits[:, 0]) + negative.sum(1)).mean() / candidates.shape[1]
 
 
 def gated_scores(users: Tensor, query: Tensor, e: Tensor, t: Tensor, key: Tensor, trained: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,22 +22,56 @@ GATE_ROWS = 256  # users whose gates over all items exist at a time
 LEAST_SQUARE = 1e-12  # of a gated item's length, squared
 
 
+Residuals = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # logits, candidates (c, 1 + K): loss, its gradient
+
+
 @fast_form_of(plain.sampled_cross_entropy)
-def sampled_cross_entropy(users: Tensor, table: Tensor, candidates: Tensor) -> Tensor:
+def sampled_cross_entropy(
+    users: Tensor, table: Tensor, candidates: Tensor, log_expected: Tensor | None = None, smoothing: float = 0.0
+) -> Tensor:
     """Cross-entropy of each position over its own candidates, a negative that is its target masked.
 
-    The draws are uniform and, as in the released code, not corrected by their rate. The (P, K, H) vectors never exist
-    at once: gradients are made chunk by chunk. On a processor a small table is multiplied as a whole.
+    The (P, K, H) vectors never exist at once: gradients are made chunk by chunk. On a processor a small table is
+    multiplied as a whole.
 
     Args:
         users (P, H): divided by the temperature; table (M, H) of the same dtype.
         candidates (P, 1 + K) int64: rows of the table, the target first.
+        log_expected (M,): log of how often each row is expected among a position's negatives, which is subtracted
+            from their logits; None: no correction, as in HSTU's released code.
+        smoothing: share of the target that is spread evenly over a position's candidates.
 
     Returns:
         scalar, the mean over P.
 
     Source: arXiv:2504.10545, section 4.1.
     """
+
+    def residuals(logits: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        if log_expected is not None:
+            logits[:, 1:] -= log_expected[own[:, 1:]]
+        return softmax_residuals(logits, own, len(users), smoothing)
+
+    return loss_of_candidates(users, table, candidates, residuals)
+
+
+@fast_form_of(plain.sampled_binary_cross_entropy)
+def sampled_binary_cross_entropy(users: Tensor, table: Tensor, candidates: Tensor, beta: float) -> Tensor:
+    """Generalised binary cross-entropy of each position over its own candidates (`losses.gbce_loss`).
+
+    Args:
+        users (P, H), table (M, H), candidates (P, 1 + K): as of `sampled_cross_entropy`.
+        beta: power of the positive's probability.
+    """
+
+    def residuals(logits: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        return binary_residuals(logits, own, len(users), beta)
+
+    return loss_of_candidates(users, table, candidates, residuals)
+
+
+def loss_of_candidates(users: Tensor, table: Tensor, candidates: Tensor, residuals: Residuals) -> Tensor:
+    """Add up a loss of products u . v over candidates (P, 1 + K), and its gradients, a chunk of positions at a time."""
     dense = is_small_table(table, candidates)
     at_once = len(table) if dense else candidates.shape[1] * users.shape[1]
     size = max(1, per_device(GATHER_ELEMENTS, users.device) // at_once)
@@ -44,7 +80,7 @@ def sampled_cross_entropy(users: Tensor, table: Tensor, candidates: Tensor) -> T
         step, losses, grad_users, grad_table = dense_chunk if dense else gathered_chunk, [], [], torch.zeros_like(table)
         with torch.autocast(users.device.type, enabled=False):
             for part in row_chunks(len(users), size):
-                loss, grad = step(users[part], table, candidates[part], grad_table, len(users))
+                loss, grad = step(users[part], table, candidates[part], grad_table, residuals)
                 losses.append(loss)
                 grad_users.append(grad)
         return sum(losses[1:], losses[0]), [join(grad_users), grad_table]
@@ -58,35 +94,59 @@ def is_small_table(table: Tensor, candidates: Tensor) -> bool:
 
 
 def gathered_chunk(
-    users: Tensor, table: Tensor, candidates: Tensor, grad_table: Tensor, n: int
+    users: Tensor, table: Tensor, candidates: Tensor, grad_table: Tensor, residuals: Residuals
 ) -> tuple[Tensor, Tensor]:
     """Return one chunk's loss and its users' gradient, add to the table's, over copies of the candidates' rows."""
     rows = candidates.flatten()
     vectors = table.index_select(0, rows).view(*candidates.shape, -1)  # (c, 1 + K, H)
-    loss, residual = loss_and_residual(torch.bmm(vectors, users[:, :, None]).squeeze(2), candidates, n)
+    loss, residual = residuals(torch.bmm(vectors, users[:, :, None]).squeeze(2), candidates)
     grad_users = torch.bmm(residual[:, None], vectors).squeeze(1)
     spread = torch.mul(residual[:, :, None], users[:, None], out=vectors)
     grad_table.index_add_(0, rows, spread.flatten(0, 1))
     return loss, grad_users
 
 
-def dense_chunk(users: Tensor, table: Tensor, candidates: Tensor, grad_table: Tensor, n: int) -> tuple[Tensor, Tensor]:
+def dense_chunk(
+    users: Tensor, table: Tensor, candidates: Tensor, grad_table: Tensor, residuals: Residuals
+) -> tuple[Tensor, Tensor]:
     """As `gathered_chunk`, by products with the whole table: quicker where a position draws a good share of it."""
     products = users @ table.T  # (c, M)
-    loss, residual = loss_and_residual(products.gather(1, candidates), candidates, n)
+    loss, residual = residuals(products.gather(1, candidates), candidates)
     weights = products.zero_().scatter_add_(1, candidates, residual)
     grad_table.addmm_(weights.T, users)
     return loss, weights @ table
 
 
-def loss_and_residual(logits: Tensor, candidates: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Return the summed cross-entropy of (c, 1 + K) logits, divided by n, and its gradient (softmax - target) / n."""
-    logits[:, 1:].masked_fill_(candidates[:, 1:] == candidates[:, :1], float("-inf"))
+def softmax_residuals(logits: Tensor, candidates: Tensor, n: int, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Return the summed cross-entropy of (c, 1 + K) logits, divided by n, and its gradient (softmax - target) / n.
+
+    With smoothing e the target is 1 - e at column 0 and e / V more at each of the V candidates that are no hits.
+    """
+    hit = candidates[:, 1:] == candidates[:, :1]
+    logits[:, 1:].masked_fill_(hit, float("-inf"))
     log_share = logits.log_softmax(1)
-    loss = log_share[:, 0].sum() / -n
+    loss, even = log_share[:, 0].sum() * (smoothing - 1), None
+    if smoothing:
+        even = smoothing / (1 + (~hit).sum(1, keepdim=True)).to(logits.dtype)  # (c, 1): e / V
+        loss -= ((log_share[:, :1] + log_share[:, 1:].masked_fill(hit, 0).sum(1, keepdim=True)) * even).sum()
     residual = log_share.exp_()
-    residual[:, 0].sub_(1)
-    return loss, residual.div_(n)
+    residual[:, 0].sub_(1 - smoothing)
+    if even is not None:
+        residual.sub_(F.pad((~hit).to(logits.dtype), (1, 0), value=1.0) * even)
+    return loss / n, residual.div_(n)
+
+
+def binary_residuals(logits: Tensor, candidates: Tensor, n: int, beta: float) -> tuple[Tensor, Tensor]:
+    """Return the summed gBCE of (c, 1 + K) logits, divided by n, and its gradient.
+
+    With x the target's logit and y a negative's, d/dx is -beta sigmoid(-x) and d/dy is sigmoid(y), both / (1 + K).
+    """
+    scale = 1.0 / (n * logits.shape[1])
+    logits[:, 1:].masked_fill_(candidates[:, 1:] == candidates[:, :1], float("-inf"))  # where both functions are 0
+    loss = beta * F.softplus(-logits[:, 0]).sum() + F.softplus(logits[:, 1:]).sum()
+    residual = torch.sigmoid(logits)
+    residual[:, 0].sub_(1).mul_(beta)
+    return loss * scale, residual.mul_(scale)
 
 
 @fast_form_of(plain.gated_scores)

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_blair.model.adaptors import MLPAdaptor
-from recbole_blair.model.dot_product import DotProductRecommender, Softmax
+from recbole_blair.model.dot_product import DotProductRecommender
 from recbole_blair.model.layers import ACTIVATIONS, HistoryEncoder
+from recbole_blair.model.softmax import Softmax
 from recbole_blair.ops import apply_dropout, normalise_rows
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import time
@@ -13,11 +14,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import check_folder, check_recorded, recorded_file, write_checksums
 from recbole_blair.files.write import explained, write_json
+from recbole_blair.learning_rate import rate_factor
 from recbole_blair.parallel.distributed import all_reduce_gradients, rank, world_size
 from recbole_blair.pretrain.data import EpochOrder
 from recbole_blair.pretrain.retrieval import evaluate_retrieval
@@ -121,6 +124,18 @@ class PairTrainer(Trainer):
         batch = self.args.per_device_train_batch_size * world_size()
         steps = -(-n_rows // batch)
         return EpochOrder(n_rows, self.args.seed, lambda: self.state.global_step // steps, self.group_by_length, batch)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """Make the schedule of the learning rate."""
+        if self.lr_scheduler is None:
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            schedule = str(getattr(self.args.lr_scheduler_type, "value", self.args.lr_scheduler_type))
+            factor = functools.partial(
+                rate_factor, schedule=schedule, warmup_steps=warmup, total_steps=num_training_steps
+            )
+            given: Any = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = LambdaLR(given, factor)
+        return self.lr_scheduler
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Run our step on the bare model and average the gradients over the devices."""

@@ -3,7 +3,7 @@
 fit            epochs until `epochs` or the patience `stopping_step` run out, then the best weights
   run_epoch      train_epoch, validate, save
     train_epoch    one train_step per batch
-      train_step     loss, gradients, sum over processes, clipping, update
+      set_rate, train_step     the step's learning rate; loss, gradients, sum over processes, clipping, update
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from recbole_blair.config import Config
 from recbole_blair.errors import InputError
+from recbole_blair.learning_rate import rate_factor
 from recbole_blair.ops import keep_freed_memory
 from recbole_blair.parallel.distributed import (
     all_reduce_gradients,
@@ -160,6 +161,11 @@ class BlairTrainer:
         trains = getattr(self.model, "trains", True)
         if not trains or self.config["epochs"] == 0:
             self.validate(None)
+        elif self.config["warmup_steps"] >= self.total_steps:
+            raise InputError(
+                f"warmup_steps={self.config['warmup_steps']} is no less than the {self.total_steps} steps of "
+                f"{self.config['epochs']} epochs; lower it"
+            )
         while trains and self.epoch < self.config["epochs"] and not self.stopped:
             self.run_epoch()
         if trains and self.epoch:
@@ -175,6 +181,23 @@ class BlairTrainer:
         return (
             f"training ended after epoch {self.epoch} of {self.config['epochs']}, {why}; best: epoch {self.best_epoch}"
         )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return the steps that all processes take together in an epoch."""
+        loader = self.loaders["train"]
+        return -(-len(loader.rows) // (loader.batch_size * world_size()))
+
+    @property
+    def total_steps(self) -> int:
+        """Return the steps of a training that is not stopped early; a schedule of the learning rate ends there."""
+        return self.steps_per_epoch * self.config["epochs"]
+
+    def set_rate(self, step: int) -> None:
+        """Give the optimiser the learning rate of a step, counted from the run's first."""
+        schedule, warmup = self.config["lr_schedule"], self.config["warmup_steps"]
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rates["lr"] * rate_factor(step, schedule, warmup, self.total_steps)
 
     def run_epoch(self) -> None:
         """One epoch: train, validate, report, save."""
@@ -210,7 +233,9 @@ class BlairTrainer:
         left_s = self.seconds_left()
         # A loss is read one step late: reading waits for the GPU, which has the next step to compute meanwhile.
         unread: tuple[Tensor, int] | None = None
-        for interaction, n_rows, share in prefetch(iterate_shares(loader), self.device):
+        first = self.epoch * self.steps_per_epoch
+        for number, (interaction, n_rows, share) in enumerate(prefetch(iterate_shares(loader), self.device), first):
+            self.set_rate(number)
             loss = self.train_step(interaction, share)
             total += self.read_loss(unread, bar, left_s and left_s - (time.perf_counter() - started))
             unread, rows = (loss, n_rows), rows + n_rows

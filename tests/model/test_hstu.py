@@ -16,8 +16,8 @@ from recbole_blair.config import resolve_config
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader, SequenceLoader
 from recbole_blair.errors import InputError
-from recbole_blair.model.hstu import step_items
 from recbole_blair.model.hstu_layers import HSTUEncoder
+from recbole_blair.model.softmax import step_items
 from recbole_blair.ops import pointwise_attention, ragged, sampled_cross_entropy, sampled_softmax
 from recbole_blair.ops.pointwise_attention import time_buckets
 from recbole_blair.registry import find_model

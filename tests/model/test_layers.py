@@ -10,8 +10,8 @@ compat.apply()
 
 from recbole.model.layers import TransformerEncoder
 
-from recbole_blair.model.dot_product import Softmax
-from recbole_blair.model.layers import HistoryEncoder, TransformerLayer
+from recbole_blair.model.layers import HistoryEncoder, LiGRLayer, TransformerLayer
+from recbole_blair.model.softmax import Softmax
 from recbole_blair.ops import PackedHistories, apply_dropout, attend
 
 torch.set_default_dtype(torch.float32)
@@ -53,6 +53,46 @@ def test_transformer_layer_gives_recbole_output(act):
     torch.testing.assert_close(ours(x[rows], histories), expected[rows], rtol=1e-9, atol=1e-9)
     last = expected[histories.order, torch.tensor([1, 3])]
     torch.testing.assert_close(ours(x[rows], histories, last=True), last, rtol=1e-9, atol=1e-9)
+
+
+def naive_ligr(layer, x):
+    """A LiGR layer on one history x (L, H), position by position and head by head."""
+    (length, hidden), heads = x.shape, layer.n_heads
+    width = hidden // heads
+    normed = F.layer_norm(x, (hidden,), layer.attn_norm.weight, layer.attn_norm.bias, 1e-5)
+    q, k, v = (normed @ layer.qkv.weight.T + layer.qkv.bias).split(hidden, 1)
+    mixed = torch.zeros_like(x)
+    for i in range(length):
+        for h in range(heads):
+            part = slice(h * width, (h + 1) * width)
+            scores = torch.stack([(q[i, part] * k[j, part]).sum() / width**0.5 for j in range(i + 1)])
+            share = scores.exp() / scores.exp().sum()
+            mixed[i, part] = sum(share[j] * v[j, part] for j in range(i + 1))
+    attended = mixed @ layer.attn_out.weight.T + layer.attn_out.bias
+    x = x + attended / (1 + (-(x @ layer.attn_gate.weight.T + layer.attn_gate.bias)).exp())
+    normed = F.layer_norm(x, (hidden,), layer.ff_norm.weight, layer.ff_norm.bias, 1e-5)
+    w1, w2 = layer.ff_in.weight.chunk(2)
+    a = normed @ w1.T
+    fed = (a / (1 + (-a).exp()) * (normed @ w2.T)) @ layer.ff_out.weight.T
+    return x + fed / (1 + (-(x @ layer.ff_gate.weight.T + layer.ff_gate.bias)).exp())
+
+
+def test_ligr_layer_equals_a_naive_one_in_value_and_gradient():
+    torch.manual_seed(2)
+    layer = LiGRLayer(2, 8, 12, 0.0, 0.0, "gelu", 1e-5).double()
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    x, lengths = torch.randn(2, 4, 8, dtype=torch.double, requires_grad=True), [4, 2]
+    histories = PackedHistories(torch.tensor(lengths), 4)
+    rows = histories.order[histories.row], histories.step
+    found = layer(x[rows], histories)
+    wanted = torch.stack([F.pad(naive_ligr(layer, x[b, :n]), (0, 0, 0, 4 - n)) for b, n in enumerate(lengths)])[rows]
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    weight, leaves = torch.randn_like(found), [x, *layer.parameters()]
+    for got, want in zip(*(torch.autograd.grad((out * weight).sum(), leaves) for out in (found, wanted)), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+    last = torch.stack([naive_ligr(layer, x[b, :n])[-1] for b, n in enumerate(lengths)])[histories.order]
+    torch.testing.assert_close(layer(x[rows], histories, last=True), last, rtol=1e-12, atol=1e-12)
 
 
 def plain_history(encoder, vectors, row, length):
@@ -121,7 +161,7 @@ def test_sampled_softmax_with_many_draws_estimates_the_full_one():
     target = torch.tensor([1, 2, 3, 4, 5, 9])
     for kind in ("uniform", "popularity"):
         softmax = Softmax("sampled", 200_000, kind, counts)
-        items, negatives = softmax.draw(target)
+        negatives = softmax.draw(target)
         full = F.cross_entropy(users @ vectors.T, target - 1)
-        sampled = softmax.sampled(users, items, vectors[items - 1], target, negatives)
+        sampled = softmax.loss(users, vectors, target, None, negatives)
         assert abs(sampled.item() - full.item()) < 0.02, kind

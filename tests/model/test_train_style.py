@@ -53,7 +53,10 @@ def batches(dataset):
 def loss_and_gradients(model, batch, monkeypatch):
     if model.softmax.kind == "sampled":  # the same negatives for both
         items = torch.arange(1, model.n_items)
-        monkeypatch.setattr(model.softmax, "draw", lambda target: (items, items[::2].contiguous()))
+        negatives = items[::2].contiguous()
+        own = model.softmax.options.negatives_of == "position"
+        draw = lambda target: negatives.expand(len(target), -1) if own else negatives  # noqa: E731
+        monkeypatch.setattr(model.softmax, "draw", draw)
     model.compute_dtype = torch.float64
     if hasattr(model, "text_features"):
         model.text_features = model.text_features.double()
@@ -61,10 +64,20 @@ def loss_and_gradients(model, batch, monkeypatch):
     return loss, torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
 
 
-@pytest.mark.parametrize("softmax", ["full", "sampled"])
-@pytest.mark.parametrize("name", MODELS)
-def test_a_sequence_is_the_mean_of_its_prefix_rows_in_loss_and_gradient(name, softmax, dataset, monkeypatch):
-    _, model = make(name, dataset, softmax=softmax)
+OPTIONS = [{"softmax": "full"}, {"softmax": "sampled"}]
+OF_IDS = [
+    {"layers": "ligr", "label_smoothing": 0.1},
+    {"score": "cosine", "temperature": 0.2, "softmax": "sampled", "negatives_of": "position", "logq": False},
+    {"loss": "gbce", "softmax": "sampled"},
+    {"loss": "gbce", "softmax": "sampled", "negatives_of": "position", "layers": "ligr"},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [(n, o) for n in MODELS for o in OPTIONS] + [("SASRecID", o) for o in OF_IDS]
+)
+def test_a_sequence_is_the_mean_of_its_prefix_rows_in_loss_and_gradient(name, options, dataset, monkeypatch):
+    _, model = make(name, dataset, **options)
     rows, sequences = batches(dataset)
     expected, expected_grads = loss_and_gradients(model, rows, monkeypatch)
     loss, grads = loss_and_gradients(model, sequences, monkeypatch)
@@ -108,13 +121,14 @@ def test_the_key_chooses_the_loader(name, dataset):
         assert type(loaders["train"]) is kind and type(loaders["valid"]) is RowLoader
 
 
-def test_sequences_train(tmp_path, monkeypatch):
+@pytest.mark.parametrize("options", [{}, *OF_IDS])
+def test_sequences_train(options, tmp_path, monkeypatch):
     write_build(tmp_path / "data", random_sequences(n_users=60, n_items=12))
     monkeypatch.chdir(tmp_path)
     metrics = run(
         "SASRecID", "tiny", data_path=str(tmp_path / "data"), epochs=30, train_batch_size=16, hidden_size=32,
         learning_rate=0.01, hidden_dropout_prob=0.1, attn_dropout_prob=0.1, show_progress=False, device="cpu",
-        output_dir=str(tmp_path / "run"),
+        output_dir=str(tmp_path / "run"), n_negatives=8, **options,
     )  # fmt: skip
     assert metrics["test"]["ndcg@10"] > 0.6  # the items follow a ring of 12; chance is below .4
 
@@ -122,5 +136,9 @@ def test_sequences_train(tmp_path, monkeypatch):
 def test_wrong_use(dataset):
     with pytest.raises(InputError, match=r"train_style='rows' in .* is not one of sequence, prefix"):
         make("SASRecText", dataset, train_style="rows")
+    with pytest.raises(InputError, match="loss=gbce is of sampled negatives; set softmax: sampled"):
+        make("SASRecID", dataset, loss="gbce")
+    with pytest.raises(InputError, match=r"label_smoothing=0.1 is of the softmax; set it to 0 with loss=gbce"):
+        make("SASRecID", dataset, loss="gbce", softmax="sampled", label_smoothing=0.1)
     with pytest.raises(InputError, match="train_stage=pretrain contrasts whole histories"):
         make("UniSRecBlair", dataset, train_style="sequence", train_stage="pretrain")

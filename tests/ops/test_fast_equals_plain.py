@@ -113,7 +113,14 @@ CASES = {
         )
     ],
     "sampled_cross_entropy": [
-        ((drawn(n, width, layout=layout), drawn(m, width, layout=layout), candidates_of(n, k, m)), 2)
+        ((drawn(n, width, layout=layout), drawn(m, width, layout=layout), candidates_of(n, k, m), *options(m)), 2)
+        for (n, m, width, k), layout, options in itertools.product(
+            [(7, 11, 4, 8), (1, 2, 3, 1), (33, 301, 17, 5)], LAYOUTS,
+            [lambda m: (), lambda m: (drawn(m), 0.0), lambda m: (drawn(m), 0.1), lambda m: (None, 0.4)],
+        )
+    ],
+    "sampled_binary_cross_entropy": [
+        ((drawn(n, width, layout=layout), drawn(m, width, layout=layout), candidates_of(n, k, m), 0.3), 2)
         for (n, m, width, k), layout in itertools.product([(7, 11, 4, 8), (1, 2, 3, 1), (33, 301, 17, 5)], LAYOUTS)
     ],
     "gated_scores": [gated_case(n, m, 6, None, layout) for n, m in [(7, 11), (1, 1)] for layout in LAYOUTS],

@@ -14,6 +14,7 @@ from builds import random_sequences, write_build
 from recbole_blair.config import resolve_config
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader
+from recbole_blair.errors import InputError
 from recbole_blair.registry import find_model
 from recbole_blair.train import checkpoint
 from recbole_blair.train.runtime import runtime_config
@@ -126,6 +127,22 @@ def test_a_loss_in_parts_is_their_sum(make):
     trainer = make([0.1], model=OneNumber(loss=lambda w: (w.sum(), 2 * w.sum())), epochs=1)
     trainer.fit()
     assert trainer.model.weight.item() == -3.0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "weight"),
+    # one step an epoch: 0 in the warm-up, then 1, and (1 + cos 60°) / 2 = 3/4 and (1 + cos 120°) / 2 = 1/4, or 2/3, 1/3
+    [("none", -3.0), ("cosine", -2.0), ("linear", -2.0)],
+)
+def test_the_learning_rate_follows_its_schedule(make, schedule, weight):
+    trainer = make([0.1, 0.2, 0.3, 0.4], epochs=4, lr_schedule=schedule, warmup_steps=1)
+    trainer.fit()
+    assert trainer.model.weight.item() == pytest.approx(weight)
+
+
+def test_a_warm_up_must_end_before_the_training(make):
+    with pytest.raises(InputError, match=r"warmup_steps=3 is no less than the 3 steps of 3 epochs; lower it"):
+        make(epochs=3, warmup_steps=3).fit()
 
 
 def test_a_sweep_hears_of_every_epoch_and_may_stop(make):
