@@ -13,6 +13,7 @@ from dataset_tools.builds.folder import build_is_whole, check_same_files, ensure
 from dataset_tools.builds.settings import OwnSettings, own_build_name
 from dataset_tools.builds.statistics_file import check_format, describe_build, describe_file, load_stats, stats_path
 from dataset_tools.conversion.convert import convert_tables
+from dataset_tools.conversion.own_limits import apply_limits, count_log
 from dataset_tools.conversion.own_tables import INTERACTION_FIELDS, RULES, load_interactions, load_items
 from dataset_tools.items.item_lines import META_FIELDS
 from dataset_tools.raw.own_formats import OwnFile, open_own
@@ -20,12 +21,13 @@ from dataset_tools.storage.duckdb_session import keep_buffers
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.files.checksum import file_sha256
-from recbole_blair.schema import ITEM_ID, PROTOCOLS
+from recbole_blair.schema import ITEM_ID, PROTOCOLS, TIMESTAMP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ITEM_FIELDS = (ITEM_ID, *META_FIELDS)
+TIMED_PROTOCOLS = ("timestamp", "last_out")  # the others need no times
 
 
 class OwnSource(NamedTuple):
@@ -43,7 +45,7 @@ class OwnSource(NamedTuple):
 
 
 def parse_mapping(option: str, text: str | None, fields: Sequence[str]) -> dict[str, list[str]]:
-    """Read `field=column,field=column`; a field may take several columns, `features=tags+specs`.
+    """Read `field=column,field=column`; a field may take several columns, `features=tags+specs`, or alternatives.
 
     Args:
         option: its name, for messages.
@@ -119,8 +121,9 @@ def open_source(settings: OwnSettings, interactions: Path | str, items: Path | s
     """
     named = parse_mapping("columns", settings.columns, INTERACTION_FIELDS)
     columns = {field: named.get(field, [field]) for field in INTERACTION_FIELDS}
-    used = [name for names in columns.values() for name in names]
-    file = open_own(interactions, settings.source, used, settings.delimiter, settings.encoding)
+    if settings.protocol not in TIMED_PROTOCOLS and TIMESTAMP not in named:
+        del columns[TIMESTAMP]
+    file = open_own(interactions, settings.file_format, [name for names in columns.values() for name in names])
     if items is not None:
         return OwnSource(file, columns, *open_items(items, settings))
     if settings.item_columns:
@@ -136,7 +139,7 @@ def open_items(path: Path | str, settings: OwnSettings) -> tuple[OwnFile, dict[s
     """
     named = parse_mapping("item_columns", settings.item_columns, ITEM_FIELDS)
     used = [name for names in named.values() for name in names]
-    file = open_own(path, settings.source, used or [ITEM_ID], settings.delimiter, settings.encoding)
+    file = open_own(path, settings.items_format, used or [ITEM_ID])
     columns = {field: named.get(field, [field]) for field in ITEM_FIELDS if field in named or field in file.columns}
     if ITEM_ID not in columns:
         raise InputError(f"{path} has no column {ITEM_ID!r}; name it by --item_columns={ITEM_ID}=…; it has: "
@@ -157,8 +160,12 @@ def write_own(folder: Path, settings: OwnSettings, source: OwnSource, resources:
         digests = [file_sha256(one.path) for one in source.files]  # before they are read: what was read is no older
         with keep_buffers(), resources.open_session(temporary) as duck:
             encoded = load_interactions(duck, file, source.columns, settings.timestamp_unit)
-            load_items(duck, items, source.item_columns, settings.list_separator)
+            load_items(duck, items, source.item_columns, settings.item_rules)
+            log = count_log(duck)
+            untitled = apply_limits(duck, settings.limits)
             counts = convert_tables(duck, file.path, temporary, folder.name, settings, RULES)
+        counts["counts"] = {**counts["counts"], "log": log}
+        counts["cleaning"]["metadata"]["item_without_title"] = untitled
         counts["cleaning"]["interactions"] = counts["cleaning"].pop("reviews")
         counts = {"percent_encoded_ids": encoded, **counts}
         raw_files = [{**describe_file(file.path), "sha256": digest} for file, digest in zip(source.files, digests)]

@@ -27,7 +27,7 @@ KEY_FILES = {
 }  # fmt: skip
 MORE = {  # options of another kind that may name a file, too
     "recommend": ["users"], "export-vectors": ["users"], "search": ["dataset"],
-    "train": ["config_files"], "tune": ["config_files"], "pretrain": ["config_files"],
+    "prepare": ["recipe"], "train": ["config_files"], "tune": ["config_files"], "pretrain": ["config_files"],
 }  # fmt: skip
 OUTPUTS = ("output", "output_dir", "index_dir", "dir", "pairs_path", "data_path")  # made when missing
 UNREAD = {  # options that the command line below rightly does not look at, by command (`*`: any)

@@ -7,10 +7,11 @@ import json
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from dataset_tools.conversion.own_tables import TIME_UNITS
+from dataset_tools.conversion.own_limits import Limits, parse_instant
+from dataset_tools.conversion.own_tables import REPEATED, TIME_UNITS, ItemRules
 from dataset_tools.conversion.settings import BuildSettings, check_choice
 from dataset_tools.raw.domains import PUBLISHED, check_name, is_sample, resolve_domain, sample_name, sample_sizes
-from dataset_tools.raw.own_formats import ENCODINGS
+from dataset_tools.raw.own_formats import ENCODINGS, QUOTING, FileFormat
 from recbole_blair.errors import InputError
 from recbole_blair.schema import ALIASES, MAX_HISTORY, SAMPLE, TEST_START_MS, VALID_START_MS
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SOURCES = ("csv", "jsonl", "parquet", "python")
+OWN_CHOICES = {
+    "source": SOURCES, "items_source": SOURCES, "encoding": tuple(ENCODINGS), "items_encoding": tuple(ENCODINGS),
+    "quoting": tuple(QUOTING), "repeated_items": REPEATED,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,13 +92,20 @@ class OwnSettings(BuildSettings):
 
     Args:
         source: format of files whose extensions do not tell; `python` reads JSON lines' files as Python literals.
-        columns: `user_id=…,item_id=…,timestamp=…`; numbers from 1 for a CSV without header.
+        columns: `user_id=…,item_id=…,timestamp=…`; numbers from 1 for a CSV without header; a time in several columns
+            is joined by `-`, as in `timestamp=year+month+day`.
         item_columns: `item_id=…,title=…` and any of features, categories, description, store, price. Fields that are
-            not named take the column of their own name, where there is one.
+            not named take the column of their own name, where there is one. `a+b` joins columns, `a|b` takes the first
+            that is not empty.
         timestamp_unit: ms, s, iso (`2018-07-07 22:09:11`, with or without T, zone or time), or a strptime format
             such as `%d.%m.%Y %H:%M`; UTC without zone.
-        list_separator: splits the text of categories and features, as in `Action|Comedy`.
-        delimiter, encoding: of CSV files.
+        delimiter, encoding, quoting, header: of CSV files, see `FileFormat`.
+        items_source, items_delimiter, items_encoding, items_header: the same of the items' file, where it differs; a
+            header is never that of the interactions.
+        list_separator, parse_lists, repeated_items: see `ItemRules`.
+        missing_text: texts of items that mean "no value", joined by commas.
+        titled_only, min_events: see `Limits`.
+        events_from, events_until: first instant that is kept, first that is not; ISO dates, UTC without zone.
 
     Raises:
         InputError: a name of Amazon Reviews 2023, or a value that is not known.
@@ -106,6 +118,19 @@ class OwnSettings(BuildSettings):
     list_separator: str | None = None
     delimiter: str | None = None
     encoding: str = "utf-8"
+    quoting: str = "double"
+    header: str | None = None
+    items_source: str | None = None
+    items_delimiter: str | None = None
+    items_encoding: str | None = None
+    items_header: str | None = None
+    parse_lists: bool = False
+    missing_text: str | None = None
+    repeated_items: str = "first"
+    titled_only: bool = False
+    min_events: int = 1
+    events_from: str | None = None
+    events_until: str | None = None
 
     def __post_init__(self) -> None:
         check_name(self.dataset)
@@ -113,14 +138,45 @@ class OwnSettings(BuildSettings):
             raise InputError(
                 f"dataset={self.dataset} is a name of Amazon Reviews 2023 or the sample; give your data another"
             )
-        check_choice("source", self.source, SOURCES)
+        for key, known in OWN_CHOICES.items():
+            if getattr(self, key) is not None:
+                check_choice(key, getattr(self, key), known)
         super().__post_init__()
         if "%" not in self.timestamp_unit:
             check_choice("timestamp_unit", self.timestamp_unit, TIME_UNITS)
-        for key in ("delimiter", "list_separator"):
+        for key in ("delimiter", "list_separator", "items_delimiter", "header", "items_header", "missing_text"):
             if getattr(self, key) == "":
                 raise InputError(f"{key} is empty; give a character such as ';', or leave the option out")
-        check_choice("encoding", self.encoding, tuple(ENCODINGS))
+        if self.min_events < 1:
+            raise InputError(f"min_events is {self.min_events}, expected 1 or more")
+        window = self.limits
+        if window.from_ms is not None and window.until_ms is not None and window.from_ms >= window.until_ms:
+            raise InputError(f"events_from={self.events_from} is not before events_until={self.events_until}")
+
+    @property
+    def file_format(self) -> FileFormat:
+        """Return how the interactions are written."""
+        return FileFormat(self.source, self.delimiter, self.encoding, self.quoting, self.header)
+
+    @property
+    def items_format(self) -> FileFormat:
+        """Return how the items' file is written."""
+        return FileFormat(
+            self.items_source or self.source, self.items_delimiter or self.delimiter,
+            self.items_encoding or self.encoding, self.quoting, self.items_header,
+        )  # fmt: skip
+
+    @property
+    def item_rules(self) -> ItemRules:
+        """Return how items' rows become fields."""
+        words = [word.strip() for word in (self.missing_text or "").split(",") if word.strip()]
+        return ItemRules(self.list_separator, self.parse_lists, words, self.repeated_items)
+
+    @property
+    def limits(self) -> Limits:
+        """Return what is left out."""
+        first, after = (parse_instant(key, getattr(self, key)) for key in ("events_from", "events_until"))
+        return Limits(first, after, self.titled_only, self.min_events)
 
     @property
     def build_name(self) -> str:
@@ -129,6 +185,7 @@ class OwnSettings(BuildSettings):
 
 
 AMAZON_KEYS = tuple(field.name for field in fields(AmazonSettings) if field.name != "dataset")
+OWN_KEYS = tuple(field.name for field in fields(OwnSettings))
 
 
 def own_build_name(dataset: str, protocol: str) -> str:

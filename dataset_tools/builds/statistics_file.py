@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,8 +98,9 @@ def check_settings(folder: Path | str, stats: dict[str, Any], settings: BuildSet
         InputError: names the first setting that differs, both values and the fix.
     """
     check_format(folder, stats)
+    defaults = {field.name: field.default for field in fields(settings)}  # of options newer than the build
     for key, asked in settings.to_json().items():
-        built = stats["settings"].get(key)
+        built = stats["settings"].get(key, None if defaults[key] is MISSING else defaults[key])
         if built != asked:
             raise InputError(
                 f"{stats_path(folder)} was built with {key}={built!r}, asked is {key}={asked!r}; {_fix(folder)}"

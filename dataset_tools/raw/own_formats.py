@@ -12,8 +12,9 @@ import gzip
 import io
 import itertools
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TextIO
 
 from dataset_tools.raw.raw_files import describe_line, is_gzip, line_number_of
 from dataset_tools.storage.duckdb_session import quote
@@ -33,8 +34,34 @@ KINDS = {
 }  # fmt: skip
 DELIMITERS = {".tsv": "\t", ".dat": "::"}  # any other text file: a comma
 ENCODINGS = {"utf-8": "utf-8-sig", "utf-16": "utf-16", "latin-1": "latin-1"}  # DuckDB's names, and Python's
+QUOTING = {"double": ('"', '"'), "backslash": ('"', "\\"), "none": ("", "")}  # quote, what escapes it inside a cell
+BOM = b"\xef\xbb\xbf"
+MOST_EXACT = 1 << 53  # whole numbers from here on have neighbours that a float cannot hold
+ALTERNATIVE = "|"  # between columns of which the first that is not empty counts
 PEEK_LINES = 1000  # whose keys are the columns of a file of objects
 LINES_PER_BATCH = 20_000
+MAX_LITERAL = 1 << 22  # characters of a line that is parsed as a literal, which takes a hundred times as many bytes
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How a file is said to be written.
+
+    Args:
+        source: the format of a file whose extension does not tell; `python` reads JSON lines' files as Python
+            literals.
+        delimiter: of a CSV; None: by extension.
+        encoding: of a CSV: utf-8, utf-16 or latin-1.
+        quoting: of a CSV, a key of `QUOTING`.
+        header: names of the columns of a CSV whose first line is a row, joined by commas; None: the first line is a
+            header, unless the columns that are used are numbers.
+    """
+
+    source: str = "csv"
+    delimiter: str | None = None
+    encoding: str = "utf-8"
+    quoting: str = "double"
+    header: str | None = None
 
 
 class OwnFile(NamedTuple):
@@ -46,24 +73,23 @@ class OwnFile(NamedTuple):
     delimiter: str
     encoding: str
     header: bool
+    quoting: str = "double"
+    floats: frozenset[str] = frozenset()  # columns of a Parquet file that hold floats
+    bom: bool = False  # it begins with a byte order mark
 
 
-def open_own(
-    path: Path | str, source: str, used: Sequence[str], delimiter: str | None = None, encoding: str = "utf-8"
-) -> OwnFile:
+def open_own(path: Path | str, form: FileFormat, used: Sequence[str]) -> OwnFile:
     """Find out how to read a file, and check that it has the columns that are used.
 
     Args:
         path: the extension decides the format, `.gz` aside.
-        source: the format of a file whose extension does not tell; `python` reads JSON lines' files as Python
-            literals.
-        used: columns the conversion reads; if all are numbers, a CSV has no header.
-        delimiter: of a CSV; None: by extension.
-        encoding: of a CSV: utf-8, utf-16 or latin-1.
+        form: what is said of the file.
+        used: columns the conversion reads, or alternatives (`title|app_name`); if all are numbers, a CSV has no header.
 
     Raises:
         InputError: no such file, or a column it does not have, naming the nearest.
     """
+    source, encoding = form.source, form.encoding
     path = check_file(path, "the file of --interactions or --items")
     suffix = Path(path.stem).suffix if is_gzip(path) else path.suffix
     kind = KINDS.get(suffix.lower(), source)
@@ -74,19 +100,42 @@ def open_own(
         raise InputError(f"unknown encoding {encoding!r}; known: {', '.join(ENCODINGS)}")
     if kind != "csv" and encoding != "utf-8":
         raise InputError(f"encoding={encoding} is for CSV; {path.name} is read as {kind}, which is UTF-8")
-    delimiter = delimiter or DELIMITERS.get(suffix.lower(), ",")
+    if kind != "csv" and form.header:
+        raise InputError(f"header={form.header} is for CSV; {path.name} is read as {kind}, which names its columns")
+    delimiter = form.delimiter or DELIMITERS.get(suffix.lower(), ",")
     delimiter = "\t" if delimiter == "\\t" else delimiter
-    header = kind != "csv" or not all(name.isdigit() for name in used)
-    file = OwnFile(path, kind, (), delimiter, encoding, header)
+    header = kind != "csv" or not (form.header or all(name.replace(ALTERNATIVE, "").isdigit() for name in used))
+    file = OwnFile(path, kind, (), delimiter, encoding, header, form.quoting)
     with reading(path, f"{kind} with the columns {', '.join(used)}"):
+        if kind == "parquet":
+            file = file._replace(floats=float_columns(path))
+        else:
+            with open_raw(path) as raw:
+                file = file._replace(bom=raw.read(len(BOM)) == BOM)
         file = file._replace(columns=tuple(READ_COLUMNS[kind](file)))
+    if form.header:
+        file = file._replace(columns=name_columns(file, form.header))
     for name in used:
-        if name not in file.columns:
+        if not any(column in file.columns for column in name.split(ALTERNATIVE)):
             raise InputError(
                 f"{path} has no column {name!r}.{nearest(name, file.columns)} It has: {', '.join(file.columns)}"
                 f"{other_delimiter(file)}"
             )
     return file
+
+
+def name_columns(file: OwnFile, header: str) -> tuple[str, ...]:
+    """Return the names given to the columns of a CSV without header.
+
+    Raises:
+        InputError: another number of names than the first row has cells, or one twice.
+    """
+    names = tuple(name.strip() for name in header.split(","))
+    if len(names) != len(file.columns) or len(set(names)) < len(names):
+        raise InputError(
+            f"header={header} names {len(set(names))} columns; the first row of {file.path} has {len(file.columns)}"
+        )
+    return names
 
 
 def other_delimiter(file: OwnFile) -> str:
@@ -97,10 +146,14 @@ def other_delimiter(file: OwnFile) -> str:
     return f"; the columns seem to be separated otherwise: add --delimiter={mark!r}" if mark else ""
 
 
+def open_raw(path: Path) -> BinaryIO:
+    """Open a file for reading bytes, unpacked; a damaged one is named by the pass over it."""
+    return gzip.open(path, "rb") if is_gzip(path) else open(path, "rb")  # type: ignore[return-value]
+
+
 def open_text(file: OwnFile) -> TextIO:
     """Open a text file, unpacked and decoded."""
-    raw = gzip.open(file.path, "rb") if is_gzip(file.path) else open(file.path, "rb")  # noqa: SIM115
-    return io.TextIOWrapper(raw, encoding=ENCODINGS[file.encoding], errors="replace", newline="")
+    return io.TextIOWrapper(open_raw(file.path), encoding=ENCODINGS[file.encoding], errors="replace", newline="")
 
 
 def csv_columns(file: OwnFile) -> list[str]:
@@ -109,10 +162,11 @@ def csv_columns(file: OwnFile) -> list[str]:
         first = text.readline(MAX_LINE_BYTES).rstrip("\r\n")
     if not first:
         raise InputError(f"{file.path} begins with an empty line; expected a header or a row")
-    if len(file.delimiter) > 1:
+    if len(file.delimiter) > 1 or file.quoting == "none":
         names = first.split(file.delimiter)
     else:
-        names = next(csv.reader([first], delimiter=file.delimiter))
+        escape = "\\" if file.quoting == "backslash" else None
+        names = next(csv.reader([first], delimiter=file.delimiter, doublequote=escape is None, escapechar=escape))
     if not file.header:
         return [str(number) for number in range(1, len(names) + 1)]
     names = [name.strip() for name in names]
@@ -145,6 +199,14 @@ def parquet_columns(file: OwnFile) -> list[str]:
     return pq.read_schema(file.path).names
 
 
+def float_columns(path: Path) -> frozenset[str]:
+    """The columns of a Parquet file that hold floats: what holds whole numbers and nulls is often such a column."""
+    import pyarrow as pa  # heavy
+    import pyarrow.parquet as pq  # heavy
+
+    return frozenset(field.name for field in pq.read_schema(path) if pa.types.is_floating(field.type))
+
+
 READ_COLUMNS = {"csv": csv_columns, "jsonl": object_columns, "python": object_columns, "parquet": parquet_columns}
 
 
@@ -158,10 +220,14 @@ def parse_object(parse: Callable[[str], Any], line: str) -> tuple[dict[str, Any]
 
 
 class PythonLines:
-    """Streams a file of Python literals into DuckDB as JSON text, one column per name; broken ones are empty rows."""
+    """Streams lines that DuckDB cannot parse into it as JSON text, one column per name; broken ones are empty rows.
+
+    Those are Python literals, and JSON lines behind a byte order mark.
+    """
 
     def __init__(self, file: OwnFile, names: list[str]) -> None:
         self.file, self.names = file, names
+        self.parse: Callable[[str], Any] = ast.literal_eval if file.kind == "python" else json.loads
         self.first_broken: tuple[int, str] | None = None  # line number, what is wrong
 
     def reader(self) -> pa.RecordBatchReader:
@@ -175,16 +241,28 @@ class PythonLines:
         import pyarrow as pa  # heavy
 
         with open_text(self.file) as text:
-            numbered = ((n, line) for n, line in enumerate(text, 1) if line.strip())
+            numbered = ((n, line) for n, line in enumerate(bounded_lines(text), 1) if line.strip())
             while chunk := list(itertools.islice(numbered, LINES_PER_BATCH)):
                 rows = [self._row(number, line) for number, line in chunk]
                 yield pa.record_batch([pa.array(column, pa.string()) for column in zip(*rows)], schema=schema)
 
     def _row(self, number: int, line: str) -> list[str | None]:
-        value, fault = parse_object(ast.literal_eval, line)
+        value: dict[str, Any] | None = None
+        fault: str | None = f"it is longer than {MAX_LITERAL:,} characters"
+        if len(line) <= MAX_LITERAL:
+            value, fault = parse_object(self.parse, line)
         if fault is not None and self.first_broken is None:
             self.first_broken = number, fault
         return [to_json((value or {}).get(name)) for name in self.names]
+
+
+def bounded_lines(text: TextIO) -> Iterator[str]:
+    """Yield the lines of a file; of one longer than `MAX_LITERAL` its beginning, one character longer than that."""
+    while line := text.readline(MAX_LITERAL + 1):
+        rest = line
+        while len(rest) > MAX_LITERAL and not rest.endswith("\n"):
+            rest = text.readline(MAX_LITERAL + 1)
+        yield line
 
 
 def to_json(value: object) -> str | None:
@@ -207,14 +285,14 @@ class Scan:
     def __init__(self, duck: DuckDBSession, file: OwnFile, used: Sequence[str]) -> None:
         self.duck, self.file, self.used = duck, file, list(dict.fromkeys(used))
         self.python = None
-        if file.kind == "python":
+        if file.kind == "python" or (file.kind == "jsonl" and file.bom):
             self.python = PythonLines(file, self.used)
             duck.con.register("python_lines", self.python.reader())
 
     def sql(self) -> str:
         """Return the table function to select from."""
         path, file = quote(self.file.path), self.file
-        if file.kind == "python":
+        if self.python:
             return "python_lines"
         if file.kind == "parquet":
             return f"read_parquet({path})"
@@ -222,9 +300,9 @@ class Scan:
             columns = ", ".join(f"{quote(name)}: 'JSON'" for name in self.used)
             return f"read_json({path}, format='newline_delimited', ignore_errors=true, columns={{{columns}}})"
         columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in file.columns)
-        mark = "'\"'" if len(file.delimiter) == 1 else "''"
+        mark, escape = QUOTING[file.quoting] if len(file.delimiter) == 1 else QUOTING["none"]
         return (
-            f"read_csv({path}, delim={quote(file.delimiter)}, quote={mark}, escape={mark}, "
+            f"read_csv({path}, delim={quote(file.delimiter)}, quote={quote(mark)}, escape={quote(escape)}, "
             f"header={str(file.header).lower()}, auto_detect=false, columns={{{columns}}}, "
             f"encoding={quote(file.encoding)}, ignore_errors=true, store_rejects=true, rejects_limit=0)"
         )
@@ -232,15 +310,19 @@ class Scan:
     def json_sql(self, name: str) -> str:
         """Return SQL of a column as JSON."""
         column = identifier(name)
-        return {"csv": f"to_json({column})", "parquet": f"to_json({column})", "jsonl": column}.get(
-            self.file.kind, f"{column}::JSON"
-        )
+        if self.python:
+            return f"{column}::JSON"
+        return column if self.file.kind == "jsonl" else f"to_json({column})"
 
     def text_sql(self, name: str) -> str:
-        """Return SQL of a column as text."""
+        """Return SQL of a column as text; a whole number in a column of floats has no `.0`."""
+        column = identifier(name)
         if self.file.kind == "csv":
-            return identifier(name)
-        return f"{identifier(name)}::VARCHAR" if self.file.kind == "parquet" else f"({self.json_sql(name)} ->> '$')"
+            return column
+        if name in self.file.floats:
+            whole = f"{column} = floor({column}) AND abs({column}) < {MOST_EXACT}"
+            return f"CASE WHEN {whole} THEN try_cast({column} AS BIGINT)::VARCHAR ELSE {column}::VARCHAR END"
+        return f"{column}::VARCHAR" if self.file.kind == "parquet" else f"({self.json_sql(name)} ->> '$')"
 
     def finish(self, empty_rows: int, first_empty: int | None) -> tuple[int, str | None]:
         """Count the broken lines once the pass is over.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from argparse import Action
+from typing import TYPE_CHECKING, Any
 
 from recbole_blair.cli.options import RAY_ONLY, add_ray_options, print_next, ray_options
 from recbole_blair.config import check_dataset_name
@@ -14,8 +15,8 @@ from recbole_blair.files.read import why_no_folder
 from recbole_blair.schema import MAX_HISTORY, TEST_START_MS, VALID_START_MS
 
 if TYPE_CHECKING:
-    from argparse import Namespace
-    from collections.abc import Sequence
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable, Sequence
 
     from dataset_tools.builds.settings import AmazonSettings
     from recbole_blair.cli.options import Parser
@@ -29,40 +30,39 @@ EXAMPLE = (
     "recbole-blair prepare --dataset=shop --source=csv --interactions=log.csv --items=items.csv "
     "--columns=user_id=customer,item_id=sku,timestamp=time --timestamp_unit=s"
 )
-OWN_ONLY = ("interactions", "items", "columns", "item_columns", "list_separator", "delimiter")
+RECIPE = ("recipe", "source_dir")
+OWN_ONLY = (
+    *RECIPE, "interactions", "items", "columns", "item_columns", "list_separator", "delimiter", "header",
+    "items_source", "items_delimiter", "items_encoding", "items_header", "missing_text", "events_from", "events_until",
+)  # fmt: skip
+ITEMS_OPTIONS = {
+    "source": "str, csv|jsonl|parquet|python", "delimiter": "str", "encoding": "str, utf-8|utf-16|latin-1",
+    "header": "str",
+}  # fmt: skip
 AMAZON_ONLY = ("raw_dir", "revision", "sample_users", "sample_items")
+
+
+class Given(Action):
+    """Stores a value and notes that the command line gave it: it then outranks a recipe's."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, value: Any, name: str | None = None) -> None:
+        """Store the value of one option."""
+        setattr(namespace, self.dest, value)
+        namespace.given = (*getattr(namespace, "given", ()), self.dest)
 
 
 def configure(parser: Parser) -> None:
     """Add the options."""
-    add = parser.add
+
+    def add(*names: str, **settings: Any) -> None:
+        parser.add(*names, **{"action": Given, **settings})
+
     add(
         "--dataset",
-        required=True,
-        help="official or short names joined by commas, sample, all (33 categories), or any for own data",
+        help="official or short names joined by commas, sample, all (33 categories), or any for own data; needed "
+        "without --recipe, whose name it is else",
     )
-    add(
-        "--source",
-        kind="str, amazon|csv|jsonl|parquet|python",
-        help="amazon, or with --interactions the format of files whose extensions do not tell (csv); python: Python "
-        "literals",
-    )
-    add(
-        "--interactions",
-        kind="path",
-        help="own data: CSV, JSON lines or Parquet, one event a row; .gz for the text ones",
-    )
-    add("--items", kind="path", help="own data: the items' texts, one item a row; empty: for models of ids alone")
-    add("--columns", help="own data: user_id=…,item_id=…,timestamp=…; numbers from 1 for a CSV without header")
-    add(
-        "--item_columns",
-        help="own data: item_id=…,title=… and features, categories, description, store, price; "
-        "several columns for one: features=tags+specs",
-    )
-    add("--timestamp_unit", default="ms", help="own data: ms, s, iso, or a format such as %%d.%%m.%%Y %%H:%%M")
-    add("--list_separator", help="own data: splits categories and features, as | does in Action|Comedy")
-    add("--delimiter", help="own data: of CSV; empty: by extension (a comma, a tab for .tsv, :: for .dat)")
-    add("--encoding", kind="str, utf-8|utf-16|latin-1", default="utf-8", help="own data: of CSV")
+    add_own_options(add)
     add("--data_path", kind="path", default="dataset", help="the builds go into <data_path>/<build>/")
     add(
         "--raw_dir",
@@ -94,11 +94,80 @@ def configure(parser: Parser) -> None:
     add_ray_options(parser)
 
 
+def add_own_options(add: Callable[..., None]) -> None:
+    """Add the options of data of one's own."""
+    add(
+        "--recipe",
+        help="options for a public data set, by name or from a YAML file (docs/own_data.md); others outrank it",
+    )
+    add("--source_dir", kind="path", help="the folder of the recipe's files, each as published or packed as .gz")
+    add(
+        "--source",
+        kind="str, amazon|csv|jsonl|parquet|python",
+        help="amazon, or with --interactions the format of files whose extensions do not tell (csv); python: Python "
+        "literals",
+    )
+    add(
+        "--interactions",
+        kind="path",
+        help="own data: CSV, JSON lines or Parquet, one event a row; .gz for the text ones",
+    )
+    add("--items", kind="path", help="own data: the items' texts, one item a row; empty: for models of ids alone")
+    add(
+        "--columns",
+        help="own data: user_id=…,item_id=…,timestamp=…; numbers from 1 for a CSV without header; a date in several: "
+        "timestamp=year+month+day",
+    )
+    add(
+        "--item_columns",
+        help="own data: item_id=…,title=… and features, categories, description, store, price; "
+        "several columns for one: features=tags+specs; the first that is not empty: title=title|name",
+    )
+    add("--timestamp_unit", default="ms", help="own data: ms, s, iso, or a format such as %%d.%%m.%%Y %%H:%%M")
+    add("--list_separator", help="own data: splits categories and features, as | does in Action|Comedy")
+    add(
+        "--parse_lists",
+        kind="bool",
+        nargs="?",
+        const=True,
+        default=False,
+        help="own data: ['a', 'b'] in a cell is a list",
+    )
+    add("--missing_text", help="own data: texts of items that mean no value, by commas")
+    add(
+        "--repeated_items",
+        kind="str, first|commonest",
+        default="first",
+        help="own data: which of an item's rows counts: its first, or the first with its commonest title",
+    )
+    add("--titled_only", kind="bool", nargs="?", const=True, default=False, help="own data: only items with a title")
+    add("--min_events", kind="int, >=1, <=1e6", default=1, help="own data: leave out users with fewer items")
+    add("--events_from", help="own data: only events from this date on, as 2019-01-01")
+    add("--events_until", help="own data: only events before this date")
+    add("--delimiter", help="own data: of CSV; empty: by extension (a comma, a tab for .tsv, :: for .dat)")
+    add("--encoding", kind="str, utf-8|utf-16|latin-1", default="utf-8", help="own data: of CSV")
+    add(
+        "--quoting",
+        kind="str, double|backslash|none",
+        default="double",
+        help='own data: of CSV; a quote inside quotes is "" (double) or \\" (backslash); none: quotes are letters',
+    )
+    add("--header", help="own data: names of the columns of a CSV without header, by commas")
+    for key, kind in ITEMS_OPTIONS.items():
+        add(f"--items_{key}", kind=kind, help=f"own data: --{key} of the items, where it differs")
+
+
 def run(args: Namespace) -> int:
     """Make each dataset and print its statistics, in the columns of the paper's Table 3."""
     from dataset_tools.builds.settings import AMAZON_KEYS, AmazonSettings
     from dataset_tools.raw.domains import resolve_datasets
 
+    if args.recipe is not None:
+        use_recipe(args)
+    elif args.source_dir is not None:
+        raise InputError("--source_dir is the folder of a recipe's files; add --recipe=NAME, or leave it out")
+    if args.dataset is None:
+        raise InputError("the following arguments are required: --dataset; see recbole-blair prepare --help")
     for name in args.dataset.split(","):
         check_dataset_name(name.strip())
     if args.threads is not None and args.ray_address is None:  # a cluster's nodes have cores of their own
@@ -118,6 +187,15 @@ def run(args: Namespace) -> int:
     names = resolve_datasets(args.dataset, args.raw_dir)
     builds = [AmazonSettings.resolve(name, args.raw_dir, **options) for name in names]  # nothing is started before
     return run_amazon(builds, args, ray)
+
+
+def use_recipe(args: Namespace) -> None:
+    """Set the options that a recipe gives and the command line does not."""
+    from dataset_tools.recipes import load_recipe
+
+    options = load_recipe(args.recipe, args.source_dir)
+    for key in options.keys() - set(getattr(args, "given", ())):
+        setattr(args, key, options[key])
 
 
 def run_amazon(builds: list[AmazonSettings], args: Namespace, ray: RayOptions | None) -> int:
@@ -158,7 +236,7 @@ def run_own(args: Namespace) -> int:
 
     if args.interactions is None:
         raise InputError("data of your own needs --interactions=FILE")
-    skipped = ("command", "quiet", "engine", *AMAZON_ONLY, *RAY_ONLY)
+    skipped = ("command", "quiet", "engine", "given", *RECIPE, *AMAZON_ONLY, *RAY_ONLY)
     options = {key: value for key, value in vars(args).items() if key not in skipped}
     folder = prepare_own(progress=not args.quiet, **options)
     if args.dry_run:
@@ -168,6 +246,12 @@ def run_own(args: Namespace) -> int:
     if args.protocol == "timestamp":
         instants = " <= valid < ".join(str(ms) for ms in stats["instants"].values())
         print(f"train < {instants} <= test (ms)")
+    log, kept = stats["counts"].get("log"), stats["counts"]["interactions"]
+    if log:  # builds of older versions have none
+        print(
+            f"log: {log['pairs']:,} pairs of {log['users']:,} users and {log['items']:,} items; kept {kept:,}; "
+            f"{log['with_metadata']:,} have a row of the items, {log['with_title']:,} a title"
+        )
     for table, counts in stats["cleaning"].items():
         dropped = ", ".join(f"{name} {number:,}" for name, number in counts.items() if number)
         print(f"{table}: left out {dropped or 'nothing'}")

@@ -24,6 +24,7 @@ from dataset_tools.prepare import prepare
 from dataset_tools.pretraining.review_pairs import PairSettings, make_pair_files
 from dataset_tools.raw.domains import resolve_datasets
 from dataset_tools.raw.fetch import ensure_raw_file
+from dataset_tools.recipes import prepare_recipe
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import write_text
@@ -67,7 +68,9 @@ def data_folders(places: Places) -> dict[str, Any]:
 
 def run_prepare(keys: dict[str, Any], places: Places, folder: Path) -> Result:
     """Prepare a data set; Table 3, rows, users and the rows of each part."""
-    if "source" in keys:
+    if "recipe" in keys:
+        build = prepare_recipe(data_path=places.data_path, progress=places.progress, **keys)
+    elif "source" in keys:
         build = prepare_own(data_path=places.data_path, progress=places.progress, **keys)
     else:
         build = prepare(progress=places.progress, **data_folders(places), **keys)

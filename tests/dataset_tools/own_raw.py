@@ -53,17 +53,17 @@ def write_ml_latest(folder):
     write(folder / "ml-latest/movies.csv", ["movieId,title,genres", *rows])
 
 
-def write_yelp(folder):
+def write_yelp(folder, shift_s=0):
     rows = [
-        {"review_id": "r", "user_id": f"u_{u}", "business_id": f"b-{i}", "stars": 5.0, "text": "x", "date": iso(t)}
+        {"review_id": "r", "user_id": f"u_{u}", "business_id": f"b-{i}", "stars": 5.0, "date": iso(t + shift_s)}
         for u, i, t in events()
     ]
-    write(folder / "yelp_academic_dataset_review.json", map(json.dumps, rows))
+    write(folder / "yelp/yelp_academic_dataset_review.json", map(json.dumps, rows))
     items = [
         {"business_id": f"b-{i}", "name": NAMES[i - 1], "city": "Reno", "state": "NV", "categories": None if i == 3 else
          ", ".join(genres(i)), "attributes": {"WiFi": "u'free'"}} for i in range(1, ITEMS + 1)
     ]  # fmt: skip
-    write(folder / "yelp_academic_dataset_business.json", map(json.dumps, items))
+    write(folder / "yelp/yelp_academic_dataset_business.json", map(json.dumps, items))
 
 
 def write_steam(folder):
@@ -72,16 +72,32 @@ def write_steam(folder):
         f"u'text': u'it\\'s \\u2764 \\ud83d\\ude00', u'early_access': False}}"
         for u, i, t in events()
     ]
-    write(folder / "steam_reviews.json.gz", rows)
+    write(folder / "steam/steam_reviews.json.gz", rows)
     items = [
         f"{{u'publisher': u'P', u'genres': {genres(i)!r}, u'app_name': u'{NAMES[i - 1]}', u'tags': [u'Fun', "
         f"u'2D'], u'specs': [u'Single-player'], u'price': {PRICES.get(i, 4.99)!r}, u'id': u'{i}0', "
         f"u'developer': u'Dev {i}'}}"
         for i in range(1, ITEMS + 1)
     ]
-    write(folder / "steam_games.json.gz", items)
+    write(folder / "steam/steam_games.json.gz", items)
+
+
+def write_yelp_2019(folder):
+    """The first event of each user, of eight, is of 2018."""
+    write_yelp(folder, 1_546_300_800 - (START_S // DAY_S + USERS) * DAY_S)
+
+
+def write_xwines(folder):
+    write(folder / "xwines/XWines_Slim_150K_ratings.csv", ["UserID,WineID,Date", *(f"{u},{i},{iso(t)}" for u, i, t in
+          events())])  # fmt: skip
+    header = "WineID,WineName,Type,Grapes,Harmonize,Body,Acidity,Country,RegionName,WineryName"
+    rows = [
+        f"{i},{NAMES[i - 1]},Red,['Muscat'],\"['Beef', 'Pork']\",Full,High,Chile,Maipo,W" for i in range(1, ITEMS + 1)
+    ]
+    write(folder / "xwines/XWines_Slim_1K_wines.csv", [header, *rows])
 
 
 WRITERS = {
     "shop": write_shop, "ml-1m": write_ml_1m, "ml-latest": write_ml_latest, "yelp": write_yelp, "steam": write_steam,
+    "yelp-2019": write_yelp_2019, "xwines_slim": write_xwines,
 }  # fmt: skip

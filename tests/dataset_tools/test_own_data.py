@@ -80,15 +80,21 @@ def log(tmp_path, monkeypatch):
     return lines
 
 
-@pytest.mark.parametrize("argv", PREPARE, ids=lambda argv: f"{option(argv, 'dataset')}-{option(argv, 'protocol')}")
+def recipe_of(argv):
+    """The recipe of a command, or the name of its data."""
+    return option(argv, "recipe") or option(argv, "dataset")
+
+
+@pytest.mark.parametrize("argv", PREPARE, ids=" ".join)
 def test_a_recipe_of_the_docs_runs_as_written(argv, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    name = option(argv, "dataset")
+    name = recipe_of(argv)
     own_raw.WRITERS[name](tmp_path)
     assert main([*argv, "--quiet", "--threads=1"]) == 0
     printed = capsys.readouterr().out
-    protocol = option(argv, "protocol") or "timestamp"
-    folder = tmp_path / "dataset" / (name if protocol == "timestamp" else f"{name}-last_out")
+    protocol = "last_out" if name == "yelp-2019" else option(argv, "protocol") or "timestamp"
+    build = option(argv, "dataset") or name
+    folder = tmp_path / "dataset" / (build if protocol == "timestamp" else f"{build}-last_out")
     stats, items = load_stats(folder), items_of(folder)
     assert stats["items"] == own_raw.ITEMS and stats["users"] == own_raw.USERS
     assert all(item["title"].startswith("Thing ") and item["text"] for item in items.values())
@@ -106,13 +112,13 @@ def test_a_recipe_of_the_docs_runs_as_written(argv, tmp_path, monkeypatch, capsy
 
 
 def test_the_recipes_cover_what_the_docs_promise():
-    assert sorted({option(argv, "dataset") for argv in PREPARE}) == sorted(own_raw.WRITERS)
+    assert sorted({recipe_of(argv) for argv in PREPARE}) == sorted(own_raw.WRITERS)
 
 
 def prepare_recipe(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own_raw.WRITERS[name](tmp_path)
-    argv = next(argv for argv in PREPARE if option(argv, "dataset") == name)
+    argv = next(argv for argv in PREPARE if recipe_of(argv) == name)
     assert main([*argv, "--quiet", "--threads=1"]) == 0
     return tmp_path / "dataset" / name
 
@@ -200,6 +206,7 @@ def test_bad_rows_are_counted_under_their_rule(log, tmp_path):
     assert counts == {
         "broken_line": 1, "empty_ids": 1, "time_missing_or_not_positive": 1, "time_in_seconds": 1,
         "time_in_microseconds": 1, "unusable_ids": 1, "repeated_user_item": 1, "item_without_metadata": 0,
+        "outside_window": 0, "item_without_title": 0, "few_events": 0,
     }  # fmt: skip
     assert load_stats(folder)["percent_encoded_ids"] == {"users": 1, "items": 0}
     assert any(line.startswith("x%20y\t2\t3\t") for line in inter_rows(folder, "train"))
