@@ -30,6 +30,7 @@ NOT_STUBBED = ("doctor", "models", "new-model")
 STUBS = [  # where the work of each command begins
     *("recbole_blair.cli.train.train", "recbole_blair.cli.train.launch", "recbole_blair.tune.run.run_sweep"),
     *("recbole_blair.cli.pretrain.train", "recbole_blair.cli.pretrain.make_pairs", "recbole_blair.load"),
+    "recbole_blair.cli.pretrain.make_pairs_of_build",
     *("recbole_blair.cli.prepare.run_amazon", "recbole_blair.cli.prepare.run_own"),
     *("recbole_blair.text.encode.encode_build", "recbole_blair.cluster.encode.encode_build_over_cluster"),
     *("recbole_blair.search.evaluate.evaluate", "recbole_blair.search.evaluate.answer"),

@@ -34,13 +34,14 @@ FLAGS = ("help", "prepare_only", "print_config", "contamination", "report_usage"
 OPTIONS = ("config_files", "engine", "num_workers", "ray_address", "ray_cpus")
 KINDS = {"engine": Kind("str"), "ray_address": Kind("str"), "num_workers": Kind.parse("int, >=1, <=4096")}
 
-HELP = """usage: recbole-blair pretrain (--pairs=FILE | --dataset=A,B) [--key=value ...]
+HELP = """usage: recbole-blair pretrain (--pairs=FILE | --dataset=A,B | --pairs_from=BUILD) [--key=value ...]
 
 {summary}.
 
   --pairs=FILE          file or folder of ready pairs
   --dataset=A,B         make pairs from the raw reviews of these domains first (or all)
-  --prepare_only        make the pairs of --dataset and stop
+  --pairs_from=BUILD    make pairs from the training rows of a build: history and next item (docs/finetuning.md)
+  --prepare_only        make the pairs of --dataset or --pairs_from and stop
   --contamination       make them, and report what of validation and test occurs in them, and stop
   --config_files=A,B    YAML files of keys; the command line outranks them
   --print_config        print every resolved key and stop
@@ -70,8 +71,9 @@ def run(argv: list[str]) -> int:
     settings = resolve_settings(overrides, options.get("config_files") or [])
     if options.get("print_config"):
         return print_config(settings)
-    if (settings.pairs is None) == (settings.dataset is None):
-        raise InputError(f"give either --pairs=FILE or --dataset=NAME; example: {EXAMPLE}")
+    given = [key for key in ("pairs", "dataset") if settings[key] is not None]
+    if len(given) == 2 or not (given or settings.pairs_from is not None):
+        raise InputError(f"give either --pairs=FILE or --dataset=NAME, or --pairs_from=BUILD; example: {EXAMPLE}")
     if not options.get("prepare_only") and not options.get("contamination"):
         require_extra()
         if settings.output_dir is not None:
@@ -80,6 +82,8 @@ def run(argv: list[str]) -> int:
         settings["pairs"] = str(make_pairs(settings))
         if options.get("contamination"):
             return report_contamination(settings)
+    if settings.pairs_from is not None:
+        settings["pairs"] = str(make_pairs_of_build(settings))
     if options.get("prepare_only"):
         print(settings.pairs)
         return 0
@@ -177,6 +181,15 @@ def make_pairs(settings: Settings) -> Path:
     )
     resources = Resources(settings.memory_limit, progress=settings.show_progress)
     return make_pair_files(settings.dataset, settings.raw_dir, settings.pairs_path, wanted, resources)
+
+
+def make_pairs_of_build(settings: Settings) -> Path:
+    """Make the pairs of --pairs_from, with those of --pairs or --dataset mixed in, and return their folder."""
+    from recbole_blair.pretrain.collaborative_pairs import CollaborativeSettings, make_collaborative_pairs
+
+    wanted = CollaborativeSettings(settings.pairs_kinds, settings.history_items, settings.history_chars)
+    folder, shown = settings.pairs_path, settings.show_progress
+    return make_collaborative_pairs(settings.pairs_from, folder, wanted, settings.pairs, shown)
 
 
 def report_contamination(settings: Settings) -> int:

@@ -6,6 +6,7 @@ kept as Arrow beside the run, with the keys that say which pairs share an item; 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FIELDS = ("context", "metadata", "item_id", "timestamp")
+HISTORY = "history_id"  # a fifth field of collaborative pairs: whose history the pair is of
+KEYS = ("item_key", "metadata_key", "history_key", "context_key")  # of a row; equal where item, texts or history are
 PAIRS = f"one pair per line or row: {', '.join(FIELDS)}"
 MIN_CHARS = 30  # both sides must have more: the released code's rule
 HOLDOUT_TIME = "time"
@@ -67,6 +70,17 @@ def pair_files(path: Path | str) -> list[Path]:
     return files
 
 
+@functools.lru_cache(maxsize=4)
+def pairs_hash(path: Path | str) -> str:
+    """Return the SHA-256 of the pairs' files, one after the other, hex."""
+    digest = hashlib.sha256()
+    for file in pair_files(path):
+        with open(file, "rb") as handle:
+            while block := handle.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def read_pairs(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Yield (place, rows) of one file; `place` is its name and the first row's 1-based number.
 
@@ -85,7 +99,8 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         if missing:
             found = ", ".join(file.schema_arrow.names)
             raise InputError(f"{path} has no column {missing[0]!r} (it has {found}); pairs need {', '.join(FIELDS)}")
-        for batch in file.iter_batches(BATCH_ROWS, columns=list(FIELDS)):
+        columns = [*FIELDS, *(name for name in (HISTORY,) if name in file.schema_arrow.names)]
+        for batch in file.iter_batches(BATCH_ROWS, columns=columns):
             yield number, batch.to_pylist()
             number += batch.num_rows
 
@@ -109,19 +124,22 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         yield first, rows
 
 
-def check_row(path: Path, number: int, row: dict[str, Any]) -> tuple[str, str, str, int | None]:
-    """Return (context, metadata, item id, time in ms or None) of one pair.
+def check_row(path: Path, number: int, row: dict[str, Any]) -> tuple[str, str, str, int | None, str | None]:
+    """Return (context, metadata, item id, time in ms or None, history id or None) of one pair.
 
     Raises:
         InputError: a value of the wrong kind.
     """
     context, metadata, item_id, time = row["context"], row["metadata"], row["item_id"], row.get("timestamp")
+    history = row.get(HISTORY)
+    if not isinstance(history, str | None):
+        raise InputError(f"{path} row {number}: {HISTORY} is {history!r}; expected text or null")
     for name, value in (("context", context), ("metadata", metadata), ("item_id", item_id)):
         if not isinstance(value, str):
             raise InputError(f"{path} row {number}: {name} is {value!r}; expected text")
     if time is not None and (isinstance(time, bool) or not isinstance(time, int | float) or not math.isfinite(time)):
         raise InputError(f"{path} row {number}: timestamp is {time!r}; expected Unix milliseconds or null")
-    return context, metadata, item_id, None if time is None else int(time)
+    return context, metadata, item_id, None if time is None else int(time), history
 
 
 def held_out(context: str, item_id: str, time: int | None, holdout: str | float, seed: int) -> bool:
@@ -158,7 +176,7 @@ class PairTables:
 
 def source_stamp(files: list[Path], holdout: str | float, seed: int, min_chars: int) -> dict[str, Any]:
     """Return what a table depends on: the files' names, sizes and times, and the settings."""
-    return {"files": file_stamps(files), "holdout": holdout, "seed": seed, "min_chars": min_chars, "format": 1}
+    return {"files": file_stamps(files), "holdout": holdout, "seed": seed, "min_chars": min_chars, "format": 2}
 
 
 def load_pair_tables(
@@ -214,7 +232,7 @@ def _write_tables(
 
     schema = pa.schema(
         [("context", pa.large_string()), ("metadata", pa.large_string()), ("item_id", pa.string())]
-        + [(name, pa.int64()) for name in ("item_key", "metadata_key", "characters")]
+        + [(name, pa.int64()) for name in (*KEYS, "characters")]
     )
     counts = {"read": 0, "too_short": 0, "without_time": 0, "train": 0, "held_out": 0}
     names = ("train", "held_out")
@@ -244,7 +262,7 @@ def _split_rows(
     """Return the rows of each table; adds to `counts`."""
     parts: dict[str, list[dict[str, Any]]] = {"train": [], "held_out": []}
     for number, row in enumerate(rows, first):
-        context, metadata, item_id, time = check_row(path, number, row)
+        context, metadata, item_id, time, history = check_row(path, number, row)
         counts["read"] += 1
         if len(context) <= min_chars or len(metadata) <= min_chars:
             counts["too_short"] += 1
@@ -253,6 +271,10 @@ def _split_rows(
         name = "held_out" if held_out(context, item_id, time, holdout, seed) else "train"
         counts[name] += 1
         keys = {"item_key": text_key(item_id), "metadata_key": text_key(metadata)}
+        keys |= dict.fromkeys(("history_key", "context_key"), -counts["read"])  # without a history: equal to no other
+        if history is not None:
+            counts["with_history"] = counts.get("with_history", 0) + 1
+            keys |= {"history_key": text_key(history), "context_key": text_key(context)}
         size = len(context) + len(metadata)
         parts[name].append({"context": context, "metadata": metadata, "item_id": item_id, **keys, "characters": size})
     return parts
@@ -269,7 +291,7 @@ class RowDataset(torch.utils.data.Dataset):
 
     def __getitems__(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         rows = self.table[list(numbers)]
-        names = ("context", "metadata", "item_key", "metadata_key")
+        names = ("context", "metadata", *KEYS)
         return [{"row": n, **{k: rows[k][i] for k in names}} for i, n in enumerate(numbers)]
 
     def __getitem__(self, number: int) -> dict[str, Any]:
@@ -325,8 +347,8 @@ class PairCollator:
         chunk: texts of one forward pass; 0: all at once.
 
     Returns of a call:
-        dict: `ids (2B, T)`, `lengths (2B,)`, `row`, `item_key`, `metadata_key` (B,), all int64; `chunks`: row
-        numbers of texts of like lengths, which are padded to their own longest only.
+        dict: `ids (2B, T)`, `lengths (2B,)`, `row` and `KEYS` (B,), all int64; `chunks`: row numbers of texts of like
+        lengths, which are padded to their own longest only.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, chunk: int, pad_id: int) -> None:
@@ -339,7 +361,7 @@ class PairCollator:
         texts = [row["context"] for row in rows] + [row["metadata"] for row in rows]
         ids, lengths = tokenise(self.tokenizer, texts, self.max_length, self.pad_id)
         batch: dict[str, Any] = {"ids": ids, "lengths": lengths}
-        for name in ("row", "item_key", "metadata_key"):
+        for name in ("row", *KEYS):
             batch[name] = torch.tensor([row[name] for row in rows], dtype=torch.int64)
         batch["chunks"] = list(torch.argsort(lengths, descending=True, stable=True).split(self.chunk or len(texts)))
         return batch

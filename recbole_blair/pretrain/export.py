@@ -150,11 +150,14 @@ def model_card(
     shown = {**settings, "plm": base["name"]}
     listed = "\n".join(f"- `{key}: {value}`" for key, value in sorted(shown.items()) if value is not None)
     versions = ", ".join(f"{name} {number}" for name, number in package_versions().items())
+    kind = "(review, item metadata) pairs"
+    if "build" in data:
+        kind = f"(history, next item) pairs of the training rows of {data['build']}"
     counts = "\n".join(f"- {key.replace('_', ' ')}: {value}" for key, value in data.items())
     return "\n".join(front) + (
         f"""
 
-# A text encoder for recommendation, trained on (review, item metadata) pairs
+# A text encoder for recommendation, trained on {kind}
 
 Continue-pretrained as BLaIR is (arXiv:2403.03952) from `{base["name"]}` (SHA-256 of its weights:
 `{base["weights_sha256"]}`). Tensors that started at random: {len(fresh)}{f" (first: {fresh[0]})" if fresh else ""}.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import resource
 import shutil
@@ -22,7 +21,8 @@ from recbole_blair.files.write import needed_folder, remove, write_json
 from recbole_blair.ops import has_fast_bf16, keep_freed_memory
 from recbole_blair.parallel.distributed import rank, world_size
 from recbole_blair.pretrain import export
-from recbole_blair.pretrain.data import PairCollator, RowDataset, load_pair_tables, pair_files, parse_holdout
+from recbole_blair.pretrain.collaborative_pairs import read_manifest
+from recbole_blair.pretrain.data import PairCollator, RowDataset, load_pair_tables, pairs_hash, parse_holdout
 from recbole_blair.pretrain.load import (
     build_scratch_encoder,
     declared_pooling,
@@ -136,17 +136,6 @@ def choose_device(settings: Settings) -> tuple[str, str]:
     return device, precision
 
 
-@functools.lru_cache(maxsize=4)
-def pairs_hash(path: Path | str) -> str:
-    """Return the SHA-256 of the pairs' files, one after the other, hex."""
-    digest = hashlib.sha256()
-    for file in pair_files(path):
-        with open(file, "rb") as handle:
-            while block := handle.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def check_folder(folder: Path, settings: Settings) -> dict[str, Any] | None:
     """Return the metrics of a finished run of the same settings, or None; refuse another run's folder.
 
@@ -237,6 +226,7 @@ def build_trainer(
         mlm_share=settings.mlm_probability,
         symmetric=settings.symmetric,
         mask_same_item=settings.mask_same_item,
+        mask_same_history=settings.mask_same_history and tables.counts.get("with_history", 0) > 0,
     )
     vocabulary = read_vocabulary(tokenizer, model, objective.mlm)
     dtype = AUTOCAST[precision]
@@ -350,7 +340,7 @@ def summary(
         "objective": settings.objective,
         "seed": settings.seed,
         "settings": settings.fingerprint(),
-        "data": {**tables.counts, "sha256": pairs_hash(settings.pairs)},
+        "data": {**tables.counts, "sha256": pairs_hash(settings.pairs), **made_from(settings.pairs)},
         "candidates": 0 if task is None else len(task.items),
         "queries": 0 if task is None else len(task.contexts),
         "before": results["before"],
@@ -366,6 +356,13 @@ def summary(
         "fresh_parameters": len(base["fresh"]),
         "versions": export.package_versions(),
     }
+
+
+def made_from(pairs: Path | str) -> dict[str, Any]:
+    """Return what collaborative pairs say of the build they were made from; empty for other pairs."""
+    about = read_manifest(pairs) or {}
+    names = ("build", "training_rows", "training_rows_sha256", "texts_sha256", "reviews_sha256", "first_instant_ms")
+    return {**{name: about[name] for name in names if about.get(name) is not None}, **about.get("counts", {})}
 
 
 def finish(

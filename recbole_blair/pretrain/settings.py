@@ -24,6 +24,7 @@ VOLATILE = frozenset(
         "raw_dir",
         "memory_limit",
         "pairs",
+        "pairs_from",
         "pairs_path",
     }
 )

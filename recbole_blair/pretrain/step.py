@@ -41,6 +41,7 @@ class Objective(NamedTuple):
     mlm_share: float = 0.15
     symmetric: bool = False
     mask_same_item: bool = True
+    mask_same_history: bool = False
 
     @property
     def own_weight(self) -> float:
@@ -62,11 +63,13 @@ class Vocabulary(NamedTuple):
 def contrastive_loss(vectors: Tensor, batch: dict[str, Any], objective: Objective) -> Tensor:
     """In-batch contrastive loss of this device's contexts over every device's metadata.
 
-    Pairs that share the item, or whose metadata reads the same, are left out of each other's sums.
+    Pairs that share the item, or whose metadata reads the same, are left out of each other's sums; with
+    `mask_same_history` those of one user's history, or whose contexts read the same, as well.
 
     Args:
         vectors (2B, D): the B contexts, then their metadata.
-        batch: `item_key (B,) int64`, `metadata_key (B,) int64`, equal where item or metadata text is.
+        batch: `item_key`, `metadata_key`, `history_key`, `context_key`, each (B,) int64: equal where item, metadata
+            text, history or context text are.
 
     Returns:
         scalar.
@@ -74,11 +77,12 @@ def contrastive_loss(vectors: Tensor, batch: dict[str, Any], objective: Objectiv
     n_pairs = len(vectors) // 2
     contexts, metadata = vectors[:n_pairs], vectors[n_pairs:]
     target = torch.arange(n_pairs, device=vectors.device) + rank() * n_pairs
+    names = ("item_key", "metadata_key") if objective.mask_same_item else ()
+    names += ("history_key", "context_key") if objective.mask_same_history else ()
     mask = None
-    if objective.mask_same_item:
-        mask = torch.zeros((), dtype=torch.bool, device=vectors.device)
-        for key in (batch["item_key"], batch["metadata_key"]):
-            mask = mask | (key[:, None] == gather_values(key))  # (B, world * B)
+    for name in names:
+        same = batch[name][:, None] == gather_values(batch[name])  # (B, world * B)
+        mask = same if mask is None else mask | same
     loss = info_nce_loss(contexts, all_gather_rows(metadata), target, objective.temperature, mask)
     if objective.symmetric:
         back = info_nce_loss(metadata, all_gather_rows(contexts), target, objective.temperature, mask)

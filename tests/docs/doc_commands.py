@@ -207,7 +207,8 @@ def pretrain_problem(argv):
     held = {key for key, value in {**options, **keys}.items() if isinstance(value, str) and HELD in value}
     cluster_options({key: value for key, value in options.items() if key not in held})
     settings = resolve_settings({key: value for key, value in keys.items() if key not in held})
-    if (settings.pairs is None and "pairs" not in held) == (settings.dataset is None and "dataset" not in held):
+    given = [key for key in ("pairs", "dataset", "pairs_from") if settings[key] is not None or key in held]
+    if not given or {"pairs", "dataset"} <= set(given):
         return "either --pairs or --dataset is needed"
     return None
 

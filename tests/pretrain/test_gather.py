@@ -24,7 +24,7 @@ def part_of(batch, numbers, chunk):
     """Return the batch of some of its pairs."""
     numbers = torch.tensor(numbers)
     texts = torch.cat([numbers, numbers + len(batch["row"])])
-    part = {name: batch[name][numbers] for name in ("row", "item_key", "metadata_key")}
+    part = {name: batch[name][numbers] for name in ("row", "item_key", "metadata_key", "history_key", "context_key")}
     part |= {"ids": batch["ids"][texts], "lengths": batch["lengths"][texts]}
     part["chunks"] = list(torch.arange(len(texts)).split(chunk or len(texts)))
     return part
@@ -32,7 +32,7 @@ def part_of(batch, numbers, chunk):
 
 def one_step(tokenizer, batch, chunk, symmetric):
     model = build_model(tokenizer, dropout=0.0, dense=True).double().train()
-    objective = Objective(symmetric=symmetric, mlm_share=0.3)
+    objective = Objective(symmetric=symmetric, mlm_share=0.3, mask_same_history=True)
     losses = Step(model, objective, read_vocabulary(tokenizer, model, True), chunk, seed=1).run(batch, 3)
     all_reduce_gradients(model.parameters(), bucket_bytes=4096)
     return losses, [p.grad for p in model.parameters() if p.requires_grad]

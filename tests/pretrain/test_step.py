@@ -28,7 +28,14 @@ def build_batch(tokenizer, n, chunk):
     from recbole_blair.pretrain.data import text_key
 
     rows = [
-        {**row, "row": i, "item_key": text_key(row["item_id"]), "metadata_key": text_key(row["metadata"])}
+        {
+            **row,
+            "row": i,
+            "item_key": text_key(row["item_id"]),
+            "metadata_key": text_key(row["metadata"]),
+            "history_key": i // 3,
+            "context_key": i,
+        }
         for i, row in enumerate(pair_rows(n, n - 2))
     ]
     return PairCollator(tokenizer, 32, chunk, tokenizer.pad_token_id)(rows)
