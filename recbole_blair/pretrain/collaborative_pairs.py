@@ -30,7 +30,8 @@ from recbole_blair.text.item_text import text_hash
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-Pair = tuple[str, str, str, int | None, str | None]  # context, metadata, item_id, timestamp, history_id
+Target = tuple[str, str, int | None, str | None]  # metadata, item_id, timestamp, history_id
+Pair = tuple[str, str, str, int | None, str | None]  # the context before them
 MANIFEST = "manifest.json"
 SHARD_ROWS = 100_000
 SEPARATOR = "; "  # between the items of a history
@@ -79,6 +80,7 @@ def make_collaborative_pairs(
     dataset = BlairDataset(Path(build).expanduser())
     check_times(dataset)
     _, texts = read_item_texts(dataset.build_dir)
+    instant = first_instant(dataset)
     about = {
         "build": dataset.name,
         "settings": asdict(settings),
@@ -86,7 +88,7 @@ def make_collaborative_pairs(
         "training_rows_sha256": rows_hash(dataset),
         "texts_sha256": text_hash(texts),
         "reviews_sha256": None if reviews is None else pairs_hash(reviews),
-        "first_instant_ms": first_instant(dataset),
+        "first_instant_ms": instant,
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     place = Path(folder) / f"{dataset.name}-{digest[:8]}"
@@ -99,7 +101,7 @@ def make_collaborative_pairs(
                 bar = tqdm(pairs, desc="collaborative pairs", unit=" pairs", disable=not progress)
                 shards = write_shards(temporary, "collaborative", bar)
                 if reviews is not None:
-                    earlier = reviews_before(reviews, about["first_instant_ms"], counts)
+                    earlier = reviews_before(reviews, instant, counts)
                     shards += write_shards(temporary, "reviews", earlier)
                 write_json(temporary / MANIFEST, {**about, "counts": counts, "shards": shards})
     return place
@@ -151,16 +153,16 @@ def iterate_pairs(
     counts |= {"history_pairs": 0, "next_pairs": 0}
     for target, length, user in rows.table.tolist():
         item, time = dataset.events[target].tolist()
-        end = (texts[item - 1], ids[item - 1].as_py(), time or None, users[user - 1].as_py())
+        end: Target = (texts[item - 1], str(ids[item - 1]), time or None, str(users[user - 1]))
         history = dataset.seq_items[max(target - length, target - settings.history_items) : target]  # oldest first
         if not len(history):
             continue
         if with_next:
             counts["next_pairs"] += 1
-            yield (texts[history[-1] - 1], *end)
+            yield texts[history[-1] - 1], *end
         if with_history and (len(history) > 1 or not with_next):
             counts["history_pairs"] += 1
-            yield (SEPARATOR.join(short[i - 1] for i in history[::-1] if short[i - 1]), *end)
+            yield SEPARATOR.join(short[i - 1] for i in history[::-1] if short[i - 1]), *end
 
 
 def cut_text(text: str, characters: int) -> str:
@@ -190,7 +192,7 @@ def write_shards(folder: Path, name: str, pairs: Iterator[Pair] | tqdm) -> list[
 
     kinds = {name: pa.large_string() for name in ("context", "metadata", "item_id")}
     schema = pa.schema({**kinds, "timestamp": pa.int64(), "history_id": pa.large_string()})
-    shards = []
+    shards: list[dict[str, Any]] = []
     for rows in _lists_of(pairs, SHARD_ROWS):
         place = folder / f"{name}-{len(shards):05}.parquet"
         columns = [pa.array(column, field.type) for column, field in zip(zip(*rows), schema)]

@@ -22,7 +22,14 @@ from recbole_blair.ops import has_fast_bf16, keep_freed_memory
 from recbole_blair.parallel.distributed import rank, world_size
 from recbole_blair.pretrain import export
 from recbole_blair.pretrain.collaborative_pairs import read_manifest
-from recbole_blair.pretrain.data import PairCollator, RowDataset, load_pair_tables, pairs_hash, parse_holdout
+from recbole_blair.pretrain.data import (
+    PairCollator,
+    RowDataset,
+    load_pair_tables,
+    pair_files,
+    pairs_hash,
+    parse_holdout,
+)
 from recbole_blair.pretrain.load import (
     build_scratch_encoder,
     declared_pooling,

@@ -77,7 +77,7 @@ def contrastive_loss(vectors: Tensor, batch: dict[str, Any], objective: Objectiv
     n_pairs = len(vectors) // 2
     contexts, metadata = vectors[:n_pairs], vectors[n_pairs:]
     target = torch.arange(n_pairs, device=vectors.device) + rank() * n_pairs
-    names = ("item_key", "metadata_key") if objective.mask_same_item else ()
+    names = [*(("item_key", "metadata_key") if objective.mask_same_item else ())]
     names += ("history_key", "context_key") if objective.mask_same_history else ()
     mask = None
     for name in names:
