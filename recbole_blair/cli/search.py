@@ -22,7 +22,13 @@ EXAMPLE = "recbole-blair search --dataset=amazon-c4 --retriever=bm25"
 def configure(parser: Parser) -> None:
     """Add the flags."""
     add = parser.add
-    add("--dataset", help="amazon-c4, esci, or a folder with test.csv and item_pool.jsonl[.gz]")
+    add("--dataset", help="amazon-c4, esci, reddit-movie, or a folder with test.csv and item_pool.jsonl[.gz]")
+    add(
+        "--pool_text",
+        kind="str, all|title",
+        default="all",
+        help="title: the items' titles alone, from a published pool of titles or cut from the pool's texts",
+    )
     add("--retriever", key="plm", default="bm25", help="bm25, hybrid, tfidf-svd, or an encoder (hub id or folder)")
     add("--plm", key="plm", help=f"encoder of --retriever=hybrid; empty: {DEFAULT_PLM}")
     add("--query", help="search with this one query and print the items")
@@ -92,7 +98,7 @@ def run(args: Namespace) -> int:
         print(display.comparison_table(compare_runs(args.run, args.baseline, args.seed)))
         return 0
     if not args.dataset:
-        raise InputError(f"--dataset is missing: amazon-c4, esci or a folder; example: {EXAMPLE}")
+        raise InputError(f"--dataset is missing: amazon-c4, esci, reddit-movie or a folder; example: {EXAMPLE}")
     if args.query is not None:
         from recbole_blair.search.evaluate import answer
 
@@ -142,7 +148,8 @@ def _index_line(report: dict[str, Any]) -> str | None:
 
 def _where(args: Namespace) -> dict[str, Any]:
     """Return where things are."""
-    return {"data_path": args.data_path, "index_dir": args.index_dir, "revision": args.revision}
+    return {"data_path": args.data_path, "index_dir": args.index_dir, "revision": args.revision,
+            "pool_text": args.pool_text}  # fmt: skip
 
 
 def _ranking(args: Namespace) -> dict[str, Any]:

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from recbole_blair.search.readers import Pool
     from recbole_blair.search.tasks import Task
 
-C4, ESCI = "amazon-c4", "esci"
-C4_REPO, ESCI_REPO = "McAuley-Lab/Amazon-C4", "tasksource/esci"
+C4, ESCI, REDDIT = "amazon-c4", "esci", "reddit-movie"
+C4_REPO, ESCI_REPO, BENCH_REPO = "McAuley-Lab/Amazon-C4", "tasksource/esci", "McAuley-Lab/BLaIR-Bench-API"
+BENCH_FOLDERS = {C4: "prod_search_dls/Amazon-C4", ESCI: "prod_search_dls/esci", REDDIT: "prod_search_dls/Reddit_Movie"}
+TITLE_FILE = dict(zip(BENCH_FOLDERS, readers.TITLE_FILES))  # its pool of titles, in that folder of BENCH_REPO
 CATEGORY_FILE = "asin2category.json"
-PUBLISHED = (C4, ESCI)
+PUBLISHED = (C4, ESCI, REDDIT)
 
 
 class Files(NamedTuple):
@@ -37,15 +39,17 @@ class Files(NamedTuple):
 
 
 def find_files(
-    dataset: str, data_path: Path | str = "dataset", revision: str | None = None, download: bool = True
-) -> Files:
+    dataset: str, data_path: Path | str = "dataset", revision: str | None = None, download: bool = True,
+    pool_text: str = "all",
+) -> Files:  # fmt: skip
     """Find a data set's files: in the folder given, its parent (a pool shared by several), or `<data_path>/<name>`.
 
     Args:
-        dataset: `amazon-c4`, `esci`, or a folder.
+        dataset: `amazon-c4`, `esci`, `reddit-movie` (titles alone), or a folder.
         data_path: where published sets are kept and downloaded to.
         revision: hub version of the download.
         download: fetch what a published set lacks.
+        pool_text: `title` takes a pool of titles alone where there is one, and fetches that where there is no pool.
 
     Raises:
         InputError: no such folder, no pool in it, or no network for a published set.
@@ -54,13 +58,13 @@ def find_files(
     if dataset in PUBLISHED and not folder.is_dir():
         folder = Path(data_path) / dataset
         if download:
-            _download(dataset, folder, revision)
+            _download(dataset, folder, revision, pool_text)
     if why_no_folder(folder):
         raise InputError(
             f"dataset {shown(dataset)!r} is neither a folder nor one of {', '.join(PUBLISHED)}; a folder holds "
             f"{readers.QUERY_FILE} and item_pool.jsonl[.gz]"
         )
-    files = _look(folder)
+    files = _look(folder, pool_text)
     if files.pool is None and files.products is None:
         raise InputError(
             f"{folder} holds no item pool; put one of {', '.join(readers.POOL_FILES)} there or in its parent "
@@ -70,9 +74,10 @@ def find_files(
     return files
 
 
-def _look(folder: Path) -> Files:
+def _look(folder: Path, pool_text: str = "all") -> Files:
     """Return the files of a folder; the pool and the category mapping may lie in its parent."""
     here = folder.resolve()
+    whole, titles = readers.POOL_FILES, readers.TITLE_FILES
 
     def first(names: Sequence[str], folders: Sequence[Path]) -> Path | None:
         return next((f / n for f in folders for n in names if (f / n).is_file()), None)
@@ -81,16 +86,25 @@ def _look(folder: Path) -> Files:
         name=here.name,
         folder=folder,
         queries=first([readers.QUERY_FILE, f"{readers.QUERY_FILE}.gz"], [here]),
-        pool=first(readers.POOL_FILES, [here, here.parent]),
+        pool=first((*titles, *whole) if pool_text == "title" else (*whole, *titles), [here, here.parent]),
         examples=first([esci.EXAMPLES_FILE], [here]),
         products=first([esci.PRODUCTS_FILE], [here]),
         categories=first([CATEGORY_FILE], [here, here.parent]),
     )
 
 
-def _download(dataset: str, folder: Path, revision: str | None) -> None:
+def _download(dataset: str, folder: Path, revision: str | None, pool_text: str) -> None:
     """Fetch what a published set lacks; a complete folder needs no network."""
     files = _look(folder) if folder.is_dir() else None
+    if dataset == REDDIT:
+        if not (files and files.queries):
+            fetch_flat(BENCH_REPO, f"{BENCH_FOLDERS[REDDIT]}/{readers.QUERY_FILE}", folder, revision)
+        pool_text = "title"
+    if pool_text == "title" and not (files and (files.pool or files.products)):
+        fetch_flat(BENCH_REPO, f"{BENCH_FOLDERS[dataset]}/{TITLE_FILE[dataset]}", folder, revision)
+        files = _look(folder)
+    if dataset == REDDIT:
+        return
     if dataset == C4:
         if not (files and files.queries):
             fetch(C4_REPO, readers.QUERY_FILE, folder, revision)
@@ -147,6 +161,16 @@ def fetch(repo: str, filename: str, folder: Path, revision: str | None = None) -
         raise _no_download(repo, filename, folder, error) from error
 
 
+def fetch_flat(repo: str, filename: str, folder: Path, revision: str | None = None) -> Path:
+    """Do as `fetch`, and move the file out of the repository's folders into `folder`."""
+    path = fetch(repo, filename, folder, revision)
+    moved = path.replace(folder / path.name)
+    for emptied in list(Path(filename).parents)[:-1]:  # the last is "."
+        if not any((folder / emptied).iterdir()):
+            (folder / emptied).rmdir()
+    return moved
+
+
 def _no_download(repo: str, filename: str, folder: Path, error: Exception) -> InputError:
     """Build the message for a download that failed."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -156,17 +180,17 @@ def _no_download(repo: str, filename: str, folder: Path, error: Exception) -> In
     )
 
 
-def load_pool(files: Files) -> tuple[Pool, dict[str, str] | None]:
-    """Load a data set's pool and the category mapping beside it.
+def load_pool(files: Files, pool_text: str = "all") -> tuple[Pool, dict[str, str] | None]:
+    """Load a data set's pool and the category mapping beside it; `pool_text` as for `readers.load_pool`.
 
     Returns:
         pool: from its pool file, else all ESCI products. categories: item id -> category, from
         `asin2category.json` where there is one, for the pool's and the judged items.
     """
     if files.pool is not None:
-        pool = readers.load_pool(files.pool)
+        pool = readers.load_pool(files.pool, pool_text)
     else:
-        pool = esci.pool_of_products(files.products or files.folder / esci.PRODUCTS_FILE)
+        pool = esci.pool_of_products(files.products or files.folder / esci.PRODUCTS_FILE, pool_text=pool_text)
     if files.categories is None:
         return pool, None
     wanted = set(pool.item_ids)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import whole_file
 from recbole_blair.schema import ITEM_ID, UNKNOWN_DOMAIN
-from recbole_blair.search.readers import Pool, Queries, read_table
+from recbole_blair.search.readers import NO_TITLE, Pool, Queries, read_table
 from recbole_blair.search.tasks import LABELS
-from recbole_blair.text.item_text import item_text
+from recbole_blair.text.item_text import clean_text, item_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -90,11 +90,13 @@ def graded_judgements(examples: pd.DataFrame) -> Iterator[tuple[str, str, str, s
         yield str(row.query_id), str(row.query), str(row.product_id), str(row.esci_label)
 
 
-def pool_of_products(path: Path | str, locale: str = "us") -> Pool:
+def pool_of_products(path: Path | str, locale: str = "us", pool_text: str = "all") -> Pool:
     """Build a pool of all products of a locale; the text is title and description, cleaned; no category is known.
 
     Args:
         path: the products file.
+        locale: whose products are taken.
+        pool_text: `title` leaves out the descriptions.
 
     Raises:
         InputError: missing columns, no product of the locale, a product twice.
@@ -107,6 +109,10 @@ def pool_of_products(path: Path | str, locale: str = "us") -> Pool:
     if len(set(ids)) != len(ids):
         twice = table["product_id"][table["product_id"].duplicated()].iloc[0]
         raise InputError(f"{path}: product {twice!r} is there twice for locale {locale!r}; remove one row")
+    if pool_text == "title":
+        return Pool(
+            ids, [UNKNOWN_DOMAIN] * len(ids), [clean_text(t) or NO_TITLE for t in table["product_title"]], str(path)
+        )
     texts = [
         item_text({"title": title or None, "description": description or None}, recipe="search")
         for title, description in zip(table["product_title"], table["product_description"])

@@ -28,14 +28,16 @@ if TYPE_CHECKING:
 def evaluate(
     dataset: str, retriever: str, output_dir: Path | str | None = None, data_path: Path | str = "dataset",
     index_dir: Path | str | None = None, protocol: str = "rows", ks: Iterable[int] = (10, 50, 100), n_boot: int = 1000,
-    seed: int = 0, revision: str | None = None, baseline: Path | str | None = None, **ranking: Any,
+    seed: int = 0, revision: str | None = None, baseline: Path | str | None = None, pool_text: str = "all",
+    **ranking: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Rank the pool for each query of a data set, score it and save the run.
 
     Args:
-        dataset: `amazon-c4`, `esci` or a folder. retriever: `bm25`, `hybrid` or an encoder.
+        dataset: `amazon-c4`, `esci`, `reddit-movie` or a folder. retriever: `bm25`, `hybrid` or an encoder.
         output_dir: None: `runs/<time>-search-<retriever>-<dataset>`.
         protocol: `rows` or `graded`, see tasks. ks: cut-offs; the largest is the depth.
+        pool_text: `all`, or `title`: the items' titles alone.
         n_boot: bootstrap samples. baseline: run folder to compare with.
         ranking: further arguments of Ranker.
 
@@ -49,9 +51,9 @@ def evaluate(
     if not ks or ks[0] < 1:
         raise InputError(f"topk={list(ks)}: cut-offs are whole numbers from 1")
     started = time.time()
-    files = datasets.find_files(dataset, data_path, revision)
+    files = datasets.find_files(dataset, data_path, revision, pool_text=pool_text)
     output_dir = check_output_folder(output_dir or default_output_dir(retriever, files.name))
-    pool, categories = datasets.load_pool(files)
+    pool, categories = datasets.load_pool(files, pool_text)
     task = datasets.load_task(files, pool, protocol, categories)
     base = runs.load_per_query(baseline) if baseline else None
     index = IndexDir(pool, data_path, index_dir)
@@ -64,6 +66,7 @@ def evaluate(
         "retriever": retriever,
         "dataset": files.name,
         "protocol": protocol,
+        "pool_text": pool_text,
         "queries": len(task),
         "distinct_queries": int(task.groups.max()) + 1,
         "items": len(pool),
@@ -117,7 +120,7 @@ def _compare_tables(ours: pd.DataFrame, base: pd.DataFrame, seed: int) -> dict[s
 
 def answer(
     query: str, dataset: str, retriever: str, top: int = 10, data_path: Path | str = "dataset",
-    index_dir: Path | str | None = None, revision: str | None = None, **ranking: Any,
+    index_dir: Path | str | None = None, revision: str | None = None, pool_text: str = "all", **ranking: Any,
 ) -> list[tuple[int, float, str, str, str]]:  # fmt: skip
     """Search a pool with one query.
 
@@ -132,8 +135,8 @@ def answer(
         raise InputError('the query is empty; write what you are looking for: --query="usb c cable 2 m"')
     if top < 1:
         raise InputError(f"top={top}: at least 1 item must be asked for")
-    files = datasets.find_files(dataset, data_path, revision)
-    pool, _ = datasets.load_pool(files)
+    files = datasets.find_files(dataset, data_path, revision, pool_text=pool_text)
+    pool, _ = datasets.load_pool(files, pool_text)
     ranker = Ranker(IndexDir(pool, data_path, index_dir), retriever, **ranking)
     positions, scores = ranker.search([query], min(top, len(pool)))
     return [

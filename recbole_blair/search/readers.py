@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recbole_blair.errors import InputError, nearest
-from recbole_blair.files.read import check_file, iter_jsonl, read_parquet, reading
+from recbole_blair.files.read import check_file, iter_jsonl, read_json, read_parquet, reading
 from recbole_blair.schema import ITEM_ID, UNKNOWN_DOMAIN
-from recbole_blair.text.item_text import item_text
+from recbole_blair.text.item_text import clean_text, item_text
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     import pandas as pd
 
@@ -33,6 +33,11 @@ POOL_FILES = (
     "sampled_item_metadata_esci.jsonl",
     "sampled_item_metadata_esci.jsonl.gz",
 )
+# Titles alone, as BLaIR-Bench publishes them: an item without a title has the text ".".
+TITLE_FILES = ("C4_titles_only_na2period.jsonl", "esci_titles_only_na2period.jsonl", "reddit_movie_id2name.json")
+POOL_TEXTS = ("all", "title")
+NO_TITLE = "."
+TARGET = "target"  # what the queries of Reddit-Movie call the wanted item
 CATEGORY_ENTRY = re.compile(r'"([^"\\]+)"\s*:\s*"([^"\\]*)"')
 CATEGORY_BLOCK = 1 << 22  # characters read at once
 # The released ESCI script writes `item` where every released reader wants `item_id`: both are read.
@@ -66,14 +71,16 @@ class Queries:
         return len(self.texts)
 
 
-def load_pool(path: Path | str) -> Pool:
-    """Load an item pool, JSON Lines, plain or gzip.
+def load_pool(path: Path | str, text: str = "all") -> Pool:
+    """Load an item pool, JSON Lines, plain or gzip, or one JSON object item id -> title.
 
     A line is `{item_id, category, metadata}` as published. A line without `metadata` (your own shop) is read as
     raw item metadata and gets the `search` text recipe. A missing category reads as `Unknown`.
 
     Args:
-        path: `.jsonl` or `.jsonl.gz`.
+        path: `.jsonl`, `.jsonl.gz` or `.json`.
+        text: `all`, or `title`: the texts are cut to the title, see `cut_to_title`; files of `TITLE_FILES` hold
+            nothing else and are taken as they are.
 
     Returns:
         Pool: rows in file order.
@@ -82,6 +89,9 @@ def load_pool(path: Path | str) -> Pool:
         InputError: no file, an empty pool, a broken line, a line without an id, two lines with the same id.
     """
     path = Path(path)
+    if path.suffix == ".json":
+        return load_titles(path)
+    titles_only = text == "title" and path.name not in TITLE_FILES
     item_ids, categories, texts = [], [], []
     first_line: dict[str, int] = {}
     for number, row in iter_jsonl(path, POOL_LINES, keep_surrogates=True):
@@ -101,10 +111,40 @@ def load_pool(path: Path | str) -> Pool:
         first_line[item_id] = number
         item_ids.append(item_id)
         categories.append(str(row.get("category") or UNKNOWN_DOMAIN))
-        texts.append(_pool_text(row))
+        texts.append(cut_to_title(row) if titles_only else _pool_text(row))
     if not item_ids:
         raise InputError(f"{path}: the pool is empty; expected one JSON object a line with item_id and metadata")
     return Pool(item_ids, categories, texts, str(path))
+
+
+def load_titles(path: Path | str) -> Pool:
+    """Load a pool of titles, one JSON object item id -> title, as Reddit-Movie publishes it.
+
+    Raises:
+        InputError: no file, not such an object, an empty one, an id with white space.
+    """
+    expected = "a JSON object item id -> title"
+    titles = read_json(path, expected)
+    if not isinstance(titles, dict) or not titles or not all(isinstance(title, str) for title in titles.values()):
+        raise InputError(f"{path} is no {expected.removeprefix('a ')}, or an empty one; fetch the file again")
+    spaced = next((item for item in titles if not item or any(c.isspace() for c in item)), None)
+    if spaced is not None:
+        raise InputError(f"{path}: item id {spaced!r} is empty or holds white space; run files cannot")
+    texts = [title.strip() or NO_TITLE for title in titles.values()]
+    return Pool(list(titles), [UNKNOWN_DOMAIN] * len(titles), texts, str(path))
+
+
+def cut_to_title(row: dict[str, Any]) -> str:
+    """Return the title of a line of a pool: its `title`, else the text up to the first full stop with a space behind.
+
+    The published texts begin with the title and a full stop. On 13,027 items of three domains whose title is known the
+    cut is the title for 97.8 %; the others' titles hold such a full stop, or end in a word that does.
+    """
+    if isinstance(row.get("title"), str):
+        title = clean_text(row["title"])
+    else:
+        title = clean_text(_pool_text(row)).partition(". ")[0].removesuffix(".").rstrip()
+    return title or NO_TITLE
 
 
 def _pool_text(row: dict[str, Any]) -> str:
@@ -114,13 +154,16 @@ def _pool_text(row: dict[str, Any]) -> str:
     return item_text(row, recipe="search")
 
 
-def read_table(path: Path | str, columns: Sequence[str], what: str) -> pd.DataFrame:
+def read_table(
+    path: Path | str, columns: Sequence[str], what: str, other_names: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Read a CSV or Parquet file as text columns.
 
     Args:
         path: `.csv`, `.csv.gz` or `.parquet`.
         columns: columns that must be there.
         what: the file's role, for the message.
+        other_names: other name of a column -> its name, read where the name itself is not there.
 
     Returns:
         DataFrame: every column as str (Parquet: as stored), empty cells as "".
@@ -137,6 +180,8 @@ def read_table(path: Path | str, columns: Sequence[str], what: str) -> pd.DataFr
     else:
         with reading(path, expected):
             table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    renamed = {other: name for other, name in (other_names or {}).items() if name not in table.columns}
+    table = table.rename(columns=renamed)
     missing = [c for c in columns if c not in table.columns]
     if missing:
         hint = nearest(missing[0], table.columns)
@@ -150,12 +195,12 @@ def read_table(path: Path | str, columns: Sequence[str], what: str) -> pd.DataFr
 def load_queries(path: Path | str) -> Queries:
     """Load a query file as published: `qid,query,item_id` and more, one row a (query, wanted item).
 
-    Without a `qid` column the row's number (from 0) is the id.
+    Without a `qid` column the row's number (from 0) is the id; `target` (Reddit-Movie) is read as `item_id`.
 
     Raises:
         InputError: a needed column is missing, no rows, an empty query or an empty item id (the line is named).
     """
-    table = read_table(path, QUERY_COLUMNS, "a query file")
+    table = read_table(path, QUERY_COLUMNS, "a query file", {TARGET: ITEM_ID})
     if not len(table):
         raise InputError(f"{path}: no queries; expected one row a (query, item)")
     texts = [" ".join(str(q).split()) for q in table["query"]]

@@ -103,3 +103,11 @@ def test_product_twice_is_refused(folder):
     pd.concat([table, table.head(1)]).to_parquet(path)
     with pytest.raises(InputError, match="product 'B000000000' is there twice"):
         esci.pool_of_products(path)
+
+
+def test_products_by_title_alone(tmp_path):
+    write_esci(tmp_path)
+    files = find_files(str(tmp_path))
+    whole, titles = load_pool(files)[0], load_pool(files, "title")[0]
+    assert titles.item_ids == whole.item_ids and titles.texts != whole.texts
+    assert all(text.startswith(title.rstrip(".")) for text, title in zip(whole.texts, titles.texts) if title != ".")

@@ -113,3 +113,51 @@ def test_category_mapping_refusals(tmp_path, text):
         readers.load_asin2category(path, {"A"})
     with pytest.raises(InputError, match="no such file"):
         readers.load_asin2category(tmp_path / "none.json", {"A"})
+
+
+TITLES = [  # a line of a pool, its text under pool_text=title
+    ({"metadata": "Reading lamp. Warm light. Oak."}, "Reading lamp"),
+    ({"metadata": "Reading lamp."}, "Reading lamp"),
+    ({"metadata": "Screen 2.5 in, 4K. For desks"}, "Screen 2.5 in, 4K"),
+    ({"metadata": "Dr. Brown bottle. Blue."}, "Dr"),  # the cut's known fault
+    ({"metadata": "Dr. Brown bottle. Blue.", "title": "Dr. Brown &amp; Co. bottle"}, "Dr. Brown & Co. bottle"),
+    ({"title": "Lamp", "description": ["Warm"]}, "Lamp"),
+    ({"metadata": ""}, "."),
+    ({"metadata": ". No title"}, "."),
+    ({"title": None, "description": ["Warm"]}, "Warm"),
+]
+
+
+def test_texts_are_cut_to_the_title(tmp_path):
+    rows = [{"item_id": f"i{n}", **row} for n, (row, _) in enumerate(TITLES)]
+    path = write_pool(tmp_path / "item_pool.jsonl", rows)
+    assert readers.load_pool(path, "title").texts == [title for _, title in TITLES]
+    assert readers.load_pool(path).texts[0] == "Reading lamp. Warm light. Oak."
+
+
+def test_a_published_file_of_titles_is_taken_as_it_is(tmp_path):
+    rows = [{"item_id": "a", "category": "C", "metadata": "Vol. 1. A book"}, {"item_id": "b", "metadata": "."}]
+    path = write_pool(tmp_path / "C4_titles_only_na2period.jsonl", rows)
+    assert readers.load_pool(path, "title").texts == readers.load_pool(path).texts == ["Vol. 1. A book", "."]
+
+
+def test_an_object_of_titles_is_a_pool(tmp_path):
+    path = tmp_path / "reddit_movie_id2name.json"
+    path.write_text(json.dumps({"tt02": "Alien (1979)", "tt01": "  "}), encoding="utf-8")
+    pool = readers.load_pool(path, "title")
+    assert (pool.item_ids, pool.texts, pool.categories) == (["tt02", "tt01"], ["Alien (1979)", "."], ["Unknown"] * 2)
+
+
+@pytest.mark.parametrize("value", [{}, [], {"a": 1}, {"a b": "x"}, {"": "x"}])
+def test_another_object_is_refused(tmp_path, value):
+    path = tmp_path / "reddit_movie_id2name.json"
+    path.write_text(json.dumps(value), encoding="utf-8")
+    with pytest.raises(InputError, match=r"is no JSON object item id -> title|is empty or holds white space"):
+        readers.load_pool(path)
+
+
+def test_the_queries_of_reddit_movie_name_their_item_target(tmp_path):
+    path = tmp_path / "test.csv"
+    path.write_text("target,query,metadata\ntt01,something like Alien,Aliens\n", encoding="utf-8")
+    queries = readers.load_queries(path)
+    assert (queries.item_ids, queries.texts, queries.qids) == (["tt01"], ["something like Alien"], ["0"])

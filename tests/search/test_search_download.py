@@ -111,6 +111,33 @@ def test_a_file_the_hub_lacks_is_named(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_titles_are_fetched_where_there_is_no_pool(tmp_path):
+    files, pool = c4_files(), "McAuley-Lab/Amazon-C4/sampled_item_metadata_1M.jsonl"
+    titles = "McAuley-Lab/BLaIR-Bench-API/prod_search_dls/Amazon-C4/C4_titles_only_na2period.jsonl"
+    files[titles] = files.pop(pool)
+    with Hub(files) as hub:
+        done = search(tmp_path, hub, "--dataset=amazon-c4", "--pool_text=title", "--output_dir=a")
+        assert done.returncode == 0, done.stderr
+        asked = len(hub.asked)
+        assert search(tmp_path, hub, "--dataset=amazon-c4", "--pool_text=title", "--output_dir=b").returncode == 0
+        assert len(hub.asked) == asked
+    names = {path.name for path in (tmp_path / "data/amazon-c4").iterdir() if not path.name.startswith(".")}
+    assert names == {"test.csv", "C4_titles_only_na2period.jsonl"}
+    assert json.loads((tmp_path / "a/metrics.json").read_text())["pool_text"] == "title"
+
+
+def test_reddit_movie_is_fetched_and_read_as_it_is(tmp_path):
+    folder = "McAuley-Lab/BLaIR-Bench-API/prod_search_dls/Reddit_Movie"
+    files = {
+        f"{folder}/reddit_movie_id2name.json": json.dumps({"tt1": "Alien (1979)", "tt2": "Red lamps"}).encode(),
+        f"{folder}/test.csv": b"target,query,metadata\ntt2,the one with red lamps,Red lamps\n",
+    }
+    with Hub(files) as hub:
+        done = search(tmp_path, hub, "--dataset=reddit-movie", "--output_dir=a")
+    assert done.returncode == 0, done.stderr
+    assert "bm25 on reddit-movie, protocol rows: 1 queries, 2 items" in done.stdout
+
+
 @pytest.mark.slow
 def test_esci_queries_are_fetched_and_filtered(tmp_path):
     source = tmp_path / "source"
