@@ -16,7 +16,7 @@ import torch
 
 from recbole_blair import compat
 from recbole_blair.config import VOLATILE_KEYS, Config, load_yaml, resolve_config
-from recbole_blair.data.build import ensure_build, ensure_features
+from recbole_blair.data.build import check_encoder_keys, ensure_build, ensure_features
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.feature_transforms import chosen_transform
 from recbole_blair.errors import InputError
@@ -251,6 +251,8 @@ def open_dataset(info: ModelInfo, config: Config, datasets: Datasets) -> BlairDa
     """Make what is missing, then map the build and, for a text model, its features."""
     reads_text = uses_text(info)  # imports the model: its errors come before a conversion of hours
     transform = chosen_transform(config)  # a wrong name is refused before hours of work
+    if reads_text:
+        check_encoder_keys(config)  # likewise
     build_dir = ensure_build(config)
     encoder = ensure_features(config, build_dir) if reads_text else None
     key = (build_dir, encoder, transform)

@@ -285,7 +285,10 @@ def test_values_that_once_went_wrong(workplace, capsys, command, key, value):
 
 def test_an_encoder_that_is_fitted_here_has_no_server(workplace, capsys):
     assert main(["encode", "--build=build", "--plm=tfidf-svd", "--plm_base_url=http://x"]) == 2
-    assert "--plm_base_url=http://x belongs to --plm=openai:NAME; leave it out" in capsys.readouterr().err
+    assert (
+        "--plm_base_url=http://x belongs to --plm=openai:NAME, but --plm=tfidf-svd; leave it out"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_stubs_are_reached(workplace, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from recbole_blair.cli.options import PRECISION_KIND, add_encoder_options
+from recbole_blair.cli.options import PRECISION_KIND, add_encoder_options, encoder_options
 from recbole_blair.errors import InputError
 from recbole_blair.schema import DEFAULT_PLM, TFIDF_SVD
 
@@ -46,7 +46,7 @@ def compare(args: Namespace) -> list[float]:
     # heavy
     import numpy as np
 
-    from recbole_blair.text.encoders import load_encoder
+    from recbole_blair.text.encoders import check_for_encoding, load_encoder
 
     texts = [args.query, *args.items]
     empty = [number for number, text in enumerate(texts) if not text.strip()]
@@ -57,19 +57,9 @@ def compare(args: Namespace) -> list[float]:
         raise InputError(
             f"--plm={TFIDF_SVD} is fitted on a catalogue, not made for a few texts; give a hub id or folder"
         )
-    encoder = load_encoder(
-        args.plm,
-        device=args.device,
-        precision=args.precision,
-        revision=args.revision,
-        pooling=args.pooling,
-        max_length=args.max_length,
-        prompt=args.plm_prompt,
-        query_prompt=args.plm_query_prompt,
-        normalise=args.plm_normalise,
-        dimensions=args.plm_dimensions,
-        cache_dir=args.cache_dir,
-    )
+    options = encoder_options(args)
+    check_for_encoding(args.plm, options)
+    encoder = load_encoder(args.plm, **options)
     query = encoder.encode_queries([args.query], progress=False)[0]  # (D,)
     items = encoder.encode(args.items, progress=False, normalise=True)  # (n, D)
     return (items @ query / max(np.linalg.norm(query), 1e-12)).tolist()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from recbole_blair.cli.options import (
-    MODEL_OPTIONS,
     PRECISION_KIND,
     add_encoder_options,
     add_ray_options,
+    encoder_options,
     ray_options,
     refuse_unused,
 )
@@ -28,8 +28,6 @@ EXAMPLE = (
     f"recbole-blair encode --dataset=Games --plm={DEFAULT_PLM}; over a cluster: "
     f"recbole-blair encode --dataset=Games --plm={DEFAULT_PLM} --engine=ray --ray_address=auto"
 )
-API_OPTIONS = ("plm_base_url", "plm_concurrency", "plm_send_dimensions")
-ENCODER_OPTIONS = ("revision", "pooling", "max_length", "text_fields", "text_recipe", "cache_dir")
 CLUSTER_ONLY = ("workers", "cpus_per_worker", "shards")
 
 
@@ -53,9 +51,6 @@ def configure(parser: Parser) -> None:
     add("--device", key="device", default="auto", help="auto and cuda: every GPU; cuda:N; cpu")
     add("--precision", kind=PRECISION_KIND, default="auto", help="auto: bf16 where the chip has it; fp16: GPUs alone")
     add("--ops", key="ops", help="fast or plain; empty: fast")
-    add("--plm_base_url", help="server of openai:NAME; empty: OPENAI_BASE_URL, else its own")
-    add("--plm_concurrency", key="plm_concurrency", help="requests to openai:NAME in flight; empty: 4")
-    add("--plm_send_dimensions", key="plm_send_dimensions", help="False: the server takes no such parameter")
     add("--batch_tokens", kind="int, >=1, <=1e9", help="tokens per batch; empty: by device")
     add("--cache_dir", kind="path", help="where hub downloads are kept; empty: the hub's cache")
     add("--quiet", action="store_true", help="no progress bar")
@@ -68,17 +63,13 @@ def configure(parser: Parser) -> None:
 
 def run(args: Namespace) -> int:
     """Encode, and print the path of the feature file."""
-    refuse_unused(args, API_OPTIONS, args.plm.startswith("openai:"), "--plm=openai:NAME")
-    refuse_unused(args, MODEL_OPTIONS, args.plm != TFIDF_SVD, "a pretrained encoder")
-    options = {
-        "device": args.device,
-        "precision": args.precision,
-        "batch_tokens": args.batch_tokens,
-        "progress": not args.quiet,
-        "force": args.force,
-        **{name: value for name, value in encoder_options(args).items() if value is not None},
-    }
-    folder, ray = _build_folder(args), ray_options(args.engine, vars(args), CLUSTER_ONLY)
+    asked, ray = encoder_options(args), ray_options(args.engine, vars(args), CLUSTER_ONLY)
+    if ray is None:
+        from recbole_blair.text.encoders import check_for_encoding  # heavy: loads NumPy
+
+        check_for_encoding(args.plm, asked, args.batch_tokens)
+    options = {"batch_tokens": args.batch_tokens, "progress": not args.quiet, "force": args.force, **asked}
+    folder = _build_folder(args)
     if args.text_recipe != "own":
         from dataset_tools.builds.released_texts import read_released_texts  # heavy: loads DuckDB
 
@@ -87,25 +78,17 @@ def run(args: Namespace) -> int:
         )
     refuse_unused(args, ("ops",), ray is None, "--engine=local")
     if ray is None:
-        from recbole_blair.text.encode import encode_build  # heavy: loads NumPy
+        from recbole_blair.text.encode import encode_build  # as above
 
         with use_ops(args.ops or "fast"):
             path = encode_build(folder, args.plm, **options)
     else:
-        # heavy: loads NumPy
         from recbole_blair.cluster.encode import encode_build_over_cluster
 
         parts = {"workers": args.workers, "cpus": args.cpus_per_worker, "shards": args.shards}
         path = encode_build_over_cluster(folder, args.plm, ray, **parts, **options)
     print(path)
     return 0
-
-
-def encoder_options(args: Namespace) -> dict[str, Any]:
-    """Return what is asked of the encoder, as `EncoderOptions` names it."""
-    given = {name: getattr(args, name) for name in ENCODER_OPTIONS}
-    named = ("prompt", "normalise", "dimensions", "base_url", "concurrency", "send_dimensions")
-    return {**given, **{name: getattr(args, f"plm_{name}") for name in named}}
 
 
 def _build_folder(args: Namespace) -> Path:

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from recbole_blair import cli
-from recbole_blair.cli.options import Parser
+from recbole_blair.cli.options import Parser, naming_own_flags
 from recbole_blair.errors import run_guarded
 from recbole_blair.parallel.environment import set_environment
 from recbole_blair.parallel.launch import end_together, is_first_process
@@ -52,6 +52,12 @@ def build_parser(names: Iterable[str]) -> Parser:
     return parser
 
 
+def find_subparser(parser: Parser, command: str) -> argparse.ArgumentParser:
+    """Return the parser of one command."""
+    actions = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return next(actions).choices[command]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -66,8 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = [argv[0]] if argv and argv[0] in names else names  # import only what is run
 
     def run() -> int:
-        args = build_parser(wanted).parse_args(argv)
-        return load_command(args.command).run(args)
+        parser = build_parser(wanted)
+        args = parser.parse_args(argv)
+        with naming_own_flags(find_subparser(parser, args.command), args):
+            return load_command(args.command).run(args)
 
     return guard(run, argv)
 

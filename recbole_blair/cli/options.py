@@ -21,15 +21,12 @@ if TYPE_CHECKING:
     from recbole_blair.parallel.ray_cluster import RayOptions
 
 LONGEST_MESSAGE = 500  # characters: what was typed may be long
+ENCODER_OPTIONS = (
+    "device", "precision", "revision", "pooling", "max_length", "prompt", "query_prompt", "normalise", "dimensions",
+    "text_fields", "text_recipe", "cache_dir", "base_url", "concurrency", "send_dimensions",
+)  # fmt: skip
 FLAG_ACTIONS = ("store_true", "version")
 RAY_ONLY = ("ray_address", "ray_cpus", "report_usage")
-MODEL_OPTIONS = (
-    "pooling",
-    "revision",
-    "plm_prompt",
-    "plm_normalise",
-    "plm_dimensions",
-)  # of encoders that are pretrained
 PRECISION_KIND = "str, auto|fp32|bf16|fp16"  # of encoders; training has no fp16
 ENGINES = Kind.parse("str, local|ray")
 
@@ -150,15 +147,41 @@ def keys_text(file: str) -> str:
     return "\n".join(f"  {line}".rstrip() for line in lines)
 
 
-def add_encoder_options(parser: Parser) -> None:
-    """Add what any command asks of an encoder."""
+def add_encoder_options(parser: Parser, revision: str = "--revision") -> None:
+    """Add what any command asks of an encoder; `revision` is the flag of its hub version."""
     add = parser.add
     add("--pooling", key="plm_pooling", help="cls, mean, lasttoken … or a+b; empty: as the model says")
     add("--max_length", key="plm_max_length", default=512, help="tokens kept of a text")
-    add("--revision", key="plm_revision", help="branch, tag or commit of a hub id")
+    add(revision, key="plm_revision", help="branch, tag or commit of a hub id")
     add("--plm_prompt", key="plm_prompt", help="before each item, or the name of a prompt; empty: as the model says")
     add("--plm_normalise", key="plm_normalise", help="False: without the Normalize module that a model ends in")
     add("--plm_dimensions", key="plm_dimensions", help="numbers kept per vector; empty: all")
+    add("--plm_base_url", key="plm_base_url", help="server of openai:NAME; empty: OPENAI_BASE_URL, else its own")
+    add("--plm_concurrency", key="plm_concurrency", help="requests to openai:NAME in flight; empty: 4")
+    add("--plm_send_dimensions", key="plm_send_dimensions", help="False: the server takes no such parameter")
+
+
+def encoder_options(args: Namespace) -> dict[str, Any]:
+    """Return what a command line asks of an encoder, as `EncoderOptions` names it; what is not given is left out."""
+    flags = {option: (f"plm_{option}", option) for option in ENCODER_OPTIONS}
+    given = {option: getattr(args, own, getattr(args, other, None)) for option, (own, other) in flags.items()}
+    return {option: value for option, value in given.items() if value is not None}
+
+
+@contextlib.contextmanager
+def naming_own_flags(parser: ArgumentParser, args: Namespace) -> Iterator[None]:
+    """Let messages that name a key (`--plm_pooling`) name the command's flag of that key instead (`--pooling`)."""
+    flags = {name[2:] for action in parser._actions for name in action.option_strings}
+    keys = ((action.type.key, action.dest) for action in parser._actions if isinstance(action.type, KeyOption))
+    own = {key: flag for key, flag in keys if key not in flags}
+    if "retriever" in flags and args.retriever != "hybrid":  # of search: --plm is another encoder's
+        own["plm"] = "retriever"
+    try:
+        yield
+    except InputError as error:
+        text = re.sub(r"--(\w+)", lambda found: f"--{own.get(found[1], found[1])}", str(error))
+        error.args = (text, *error.args[1:])
+        raise
 
 
 def add_ray_options(parser: Parser) -> None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from recbole_blair.cli.options import PRECISION_KIND, refuse_unused
+from recbole_blair.cli.options import (
+    ENCODER_OPTIONS,
+    PRECISION_KIND,
+    add_encoder_options,
+    encoder_options,
+    refuse_unused,
+)
 from recbole_blair.errors import InputError
 from recbole_blair.schema import DEFAULT_PLM
 
@@ -68,13 +74,9 @@ def configure(parser: Parser) -> None:
     add("--memory_limit_mb", kind="int, >=1, <=1e7", default=1024, help="working memory of exact search")
     add("--device", key="device", default="auto", help="auto, cpu, cuda, cuda:N")
     add("--precision", kind=PRECISION_KIND, default="auto", help="of the encoder: fp32, bf16, fp16 or auto")
-    add("--pooling", key="plm_pooling", help="cls, mean, lasttoken … or a+b (default: what the encoder declares)")
-    add("--plm_prompt", key="plm_prompt", help="before each item, or a prompt's name (default: the encoder's own)")
+    add_encoder_options(parser, revision="--plm_revision")
     add("--plm_query_prompt", help="before each query, or a prompt's name (default: the encoder's own)")
-    add("--plm_dimensions", key="plm_dimensions", help="numbers kept per vector (default: all)")
-    add("--max_length", key="plm_max_length", default=512, help="tokens kept of a text")
     add("--revision", help="hub version of the data set's files")
-    add("--plm_revision", help="hub version of the encoder")
     add("--bootstrap", kind="int, >=0, <=1e6", default=1000, help="bootstrap samples of the intervals; 0 = none")
     add("--seed", key="seed", default=0, help="of bootstrap, tests and approximate indexes")
     add("--quiet", action="store_true", help="no progress bars")
@@ -86,8 +88,13 @@ def run(args: Namespace) -> int:
     refuse_unused(args, ("effort",), args.index != "exact", "--index=hnsw and ivf")
     refuse_unused(args, ("plm", "fusion_depth"), hybrid, "--retriever=hybrid")
     refuse_unused(args, ("bm25_variant", "k1", "b", "stopwords", "stemmer"), with_bm25, "--retriever=bm25 and hybrid")
-    ours = ("pooling", "plm_revision", "plm_prompt", "plm_query_prompt", "plm_dimensions")
-    refuse_unused(args, ours, args.retriever != "bm25", "encoders")
+    if args.retriever == "bm25":
+        ours = [f"plm_{option}" for option in ENCODER_OPTIONS]
+        refuse_unused(args, ["pooling", *(name for name in ours if hasattr(args, name))], False, "encoders")
+    elif args.run is None:
+        from recbole_blair.text.encoders import check_for_encoding  # heavy: loads NumPy
+
+        check_for_encoding(args.plm or DEFAULT_PLM if hybrid else args.retriever, encoder_options(args))
     from recbole_blair.search import display
 
     if args.run is not None:
@@ -154,14 +161,11 @@ def _where(args: Namespace) -> dict[str, Any]:
 
 def _ranking(args: Namespace) -> dict[str, Any]:
     """Return the arguments of the ranker."""
-    encoding = {key: getattr(args, key) for key in ("device", "precision", "pooling", "max_length")}
-    encoding["revision"] = args.plm_revision
-    encoding |= {key: getattr(args, f"plm_{key}") for key in ("prompt", "query_prompt", "dimensions")}
     bm25 = {"variant": args.bm25_variant, **{key: getattr(args, key) for key in ("k1", "b", "stopwords", "stemmer")}}
     ranking = {
         "plm": args.plm or DEFAULT_PLM,
         "bm25": {key: value for key, value in bm25.items() if value is not None},
-        "encoding": encoding,
+        "encoding": encoder_options(args),
         "index_kind": args.index,
         "effort": args.effort,
         "search_precision": args.search_precision,

@@ -16,8 +16,9 @@ from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
 from recbole_blair.schema import DOMAINS, SPLITS, STATS_SUFFIX
 from recbole_blair.text.encode import encode_build, find_feature_name, other_settings
-from recbole_blair.text.encoders import resolve_plm
+from recbole_blair.text.encoders import check_options, drop_unused, resolve_plm
 from recbole_blair.text.features import feature_path, features_are_whole, read_header
+from recbole_blair.text.options import KEYS as ENCODER_KEYS
 from recbole_blair.text.options import EncoderOptions
 from recbole_blair.text.vectors import PREFIX as READY_VECTORS
 
@@ -25,12 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 PREPARE_KEYS = ("data_path", "raw_dir", "memory_limit", *AMAZON_KEYS)  # that decide where and how a build is made
-ENCODER_KEYS = {  # option of the encoder: its key
-    "revision": "plm_revision", "pooling": "plm_pooling", "max_length": "plm_max_length", "prompt": "plm_prompt",
-    "normalise": "plm_normalise", "dimensions": "plm_dimensions",
-    "text_fields": "text_fields", "text_recipe": "text_recipe",
-    "base_url": "plm_base_url", "concurrency": "plm_concurrency", "send_dimensions": "plm_send_dimensions",
-}  # fmt: skip
 
 
 def foreign_build(config: Mapping[str, Any]) -> Path | None:
@@ -125,6 +120,8 @@ def ensure_features(config: Mapping[str, Any], build_dir: Path, trained_with: st
     if not config["plm"].startswith(READY_VECTORS):
         check_has_text(build_dir)
     options = encoder_options(config)
+    if trained_with:  # by a version that took options which mean nothing
+        options = drop_unused(config["plm"], options)
     name = find_feature_name(build_dir, config["plm"], **options)
     path = feature_path(build_dir, name)
     if features_are_whole(build_dir, name):
@@ -140,6 +137,11 @@ def ensure_features(config: Mapping[str, Any], build_dir: Path, trained_with: st
 def encoder_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the keys ask of the encoder, as `EncoderOptions` names it; device and precision are left out."""
     return {option: config[key] for option, key in ENCODER_KEYS.items()}
+
+
+def check_encoder_keys(config: Mapping[str, Any]) -> None:
+    """Refuse keys that mean nothing for the configuration's encoder, and an encoder that cannot be."""
+    check_options(config["plm"], EncoderOptions(**encoder_options(config)))
 
 
 def released_texts(config: Mapping[str, Any], build_dir: Path, ids: Sequence[str]) -> list[str]:

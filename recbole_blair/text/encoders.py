@@ -18,7 +18,8 @@ from recbole_blair.schema import DEFAULT_PLM, TFIDF_SVD
 from recbole_blair.text.api_models import api_encoder_name, width_of
 from recbole_blair.text.hub import WITHOUT_NETWORK, fetch_snapshot
 from recbole_blair.text.lexical import LexicalEncoder
-from recbole_blair.text.options import DECIDING, EncoderOptions
+from recbole_blair.text.options import DECIDING, KEYS, EncoderOptions
+from recbole_blair.text.pooling import parse_modes
 from recbole_blair.text.vectors import PREFIX, VectorsEncoder, find_vectors, vectors_name
 from recbole_blair.text.weights import weights_hash
 
@@ -153,25 +154,64 @@ def check_options(plm: Path | str, options: EncoderOptions) -> EncoderOptions:
     Raises:
         InputError: names the option, the encoder and what it is for.
     """
-    kind = resolve_plm(plm)[0]
-    for key, flag, kinds, why in _BELONGS:
-        value = getattr(options, key)
-        if value is not None and kind not in kinds:
-            raise InputError(f"--{flag}={value} belongs to {why}, but --plm={plm}; leave it out")
+    of_device = ("device", "precision")  # training has them, too
+    check_used(plm, {option: value for option, value in options.given().items() if option not in of_device})
+    if options.pooling:
+        parse_modes(options.pooling)
     return options
 
 
-_ALL_MODELS = ("hub", "folder", "openai")
-_BELONGS = (  # option, its flag, kinds of encoders that have it, what those are
-    ("base_url", "plm_base_url", ("openai",), "--plm=openai:NAME"),
-    ("revision", "revision", ("hub",), "a hub id"),
-    ("pooling", "pooling", ("hub", "folder"), "a model of one's own, whose states are pooled here"),
-    ("normalise", "plm_normalise", ("hub", "folder"), "a model of one's own, whose modules are run here"),
-    ("dimensions", "plm_dimensions", (*_ALL_MODELS, "vectors"), "a pretrained encoder"),
-    ("text_fields", "text_fields", (*_ALL_MODELS, TFIDF_SVD), "encoders of texts"),
-    ("prompt", "plm_prompt", _ALL_MODELS, "a pretrained encoder"),
-    ("query_prompt", "plm_query_prompt", _ALL_MODELS, "a pretrained encoder"),
-)
+def check_used(plm: Path | str, given: Mapping[str, Any]) -> None:
+    """Refuse an option that means nothing for this encoder.
+
+    Raises:
+        InputError: see `check_options`.
+    """
+    kind = resolve_plm(plm)[0]
+    for option, value in given.items():
+        kinds, why = _USED_BY.get(option, (None, ""))
+        if kinds is not None and kind not in kinds:
+            raise InputError(f"--{KEYS.get(option, option)}={value} belongs to {why}, but --plm={plm}; leave it out")
+
+
+def check_for_encoding(plm: Path | str, options: Mapping[str, Any], batch_tokens: int | None = None) -> None:
+    """Check the options of a command that only encodes: precision and batch size, too, mean something or are refused.
+
+    Raises:
+        InputError: see `check_options`.
+    """
+    wanted = check_options(plm, EncoderOptions(**options))
+    if wanted.precision not in ("auto", "fp32"):  # fp32 is what all the others give
+        check_used(plm, {"precision": wanted.precision})
+    if batch_tokens is not None:
+        check_used(plm, {"batch_tokens": batch_tokens})
+
+
+def drop_unused(plm: Path | str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without those that mean nothing for this encoder."""
+    kind = resolve_plm(plm)[0]
+    return {option: value for option, value in options.items() if kind in _USED_BY.get(option, ((kind,), ""))[0]}
+
+
+_OWN, _ALL_MODELS = ("hub", "folder"), ("hub", "folder", "openai")
+_TEXTS = (*_ALL_MODELS, TFIDF_SVD)
+_USED_BY = {  # option: the kinds of encoders that it means something for, what those are; others: all kinds
+    "base_url": (("openai",), "--plm=openai:NAME"),
+    "concurrency": (("openai",), "--plm=openai:NAME"),
+    "send_dimensions": (("openai",), "--plm=openai:NAME"),
+    "revision": (("hub",), "a hub id"),
+    "cache_dir": (("hub",), "a hub id"),
+    "pooling": (_OWN, "a model of one's own, whose states are pooled here"),
+    "normalise": (_OWN, "a model of one's own, whose modules are run here"),
+    "dimensions": ((*_ALL_MODELS, "vectors"), "a pretrained encoder"),
+    "max_length": (_ALL_MODELS, "a pretrained encoder"),
+    "prompt": (_ALL_MODELS, "a pretrained encoder"),
+    "query_prompt": (_ALL_MODELS, "a pretrained encoder"),
+    "text_fields": (_TEXTS, "encoders of texts"),
+    "text_recipe": (_TEXTS, "encoders of texts"),
+    "precision": (_OWN, "a model of one's own, which is run here"),  # of commands that only encode
+    "batch_tokens": (_ALL_MODELS, "a pretrained encoder"),
+}
 
 
 def _load_lexical(value: None, options: EncoderOptions, name: str) -> Encoder:

@@ -10,6 +10,12 @@ from typing import Any
 
 from recbole_blair.errors import InputError
 
+KEYS = {  # of props/overall.yaml, by option; messages name these, and a command's line names its own flags instead
+    "revision": "plm_revision", "pooling": "plm_pooling", "max_length": "plm_max_length", "prompt": "plm_prompt",
+    "normalise": "plm_normalise", "dimensions": "plm_dimensions",
+    "text_fields": "text_fields", "text_recipe": "text_recipe",
+    "base_url": "plm_base_url", "concurrency": "plm_concurrency", "send_dimensions": "plm_send_dimensions",
+}  # fmt: skip
 # Other values, other vectors.
 DECIDING = ("revision", "pooling", "max_length", "prompt", "normalise", "dimensions", "text_fields", "text_recipe")
 
@@ -57,7 +63,7 @@ class EncoderOptions:
         for key in ("max_length", "dimensions"):
             value = getattr(self, key)
             if value is not None and value < 1:
-                raise InputError(f"--{key}={value} is not a number of {_UNITS[key]}; {_USUAL[key]}")
+                raise InputError(f"--{KEYS[key]}={value} is not a number of {_UNITS[key]}; {_USUAL[key]}")
 
     @property
     def item_columns(self) -> str | None:
@@ -68,10 +74,14 @@ class EncoderOptions:
         """Return what decides the vectors; the header of a feature file keeps it."""
         return {key: getattr(self, key) for key in DECIDING}
 
+    def given(self) -> dict[str, Any]:
+        """Return the options that differ from their defaults, by name."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+
     def suffix(self, keys: Sequence[str] = DECIDING) -> str:
         """Return what a feature file's name gets where one of `keys` differs from its default: `-<8 hex>`, else ""."""
-        defaults = {field.name: field.default for field in fields(self)}
-        other = {key: getattr(self, key) for key in keys if getattr(self, key) != defaults[key]}
+        given = self.given()
+        other = {key: given[key] for key in keys if key in given}
         if not other:
             return ""
         return f"-{hashlib.sha256(json.dumps(other, sort_keys=True).encode()).hexdigest()[:8]}"

@@ -68,8 +68,15 @@ def read_modes(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def parse_modes(text: str) -> tuple[str, ...]:
-    """Return the poolings of `--pooling=a+b`."""
-    return check_modes(text.split("+"), f"--pooling={text}")
+    """Return the poolings of `plm_pooling: a+b`.
+
+    Raises:
+        InputError: one that is unknown, or one twice.
+    """
+    modes = check_modes(text.split("+"), f"--plm_pooling={text}")
+    if len(set(modes)) < len(modes):
+        raise InputError(f"--plm_pooling={text} names a pooling twice; give each once, as in cls+mean")
+    return modes
 
 
 def check_modes(modes: list[str], where: str) -> tuple[str, ...]:

@@ -196,19 +196,19 @@ def test_several_devices_share_the_chunks(tiny_bert):
 
 def test_options_are_checked(tiny_bert):
     for options, message in [
-        ({"pooling": "first"}, "--pooling=first: 'first' is not one of cls, mean, max"),
+        ({"pooling": "first"}, "--plm_pooling=first: 'first' is not one of cls, mean, max"),
         ({"precision": "fp8"}, "--precision=fp8 is not one of auto, fp32, bf16, fp16"),
         ({"precision": "fp16", "device": "cpu"}, "--precision=fp16 is for GPUs; on a CPU take bf16 or fp32"),
         ({"dimensions": 33}, "--plm_dimensions=33 is not a width of tiny-.*; it has 1 to 32"),
-        ({"dimensions": 0}, "--dimensions=0 is not a number of dimensions"),
+        ({"dimensions": 0}, "--plm_dimensions=0 is not a number of dimensions"),
         ({"prompt": "passage"}, "--plm_prompt=passage is no prompt of the model's own .it declares none"),
         ({"device": "tpu"}, "--device=tpu is not here; choose one of auto, cpu"),
-        ({"max_length": 0}, "--max_length=0 is not a number of tokens"),
+        ({"max_length": 0}, "--plm_max_length=0 is not a number of tokens"),
         ({"revision": "v1"}, "--revision=v1 belongs to a hub id"),
     ]:
         with pytest.raises(InputError, match=message):
             load_encoder(tiny_bert, **options)
-    with pytest.raises(InputError, match=r"--pooling=cls belongs to a model of one's own.*but --plm=tfidf-svd"):
+    with pytest.raises(InputError, match=r"--plm_pooling=cls belongs to a model of one's own.*but --plm=tfidf-svd"):
         load_encoder("tfidf-svd", pooling="cls")
 
 

@@ -325,7 +325,7 @@ def test_names_and_widths():
     [
         ({"base_url": "localhost:8000"}, "--plm_base_url is no http or https address"),
         ({"base_url": "http://me:pw@localhost/v1"}, "carries a name, password or query"),
-        ({"base_url": "http://x/v1", "pooling": "mean"}, "--pooling=mean belongs to a model of one's own"),
+        ({"base_url": "http://x/v1", "pooling": "mean"}, "--plm_pooling=mean belongs to a model of one's own"),
         ({"base_url": "http://x/v1", "concurrency": 0}, "--plm_concurrency=0 must be above 0"),
         ({"base_url": "http://x/v1", "max_length": 9000}, "exceeds the 8191 tokens that text-embedding-3-small takes"),
     ],

@@ -138,7 +138,7 @@ def test_wrong_use(build, tmp_path):
     plm = f"vectors:{write_npy(tmp_path)}"
     for options, message in [
         ({"dimensions": 5}, "--plm_dimensions=5 is not a width of .*v.npy; it has 1 to 4"),
-        ({"pooling": "mean"}, "--pooling=mean belongs to"), ({"prompt": "a: "}, "--plm_prompt=a:  belongs to"),
+        ({"pooling": "mean"}, "--plm_pooling=mean belongs to"), ({"prompt": "a: "}, "--plm_prompt=a:  belongs to"),
         ({"text_fields": "title"}, "--text_fields=title belongs to encoders of texts"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=message):
