@@ -64,6 +64,16 @@ EXTRAS = {
 EXTRAS["all"] = sorted({need for name, needs in EXTRAS.items() if name != "test" for need in needs})
 
 
+def project_urls() -> dict[str, str]:
+    """Return the links of the package's metadata, from the `repository-code` of CITATION.cff; none without it."""
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    found = re.search(r"^repository-code: *[\"']?([^\"'\s]+)", citation, re.M)
+    if not found:
+        return {}
+    url = found[1].rstrip("/")
+    return {"Homepage": url, "Documentation": f"{url}/tree/HEAD/docs", "Changelog": f"{url}/blob/HEAD/CHANGELOG.md"}
+
+
 class BuildPyWithProps(build_py):
     """Copies the top-level props/ into the built package; an editable install reads the sources' own."""
 
@@ -83,7 +93,7 @@ class SdistWithProps(sdist):
         super().add_defaults()
         kept = [path for path in sorted((ROOT / "props").rglob("*")) if path.is_file()]
         self.filelist.extend(str(path.relative_to(ROOT)) for path in kept)
-        self.filelist.extend(["constraints.txt", "run_recbole.py"])
+        self.filelist.extend(["CITATION.cff", "constraints.txt", "run_recbole.py"])
 
 
 setup(
@@ -92,6 +102,7 @@ setup(
     description="Text-based sequential recommendation on RecBole, around BLaIR",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    project_urls=project_urls(),
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",

@@ -13,11 +13,40 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+EXTRAS = {  # package that is imported: the extra of setup.py that brings it
+    "accelerate": "pretrain", "datasets": "pretrain", "sentence_transformers": "pretrain",
+    "bm25s": "search", "Stemmer": "search", "faiss": "search", "ir_measures": "search",
+    "ray": "tune", "optuna": "tune", "plotly": "tune", "openai": "api", "tiktoken": "api",
+}  # fmt: skip
 LONGEST_LINE = 1000  # characters of a message that are shown: it may name what a broken file holds
 
 
 class InputError(ValueError):
     """Wrong use or wrong input. The message says what was found, what was expected, where, and the fix."""
+
+
+def require(user: str, *packages: str, instead: str = "") -> None:
+    """Refuse to start without packages of an extra.
+
+    Args:
+        user: what needs them.
+        packages: keys of `EXTRAS`.
+        instead: what can be done without them, `, or …`.
+
+    Raises:
+        InputError: names those that are missing, and the extra.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        names = " and ".join(missing)
+        raise InputError(
+            f"{user} needs {names}, not installed for {sys.executable}: {how_to_install(missing[0])}{instead}"
+        )
+
+
+def how_to_install(package: str) -> str:
+    """Return the command that installs a package of an extra."""
+    return f"pip install 'recbole-blair[{EXTRAS[package]}]'"
 
 
 def nearest(name: object, known: Iterable[object]) -> str:
@@ -53,11 +82,9 @@ def run_guarded(
         package = (error.name or "").split(".")[0]
         if not package or importlib.util.find_spec(package):  # a module of a package that is there: a fault, not a lack
             raise
-        print(
-            f"error: {package} is not installed for {sys.executable}; use the environment that `make install` makes "
-            "(. .venv/bin/activate), or install into this one (docs/install.md)",
-            file=sys.stderr,
-        )
+        how = "use the environment that `make install` makes (. .venv/bin/activate), or install into this one"
+        how = how_to_install(package) if package in EXTRAS else f"{how} (docs/install.md)"
+        print(f"error: {package} is not installed for {sys.executable}; {how}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

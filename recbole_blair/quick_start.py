@@ -19,12 +19,12 @@ from recbole_blair.config import VOLATILE_KEYS, Config, load_yaml, resolve_confi
 from recbole_blair.data.build import check_encoder_keys, ensure_build, ensure_features
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.feature_transforms import chosen_transform
-from recbole_blair.errors import InputError
+from recbole_blair.errors import InputError, require
 from recbole_blair.files.output import check_output_folder
 from recbole_blair.ops import use_ops
-from recbole_blair.parallel.distributed import barrier, broadcast, join_group, main_process_first, rank
+from recbole_blair.parallel.distributed import barrier, broadcast, join_group, main_process_first, rank, world_size
 from recbole_blair.registry import ModelInfo, find_model, remember_plugins, use_plugins
-from recbole_blair.registry.build_model import build_loaders, build_model, uses_text
+from recbole_blair.registry.build_model import build_loaders, build_model, describe_batches, uses_text
 from recbole_blair.train import checkpoint, run_folder
 from recbole_blair.train.display import run_logger, say
 from recbole_blair.train.interrupted import choose_root
@@ -198,6 +198,10 @@ def training(
             seed_everything(config["seed"])
             model = build_model(info, config, dataset)
             loaders = build_loaders(info, config, dataset)
+            rows, size, given = len(loaders["train"].rows), loaders["train"].batch_size, config["train_batch_size"]
+            chosen = size != config["full_batch_size"] if given is None else True
+            if chosen and (line := describe_batches(rows, size * world_size(), given is not None)):
+                log.info("%s", line)
             trainer = BlairTrainer(config, model, loaders, run_dir, log, on_epoch, on_saved)
             if not trainer.resume() and config["init_from"]:
                 load_initial_weights(trainer)
@@ -250,6 +254,8 @@ def open_fresh(info: ModelInfo, config: Config, datasets: Datasets, fresh: bool 
 def open_dataset(info: ModelInfo, config: Config, datasets: Datasets) -> BlairDataset:
     """Make what is missing, then map the build and, for a text model, its features."""
     reads_text = uses_text(info)  # imports the model: its errors come before a conversion of hours
+    if reads_text and config["plm"].startswith("openai:"):
+        require(f"plm={config['plm']}", "openai")
     transform = chosen_transform(config)  # a wrong name is refused before hours of work
     if reads_text:
         check_encoder_keys(config)  # likewise

@@ -4,6 +4,10 @@ Sources: arXiv:2403.03952 section 3.1 (the two instants, the 50-item history) an
 categories of Amazon Reviews 2023.
 """
 
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
 USER_ID = "user_id"
 ITEM_ID = "item_id"
 ITEM_SEQ = "item_id_list"
@@ -47,6 +51,7 @@ STATS_SUFFIX = ".stats.json"
 CACHE_DIR = ".cache"
 
 SAMPLE = "sample"
+SAMPLE_PATTERN = rf"{SAMPLE}-u(\d+)-i(\d+)"  # the generated dataset at another size: users, items
 HF_DATASET = "McAuley-Lab/Amazon-Reviews-2023"
 DEFAULT_PLM = "hyp1231/blair-roberta-base"
 TFIDF_SVD = "tfidf-svd"
@@ -96,3 +101,13 @@ ALIASES = {
     "Baby": "Baby_Products",
     "Music": "Musical_Instruments",
 }
+
+
+def format_ms(time_ms: int) -> str:
+    """Return an instant for messages: 1628643414042 as `2021-08-11 00:56:54.042 UTC (1628643414042)`."""
+    try:
+        date = datetime.fromtimestamp(0, timezone.utc) + timedelta(milliseconds=int(time_ms))
+    except OverflowError:
+        return str(time_ms)
+    text = date.strftime("%Y-%m-%d %H:%M:%S") + (f".{time_ms % 1000:03d}" if time_ms % 1000 else "")
+    return f"{text} UTC ({time_ms})"

@@ -1,5 +1,6 @@
 """What is shipped: light imports, one version of everything, a wheel that holds what it needs and no more."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 import recbole_blair
 from recbole_blair import compat
-from recbole_blair.errors import InputError
+from recbole_blair.errors import EXTRAS, InputError
 from recbole_blair.files.paths import props_dir
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +25,28 @@ def test_import_loads_neither_transformers_nor_ray_nor_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_of_extras_is_that_of_the_package():
+    """Every package that a message may name is brought by the extra that the message names."""
+    wanted = re.search(r"^EXTRAS = (\{.*?^\})", (ROOT / "setup.py").read_text(), re.M | re.S)[1]
+    extras = ast.literal_eval(wanted)
+    names = {"faiss": "faiss-cpu", "Stemmer": "PyStemmer"}
+    for package, extra in EXTRAS.items():
+        needs = [re.match(r"[\w-]+", need)[0] for need in extras[extra]]
+        assert names.get(package, package.replace("_", "-")) in needs, (package, extra)
+
+
+def test_the_links_of_the_metadata_come_from_the_citation(tmp_path):
+    """setup.py is read with the citation of a repository, and with one that names none."""
+    source = (ROOT / "setup.py").read_text()
+    function = source[source.index("def project_urls") : source.index("class BuildPyWithProps")]
+    names = {"re": re, "ROOT": tmp_path}
+    exec(function, names)
+    (tmp_path / "CITATION.cff").write_text('title: "x"\nrepository-code: "https://host.example/team/project/"\n')
+    assert names["project_urls"]()["Documentation"] == "https://host.example/team/project/tree/HEAD/docs"
+    (tmp_path / "CITATION.cff").write_text("title: x\n")
+    assert names["project_urls"]() == {}
 
 
 def test_props_are_found_in_a_checkout_and_in_a_wheel(tmp_path):

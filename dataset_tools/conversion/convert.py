@@ -16,9 +16,11 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from dataset_tools.conversion.cleaning_rules import REVIEW_RULES
 from dataset_tools.conversion.event_order import order_events
 from dataset_tools.conversion.file_names import build_file_names
 from dataset_tools.conversion.five_core import CORE_EVENTS, keep_core
+from dataset_tools.conversion.id_mismatch import find_spelling
 from dataset_tools.conversion.inter_rows import FORMAT_THREADS, RowCounts, SplitEvents, write_rows
 from dataset_tools.conversion.last_out_split import split_last_out
 from dataset_tools.conversion.repeated_events import EventStream
@@ -29,6 +31,7 @@ from dataset_tools.conversion.reviews import (
     count_reviews,
     raw_reviews_sql,
     read_reviews,
+    unmatched_items,
 )
 from dataset_tools.conversion.time_split import resolve_instants, split_by_time
 from dataset_tools.items.item_file import ItemCounts, ItemWriter
@@ -37,7 +40,7 @@ from dataset_tools.raw.raw_files import check_broken, json_lines, reading
 from dataset_tools.storage.duckdb_session import keep_buffers
 from dataset_tools.storage.synced_file import SyncedFile
 from recbole_blair.errors import InputError
-from recbole_blair.schema import SPLITS
+from recbole_blair.schema import SPLITS, format_ms
 
 if TYPE_CHECKING:
     from dataset_tools.conversion.cleaning_rules import Rule
@@ -108,6 +111,8 @@ def write_build(
     with ItemWriter(session, metadata, item_path, settings.ascii_text) as writer:
         reviews.finish()
         check_broken(review_path, int(reviews.by_rule[BROKEN]), reviews.lines, reviews.first_broken)
+        unmatched = [] if reviews.rules is REVIEW_RULES else unmatched_items(session, reviews)  # Amazon's are published
+        spelling = find_spelling(unmatched, metadata.item_ids.to_pylist()) if unmatched else None
         cleaned, events = count_reviews(session, reviews), reviews.events
         check_any_matched(session, reviews, cleaned, metadata.item_ids, review_path)
         by_rule, after_dedup, matched = cleaned.by_rule, cleaned.matched + cleaned.without_metadata, cleaned.matched
@@ -131,6 +136,7 @@ def write_build(
     check_splits(rows, valid_start_ms, test_start_ms)
     by_rule["repeated_user_item"] += stream.repeats
     return {
+        **({"unmatched_ids": spelling} if spelling else {}),
         "instants": {"valid_start_ms": valid_start_ms, "test_start_ms": test_start_ms},
         "cleaning": {"reviews": by_rule, "metadata": {**metadata.counts, "price_not_a_number": items.bad_prices}},
         "counts": {
@@ -173,11 +179,11 @@ def check_splits(counts: RowCounts, valid_start_ms: int | None, test_start_ms: i
     empty = [name for name, rows in zip(SPLITS, counts.rows) if not rows]
     if not empty:
         return
-    if valid_start_ms is None:
+    if valid_start_ms is None or test_start_ms is None:
         bounds = "the last event of a user is test, the one before valid: users need at least four events"
         fix = "use --protocol=timestamp, or more data"
     else:
-        bounds = f"train < {valid_start_ms} <= valid < {test_start_ms} <= test, in ms"
+        bounds = f"train < {format_ms(valid_start_ms)} <= valid < {format_ms(test_start_ms)} <= test"
         fix = "choose other instants with --valid_start_ms and --test_start_ms"
     rows = ", ".join(f"{name} {number:,}" for name, number in zip(SPLITS, counts.rows))
     raise InputError(f"the split leaves {' and '.join(empty)} without a row (rows: {rows}; {bounds}); {fix}")

@@ -1,4 +1,4 @@
-"""Why no item id of the interactions is among those of the items: both are compared in likelier spellings."""
+"""Why item ids of the interactions are not among those of the items: both are compared in likelier spellings."""
 
 from __future__ import annotations
 
@@ -29,12 +29,20 @@ def describe_mismatch(wanted: Sequence[str], known: Sequence[str]) -> str:
     """
     if not known:
         return "the items hold no usable id; check the column of their ids"
+    twin = find_spelling(wanted, known)
+    if twin:
+        return twin
+    return (
+        f"an item is {wanted[0]!r} there, {known[0]!r} is one of the items: the two files do not belong together; "
+        "check that both are of the same domain, and which columns hold the ids"
+    )
+
+
+def find_spelling(wanted: Sequence[str], known: Sequence[str]) -> str | None:
+    """Return, for the first of `wanted` that is another spelling of a known id, both and the likely cause; or None."""
     for cause, plain in _SPELLINGS:
         by_plain = {plain(item): item for item in known}
         for item in wanted:
             if plain(item) in by_plain:
                 return f"an item is {item!r} there and {by_plain[plain(item)]!r} among the items: {cause}"
-    return (
-        f"an item is {wanted[0]!r} there, {known[0]!r} is one of the items: the two files do not belong together; "
-        "check that both are of the same domain, and which columns hold the ids"
-    )
+    return None

@@ -167,11 +167,18 @@ def check_any_matched(
     if counts.matched:
         return
     if counts.without_metadata:
-        with reviews.without_metadata.as_relation():
-            rows = session.run(f"SELECT item_id FROM {reviews.without_metadata.name} LIMIT {COMPARED_IDS}")
         raise InputError(
             f"{review_path}: none of the {counts.without_metadata:,} interactions has an item with metadata; "
-            f"{describe_mismatch([item for (item,) in rows], item_ids.to_pylist())}"
+            f"{describe_mismatch(unmatched_items(session, reviews), item_ids.to_pylist())}"
         )
     broken = ", ".join(f"{name} {number:,}" for name, number in counts.by_rule.items() if number)
     raise InputError(f"{review_path}: none of the {counts.reviews:,} reviews is usable ({broken})")
+
+
+def unmatched_items(session: DuckDBSession, reviews: Reviews) -> list[str]:
+    """Return some items of finished reviews that have no metadata."""
+    if not reviews.without_metadata.rows:
+        return []
+    with reviews.without_metadata.as_relation():
+        rows = session.run(f"SELECT item_id FROM {reviews.without_metadata.name} LIMIT {COMPARED_IDS}")
+    return [item for (item,) in rows]

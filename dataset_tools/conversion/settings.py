@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from recbole_blair.errors import InputError, nearest
-from recbole_blair.schema import MAX_HISTORY, PROTOCOLS, VALID_START_MS
+from recbole_blair.schema import MAX_HISTORY, PROTOCOLS, VALID_START_MS, format_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,5 +71,6 @@ def check_instants(valid_start_ms: int | None, test_start_ms: int | None) -> Non
             raise InputError(f"{key} is {value!r}, expected Unix milliseconds such as {VALID_START_MS}")
     if valid_start_ms is not None and test_start_ms is not None and valid_start_ms >= test_start_ms:
         raise InputError(
-            f"valid_start_ms {valid_start_ms} is not before test_start_ms {test_start_ms}; swap or correct them"
+            f"valid_start_ms {format_ms(valid_start_ms)} is not before test_start_ms {format_ms(test_start_ms)}; "
+            "swap or correct them"
         )

@@ -19,7 +19,7 @@ from dataset_tools.raw.fetch import require_raw
 from dataset_tools.raw.raw_files import json_lines, reading
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
-from recbole_blair.schema import TEST_START_MS
+from recbole_blair.schema import TEST_START_MS, format_ms
 from recbole_blair.text.item_text import clean_text
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def sample_reviews(
         best = sorted(best + [(*row, name) for row in rows])[: draw.n]
     if not best:
         raise InputError(
-            f"no five-star review of {draw.min_chars} or more characters at or after {draw.start_ms} in "
+            f"no five-star review of {draw.min_chars} or more characters at or after {format_ms(draw.start_ms)} in "
             f"{', '.join(names)}; name other domains, lower --min_chars, or set --start_ms for data of your own"
         )
     meta: dict[tuple[str, str], tuple[str, str]] = {}

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 from recbole_blair.errors import InputError, nearest
-from recbole_blair.schema import ALIASES, DOMAINS, SAMPLE, UNKNOWN_DOMAIN
+from recbole_blair.schema import ALIASES, DOMAINS, SAMPLE, SAMPLE_PATTERN, UNKNOWN_DOMAIN
 
 ALL = "all"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_SAMPLE_NAME = re.compile(rf"{SAMPLE}-u(\d+)-i(\d+)")
+_SAMPLE_NAME = re.compile(SAMPLE_PATTERN)
 PUBLISHED = (*DOMAINS, UNKNOWN_DOMAIN)  # the files of the hub's repository
 DEFAULT_USERS, DEFAULT_ITEMS = 2_000, 1_500  # of the sample
 MIN_USERS, MIN_ITEMS = 50, 50

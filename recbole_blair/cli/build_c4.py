@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_blair.errors import InputError
+from recbole_blair.errors import InputError, require
 from recbole_blair.files.output import check_output_folder
 from recbole_blair.schema import TEST_START_MS
 
@@ -71,6 +71,7 @@ def run(args: Namespace) -> int:
         raise InputError(f"--dataset and --model are needed; example: {EXAMPLE}")
     prompt = build.load_prompt(args.prompt)
     if not args.dry_run:
+        require("build-c4", "openai")
         check_output_folder(args.output_dir)
     domains = resolve_datasets(args.dataset, args.raw_dir)
     resources = Resources(args.memory_limit, progress=not args.quiet)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from recbole_blair.cli.recommend import add_run_options, open_recommender
+from recbole_blair.errors import require
 from recbole_blair.files.output import check_output_folder
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def run(args: Namespace) -> int:
     from recbole_blair.recommend.export import export_vectors
 
     check_output_folder(args.output_dir)
+    if args.faiss:
+        require("--faiss", "faiss", instead=", or leave it out: items.npy is what faiss.IndexFlatIP(width).add() takes")
     about = export_vectors(open_recommender(args), args.output_dir, args.users, args.faiss, args.request_time)
     print(f"{args.output_dir}: {about['items']} items, {about['users']} users, width {about['width']}, inner product")
     return 0

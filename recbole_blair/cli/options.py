@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from recbole_blair.config.keys import KeyOption, Keys, read_flag
 from recbole_blair.config.kinds import Kind, KindError, Option, shorten
-from recbole_blair.errors import InputError, nearest
+from recbole_blair.errors import InputError, nearest, require
 from recbole_blair.files.paths import props_dir
 
 if TYPE_CHECKING:
@@ -209,6 +209,7 @@ def ray_options(engine: str, given: Mapping[str, Any], more: Sequence[str] = ())
     except KindError as error:
         raise InputError(f"--engine={shorten(engine)} {error}") from None
     if engine == "ray":
+        require("--engine=ray", "ray")
         from recbole_blair.parallel.ray_cluster import RayOptions  # only the few commands that ask for it need it
 
         return RayOptions(given.get("ray_address"), given.get("ray_cpus"), bool(given.get("report_usage")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from argparse import Action
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from recbole_blair.config.keys import props_keys
 from recbole_blair.errors import InputError
 from recbole_blair.files.output import check_output_folder
 from recbole_blair.files.read import why_no_folder
-from recbole_blair.schema import MAX_HISTORY, TEST_START_MS, VALID_START_MS
+from recbole_blair.schema import MAX_HISTORY, TEST_START_MS, VALID_START_MS, format_ms
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -244,8 +245,7 @@ def run_own(args: Namespace) -> int:
     stats = require_stats(folder)
     print(table3_line(stats))
     if args.protocol == "timestamp":
-        instants = " <= valid < ".join(str(ms) for ms in stats["instants"].values())
-        print(f"train < {instants} <= test (ms)")
+        print(f"train < {' <= valid < '.join(map(format_ms, stats['instants'].values()))} <= test")
     log, kept = stats["counts"].get("log"), stats["counts"]["interactions"]
     if log:  # builds of older versions have none
         print(
@@ -255,6 +255,8 @@ def run_own(args: Namespace) -> int:
     for table, counts in stats["cleaning"].items():
         dropped = ", ".join(f"{name} {number:,}" for name, number in counts.items() if number)
         print(f"{table}: left out {dropped or 'nothing'}")
+    if "unmatched_ids" in stats:
+        print(f"warning: some interactions have no item: {stats['unmatched_ids']}", file=sys.stderr)
     model = "UniSRecBlair" if args.items else "SASRec"
     print_next(train_command(args, model, ("data_path", "protocol", "max_history", "ascii_text", "catalogue")))
     return 0

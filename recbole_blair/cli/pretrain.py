@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ import yaml
 from recbole_blair.cli.options import keys_text, parse_flags, ray_options, take_options
 from recbole_blair.config.keys import props_keys
 from recbole_blair.config.kinds import Kind
-from recbole_blair.errors import InputError, nearest
+from recbole_blair.errors import InputError, nearest, require
 from recbole_blair.files.output import check_output_folder
 
 if TYPE_CHECKING:
@@ -75,7 +73,7 @@ def run(argv: list[str]) -> int:
     if len(given) == 2 or not (given or settings.pairs_from is not None):
         raise InputError(f"give either --pairs=FILE or --dataset=NAME, or --pairs_from=BUILD; example: {EXAMPLE}")
     if not options.get("prepare_only") and not options.get("contamination"):
-        require_extra()
+        require("pretrain", "accelerate", "datasets")
         if settings.output_dir is not None:
             check_output_folder(settings.output_dir)
     if settings.dataset is not None:
@@ -95,16 +93,6 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         command = shlex.join(["recbole-blair", "pretrain", *argv, f"--output_dir={settings.output_dir}"])
         raise KeyboardInterrupt(f"go on with: {command}") from None
-
-
-def require_extra() -> None:
-    """Refuse to start without the packages of the extra `pretrain`."""
-    missing = [name for name in ("accelerate", "datasets") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"pretrain needs {' and '.join(missing)}, not installed for {sys.executable}: "
-            "pip install 'recbole-blair[pretrain]'"
-        )
 
 
 def train(settings: Settings, ray: RayOptions | None, num_workers: int) -> int:

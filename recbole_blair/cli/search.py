@@ -11,7 +11,7 @@ from recbole_blair.cli.options import (
     encoder_options,
     refuse_unused,
 )
-from recbole_blair.errors import InputError
+from recbole_blair.errors import InputError, require
 from recbole_blair.schema import DEFAULT_PLM
 
 if TYPE_CHECKING:
@@ -88,6 +88,9 @@ def run(args: Namespace) -> int:
     refuse_unused(args, ("effort",), args.index != "exact", "--index=hnsw and ivf")
     refuse_unused(args, ("plm", "fusion_depth"), hybrid, "--retriever=hybrid")
     refuse_unused(args, ("bm25_variant", "k1", "b", "stopwords", "stemmer"), with_bm25, "--retriever=bm25 and hybrid")
+    require(f"--retriever={args.retriever}", *(["bm25s"] if with_bm25 else []))
+    require(f"--stemmer={args.stemmer}", *(["Stemmer"] if args.stemmer == "english" else []), instead=", or use none")
+    require(f"--index={args.index}", *(["faiss"] if args.index != "exact" else []), instead=", or use exact")
     if args.retriever == "bm25":
         ours = [f"plm_{option}" for option in ENCODER_OPTIONS]
         refuse_unused(args, ["pooling", *(name for name in ours if hasattr(args, name))], False, "encoders")

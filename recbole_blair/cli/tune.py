@@ -9,7 +9,7 @@ from typing import Any
 from recbole_blair.cli.options import keys_text, named_on_interrupt, parse_flags, print_next, take_options
 from recbole_blair.config import Kind
 from recbole_blair.config.keys import props_keys
-from recbole_blair.errors import InputError, nearest
+from recbole_blair.errors import InputError, nearest, require
 from recbole_blair.files.output import check_output_folder
 from recbole_blair.tune.settings import DEFAULTS
 
@@ -47,6 +47,7 @@ def run(argv: list[str]) -> int:
     if given.get("help"):
         print(help_text())
         return 0
+    require("tune", "ray", "plotly", *(["optuna"] if options.get("search") == "optuna" else []))
     from recbole_blair.tune.run import build_sweep, run_sweep
 
     sweep = build_sweep(

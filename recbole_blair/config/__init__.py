@@ -6,6 +6,7 @@ loader; this one takes what it is given. RecBole's models read it as they read t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from recbole_blair.config.keys import Keys, load_yaml, props_keys
 from recbole_blair.config.kinds import Kind, KindError, parse_value, shorten
 from recbole_blair.errors import InputError
 from recbole_blair.files.paths import props_dir
+from recbole_blair.schema import SAMPLE, SAMPLE_PATTERN
 
 if TYPE_CHECKING:
     from recbole_blair.registry import ModelInfo
@@ -125,7 +127,8 @@ def resolve_config(
     check_dataset_name(dataset)
     keys = model_keys(info)
     layers = []
-    for name in (Path(dataset).name, f"{Path(dataset).name}.{info.name}"):
+    base = SAMPLE if re.fullmatch(SAMPLE_PATTERN, Path(dataset).name) else Path(dataset).name
+    for name in (base, f"{base}.{info.name}"):
         file = props_dir() / "dataset" / f"{name}.yaml"
         if file.is_file():
             layers.append((file.name, load_yaml(file)))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_blair.config.kinds import usable_cores
-from recbole_blair.errors import InputError
+from recbole_blair.errors import InputError, require
 from recbole_blair.parallel.environment import NO_AVX512, missing_variables
 
 if TYPE_CHECKING:
@@ -117,10 +117,9 @@ def import_ray() -> ModuleType:
     Raises:
         InputError: it is not installed.
     """
-    try:
-        import ray  # heavy, and an extra
-    except ImportError as error:
-        raise InputError(f"Ray is not installed ({error}); pip install 'recbole-blair[tune]'") from error
+    require("a cluster", "ray")
+    import ray  # heavy, and an extra
+
     return ray
 
 

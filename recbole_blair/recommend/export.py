@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recbole_blair.errors import InputError
+from recbole_blair.errors import require
 from recbole_blair.files.write import whole_file, write_json
 from recbole_blair.recommend.recommender import Recommender
 from recbole_blair.recommend.users import Users
@@ -124,13 +124,9 @@ def new_index(recommender: Recommender) -> faiss.Index:
     Raises:
         InputError: faiss is not installed.
     """
-    try:
-        import faiss  # heavy, and an extra
-    except ImportError:
-        raise InputError(
-            "--faiss needs faiss: pip install 'recbole_blair[search]', or leave it out: items.npy is what "
-            "faiss.IndexFlatIP(width).add() takes"
-        ) from None
+    require("--faiss", "faiss", instead=", or leave it out: items.npy is what faiss.IndexFlatIP(width).add() takes")
+    import faiss  # heavy, and an extra
+
     return faiss.IndexFlatIP(recommender.scorer.tables()[1].shape[1])
 
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import iter_lines, parse_json, shown, why_no_file
-from recbole_blair.schema import ITEM_SEQ, SPLITS, TIMESTAMP, TIMESTAMP_SEQ, USER_ID
+from recbole_blair.schema import ITEM_SEQ, SPLITS, TIMESTAMP, TIMESTAMP_SEQ, USER_ID, format_ms
 
 Users = str | Path | Mapping[str, Any] | Sequence["str | Mapping[str, Any]"]
 ID_FILES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".gz", ".parquet")  # endings that no list of ids has
@@ -202,8 +202,8 @@ def request_time(
         asked = max(last, own) if request_ms is None else request_ms
     if asked < own:
         raise InputError(
-            f"{place}: the request of {record[USER_ID]!r} at {asked} comes before the latest event, {own} (Unix ms); "
-            "shorten the history or give a later request time"
+            f"{place}: the request of {record[USER_ID]!r} at {format_ms(asked)} comes before the latest "
+            f"event, {format_ms(own)}; shorten the history or give a later request time"
         )
     return asked
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from recbole.utils import InputType
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from recbole_blair.data.dataset import BlairDataset
     from recbole_blair.registry import ModelInfo
 
+FEW_STEPS = 8  # per epoch: with fewer the batch is made smaller
+LEAST_BATCH = 16  # rows; a smaller step is mostly noise
 # RecBole's models that are right when a batch is trimmed to its longest history; others get full width.
 TRIMMABLE = {"SASRec", "GRU4Rec"}
 
@@ -28,6 +31,9 @@ def build_model(info: ModelInfo, config: Config, dataset: BlairDataset) -> Seque
         InputError: one of RecBole's models asks the dataset for something these rows do not carry.
     """
     dataset.field2seqlen = {ITEM_SEQ: config["MAX_ITEM_LIST_LENGTH"]}
+    if config.lenient and config["train_batch_size"] is None:  # some of RecBole's models read it
+        n_rows = len(dataset.rows["train"])
+        config = config.replace(train_batch_size=choose_batch_size(n_rows, config["full_batch_size"]))
     try:
         model = info.load_class()(config, dataset)
     except (AttributeError, NotImplementedError) as error:
@@ -55,17 +61,50 @@ def learns_from_pairs(info: ModelInfo, config: Config) -> bool:
     return by_loss or getattr(info.load_class(), "input_type", None) == InputType.PAIRWISE
 
 
+def choose_batch_size(rows: int, full: int, processes: int = 1) -> int:
+    """Return the rows that a process takes per step: `full`, fewer where an epoch would have less than `FEW_STEPS`.
+
+    A model that takes one step per epoch has not moved when the patience runs out. Of few rows the batch of all
+    processes is the power of two that makes 16 to 31 steps, though not below `LEAST_BATCH`.
+    """
+    if rows >= FEW_STEPS * full * processes:
+        return full
+    size = max(LEAST_BATCH, 2 ** int(math.log2(max(1, rows // 16))))
+    return max(1, min(full, size // processes))
+
+
+def describe_batches(rows: int, size: int, given: bool) -> str | None:
+    """Return a line on the number of steps per epoch, where the rows are few; None where they are not.
+
+    Args:
+        rows: of an epoch.
+        size: rows of a step of all processes.
+        given: the size was asked for, not chosen.
+    """
+    steps = -(-rows // size)
+    if not given:
+        return f"train_batch_size: {size} for {rows:,} rows, {steps} steps per epoch; set the key for another size"
+    if steps >= FEW_STEPS:
+        return None
+    return (
+        f"warning: train_batch_size={size} makes {steps} step{'s' * (steps > 1)} per epoch of {rows:,} rows: a model "
+        "hardly moves; leave the key out, and the size is chosen by the rows"
+    )
+
+
 def build_loaders(info: ModelInfo, config: Config, dataset: BlairDataset) -> dict[str, RowLoader | SequenceLoader]:
     """Return the loaders of the splits train, valid and test."""
     trim, width = trims_histories(info, config), config["MAX_ITEM_LIST_LENGTH"]
     shared: dict[str, Any] = {"max_length": width, "trim": trim, "bucket": trim and config["length_bucketing"]}
-    size, seed = config["train_batch_size"], config["seed"]
+    size, seed = config["train_batch_size"] or config["full_batch_size"], config["seed"]
     train: RowLoader | SequenceLoader
     if "train_style" in config and config["train_style"] == "sequence":
         train = SequenceLoader(dataset, size, max_length=width, overlap=config["window_overlap"], seed=seed)
     else:
         n_neg = int(learns_from_pairs(info, config))
         train = RowLoader(dataset, "train", size, shuffle=True, seed=seed, n_neg=n_neg, **shared)
+    if config["train_batch_size"] is None:
+        train.batch_size = choose_batch_size(len(train.rows), size, config["nproc"])
     return {
         "train": train,
         "valid": RowLoader(dataset, "valid", config["eval_batch_size"], **shared),

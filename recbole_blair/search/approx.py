@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from recbole_blair.errors import InputError
+from recbole_blair.errors import InputError, require
 from recbole_blair.files.write import whole_file
 from recbole_blair.search.topk import NOTHING
 
@@ -29,12 +29,9 @@ TRAIN_PER_LIST = 64  # faiss asks for at least 39 training vectors a list
 
 def _faiss() -> ModuleType:
     """Import faiss or say how to get it."""
-    try:
-        import faiss  # an extra
-    except ImportError:
-        raise InputError(
-            "an approximate index needs faiss: pip install 'recbole_blair[search]', or use --index=exact"
-        ) from None
+    require("an approximate index", "faiss", instead=", or use --index=exact")
+    import faiss  # an extra
+
     return faiss
 
 

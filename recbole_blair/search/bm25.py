@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from recbole_blair.errors import InputError, nearest
+from recbole_blair.errors import InputError, nearest, require
 from recbole_blair.search.topk import empty_ranking, top_k
 
 if TYPE_CHECKING:
@@ -75,10 +75,9 @@ def _load_stemmer(stemmer: str) -> Callable[[list[str]], list[str]] | None:
     """Return a function over a list of words, or None."""
     if stemmer == "none":
         return None
-    try:
-        import Stemmer  # an extra
-    except ImportError:
-        raise InputError("stemmer=english needs PyStemmer: pip install PyStemmer, or use --stemmer=none") from None
+    require("stemmer=english", "Stemmer", instead=", or use --stemmer=none")
+    import Stemmer  # an extra
+
     return Stemmer.Stemmer(stemmer).stemWords
 
 
@@ -114,6 +113,7 @@ class BM25Index:
 
     def build(self, texts: Sequence[str], progress: bool = True) -> BM25Index:
         """Index the pool's texts, in pool order. An item without terms is indexed and never found."""
+        require("retriever=bm25", "bm25s")
         import bm25s  # heavy
 
         rows = self._count(texts, progress)

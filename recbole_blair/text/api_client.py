@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from recbole_blair.errors import InputError
+from recbole_blair.errors import InputError, require
 
 if TYPE_CHECKING:
     from openai import APIStatusError
@@ -97,10 +97,9 @@ def check_url(url: str) -> str:
 
 def import_client(user: str = "--plm=openai:…") -> ModuleType:
     """Import the client library or say how to get it; `user` is what needs it."""
-    try:
-        import openai  # heavy, an extra
-    except ImportError:
-        raise InputError(f"{user} needs the OpenAI client: pip install 'recbole_blair[api]'") from None
+    require(user, "openai")
+    import openai  # heavy, an extra
+
     return openai
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recbole_blair.errors import how_to_install
+
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
@@ -82,7 +84,7 @@ def load_counter(tokeniser: str | None) -> Vocabulary | Estimate:
     try:
         import tiktoken  # heavy, an extra
     except ImportError:
-        return Estimate("tiktoken is not installed: pip install 'recbole_blair[api]'")
+        return Estimate(f"tiktoken is not installed: {how_to_install('tiktoken')}")
     found: list[Encoding | Exception] = []
     fetch = threading.Thread(target=_fetch, args=(tiktoken, tokeniser, found), daemon=True)
     fetch.start()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from recbole_blair.errors import InputError
+from recbole_blair.errors import InputError, how_to_install
 from recbole_blair.text.hub import first_line
 from recbole_blair.text.layout import Head, Layout
 from recbole_blair.text.pooling import OWN_POOLINGS, pool
@@ -217,7 +217,7 @@ def _load_heads(
         kinds = ", ".join(dict.fromkeys(head.kind for head in layout.heads)) or "Pooling"
         raise InputError(
             f"{layout.folder} has the modules {kinds} (pooling {'+'.join(poolings)}), which sentence-transformers "
-            "computes: pip install 'recbole_blair[pretrain]'"
+            f"computes: {how_to_install('sentence_transformers')}"
         ) from None
     hidden = int(transformer.config.get_text_config().hidden_size)
     pooling = library.Pooling(hidden, list(poolings), include_prompt=include_prompt)

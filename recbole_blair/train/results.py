@@ -47,6 +47,7 @@ def summarise_run(
         "rows": {split: len(rows) for split, rows in dataset.rows.items()},
         "seconds": {k: round(v, 3) for k, v in seconds.items()},
         "peak_memory_mb": round(peak_memory_mb(config["device"]), 1),
+        "train_batch_size": trainer.loaders["train"].batch_size,
         "history_masked": config["mask_history"],
         "ties": TIES,
         "encoder": header.get("encoder"),

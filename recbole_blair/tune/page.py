@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_blair.errors import InputError
+from recbole_blair.errors import require
 from recbole_blair.files.write import write_text
 from recbole_blair.train.display import fraction
 from recbole_blair.tune.space import Entry
@@ -35,10 +35,9 @@ def write_page(sweep: Sweep, best: dict[str, Any] | None, path: Path) -> None:
     Raises:
         InputError: Plotly is not installed.
     """
-    try:
-        import plotly.io as pio  # heavy, and an extra
-    except ImportError as error:
-        raise InputError(f"the page of a sweep needs Plotly ({error}); pip install 'recbole-blair[tune]'") from error
+    require("the page of a sweep", "plotly")
+    import plotly.io as pio  # heavy, and an extra
+
     measured = [trial for trial in sweep.trials if trial.best(sweep.metric)]
     sections = []
     if measured:

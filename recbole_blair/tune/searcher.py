@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_blair.errors import InputError
 from recbole_blair.tune.space import Space
 from recbole_blair.tune.sweep_dir import FAILED, Trial, save_trial
 
@@ -43,10 +42,8 @@ def list_trials(space: Space, settings: dict[str, Any], earlier: Sequence[Trial]
 
 def create_study(settings: dict[str, Any], started: int) -> optuna.Study:
     """Return an Optuna study of the tree-structured Parzen estimator that keeps parallel trials apart."""
-    try:
-        import optuna  # heavy, and an extra
-    except ImportError as error:
-        raise InputError(f"search=optuna needs Optuna ({error}); pip install 'recbole-blair[tune]'") from error
+    import optuna  # heavy, and an extra
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     seed = settings["search_seed"] + started  # so that a resumed sweep does not draw the same points again
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -365,6 +366,24 @@ def test_interactions_make_data_of_ones_own(log, capsys):
     assert "data of your own needs --interactions=FILE" in capsys.readouterr().err
     assert main([*argv, "--interactions=log.csv", "--source=amazon"]) == 2
     assert "--interactions is for data of your own; leave out --source=amazon" in capsys.readouterr().err
+
+
+def test_some_ids_that_are_spelled_otherwise_are_named(log, capsys):
+    """Item 1 is written 1.0 in the log: its events are left out, and a line shows both spellings."""
+    lines = [",".join([u, "1.0" if i == "1" else i, t]) for u, i, t in (line.split(",") for line in log)]
+    own_raw.write(Path("log.csv"), ["u,i,t", *lines])
+    own_raw.write(Path("items.csv"), ["item_id,title", *(f"{i},name" for i in range(1, 13))])
+    argv = ["prepare", "--dataset=shop", f"--columns={COLUMNS}", "--interactions=log.csv", "--items=items.csv"]
+    assert main([*argv, "--quiet"]) == 0
+    printed = capsys.readouterr()
+    cause = "one file writes ids as decimals"
+    assert f"some interactions have no item: an item is '1.0' there and '1' among the items: {cause}" in printed.err
+    assert "item_without_metadata" in printed.out
+    instants = load_stats(Path("dataset/shop"))["instants"]
+    dates = [datetime.fromtimestamp(ms / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%S") for ms in instants.values()]
+    assert printed.out.split("train < ")[1].startswith(f"{dates[0]} UTC ({instants['valid_start_ms']}) <= valid < ")
+    assert f"<= valid < {dates[1]} UTC" in printed.out
+    assert printed.err.splitlines()[-1] == "next: recbole-blair train --model=UniSRecBlair --dataset=shop"
 
 
 SPELLINGS = [  # ids of the log and of the items: one of each, and the likely cause
