@@ -78,6 +78,8 @@ class AmazonSettings(BuildSettings):
             "max_history": MAX_HISTORY,
             "ascii_text": False,
             "catalogue": "interactions",
+            "core": "5-core",
+            "keep_repeats": False,
             "revision": "main",
         }
         other = {key: getattr(self, key) for key, default in defaults.items() if getattr(self, key) != default}

@@ -123,12 +123,13 @@ def write_build(
             valid_start_ms, test_start_ms = resolve_instants(session, events, *instants)
             split = split_by_time(valid_start_ms, test_start_ms)
         else:
-            after_dedup, core_counts = keep_core(session, metadata.item_ids)
+            after_dedup, core_counts = keep_core(session, metadata.item_ids, settings.core, settings.keep_repeats)
             by_rule.update(core_counts)
             core = read_reviews(session, CORE_EVENTS, metadata.item_ids)
             core.finish()
             events, matched = core.events, core.matched
-        stream = EventStream(order_events(session, events, "users"), split, len(metadata.item_ids))
+        ordered, n_items = order_events(session, events, "users"), len(metadata.item_ids)
+        stream = EventStream(ordered, split, n_items, settings.keep_repeats)
         rows = write_inter_files(session, inter_paths, stream, metadata.item_ids, settings.max_history, writer)
         if settings.catalogue == "all":
             writer.add(np.flatnonzero(~rows.seen))

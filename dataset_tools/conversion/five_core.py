@@ -1,8 +1,9 @@
-"""The 5-core of the last-out protocol.
+"""The 5-core of the last-out protocol, or its users alone.
 
-Source: arXiv:2504.10545 and its public data preparation: start from the iterated 5-core of all users and items,
-drop items without metadata, keep users and items with at least five interactions by counts taken once, then users
-with at least five left.
+Source: arXiv:2504.10545 and its public data preparation. For Amazon: start from the iterated 5-core of all users and
+items, drop items without metadata, keep users and items with at least five interactions by counts taken once, then
+users with at least five left. For Steam (`core=users`, repeats kept): drop items without metadata, keep users with at
+least five events.
 """
 
 from __future__ import annotations
@@ -21,24 +22,32 @@ CORE = 5
 CORE_EVENTS = "SELECT user_id, item_id, ts, 0::UTINYINT AS rule FROM core ORDER BY tie"
 
 
-def keep_core(session: DuckDBSession, item_ids: pa.StringArray) -> tuple[int, dict[str, int]]:
+def keep_core(
+    session: DuckDBSession, item_ids: pa.StringArray, core: str = "5-core", keep_repeats: bool = False
+) -> tuple[int, dict[str, int]]:
     """Make table `core` (user_id, item_id, ts, tie) of the interactions that stay; needs table `review`.
 
     Args:
         session: DuckDB session.
         item_ids: (items,) the ids with metadata.
+        core: `5-core`, or `users`: only users are counted, after items without metadata are dropped.
+        keep_repeats: every event counts; else a user's first with an item alone.
 
     Returns:
-        (pairs, counts): distinct (user, item) pairs before any filter; interactions dropped, by the name of the rule.
+        (pairs, counts): distinct (user, item) pairs before any filter, or events with `keep_repeats`; interactions
+        dropped, by the name of the rule.
     """
     usable = f"rule = 0 AND NOT {unusable_id_sql('user_id')} AND NOT {unusable_id_sql('item_id')}"
-    session.run(
-        f"""CREATE TABLE pair AS SELECT user_id, item_id, min(ts) AS ts, arg_min(rowid, (ts, rowid)) AS tie
-        FROM review WHERE {usable} GROUP BY user_id, item_id"""
-    )
+    if keep_repeats:
+        session.run(f"CREATE TABLE pair AS SELECT user_id, item_id, ts, rowid AS tie FROM review WHERE {usable}")
+    else:
+        session.run(
+            f"""CREATE TABLE pair AS SELECT user_id, item_id, min(ts) AS ts, arg_min(rowid, (ts, rowid)) AS tie
+            FROM review WHERE {usable} GROUP BY user_id, item_id"""
+        )
     reviews = session.value(f"SELECT count(*) FROM review WHERE {usable}")
     pairs = session.value("SELECT count(*) FROM pair")
-    outside = iterate_core(session)
+    outside = iterate_core(session) if core == "5-core" else 0
     with registered(session.con, "item", pa.table([item_ids], ["item_id"])):
         without_metadata = session.value("SELECT count(*) FROM pair WHERE item_id NOT IN (SELECT item_id FROM item)")
         session.run("CREATE TABLE core AS SELECT * FROM pair WHERE item_id IN (SELECT item_id FROM item)")
@@ -46,7 +55,7 @@ def keep_core(session: DuckDBSession, item_ids: pa.StringArray) -> tuple[int, di
         "repeated_user_item": reviews - pairs,
         "outside_5_core": outside,
         "item_without_metadata": without_metadata,
-        "few_after_metadata": keep_frequent(session),
+        "few_after_metadata": keep_frequent(session, items_too=core == "5-core"),
     }
 
 
@@ -65,14 +74,15 @@ def iterate_core(session: DuckDBSession) -> int:
         left = now
 
 
-def keep_frequent(session: DuckDBSession) -> int:
+def keep_frequent(session: DuckDBSession, items_too: bool) -> int:
     """Filter table `core` by counts taken once, then drop users with too few left; return the events dropped."""
     before = session.value("SELECT count(*) FROM core")
-    session.run(
-        f"""CREATE OR REPLACE TABLE core AS SELECT * FROM core
-        WHERE user_id IN (SELECT user_id FROM core GROUP BY user_id HAVING count(*) >= {CORE})
-        AND item_id IN (SELECT item_id FROM core GROUP BY item_id HAVING count(*) >= {CORE})"""
-    )
+    if items_too:
+        session.run(
+            f"""CREATE OR REPLACE TABLE core AS SELECT * FROM core
+            WHERE user_id IN (SELECT user_id FROM core GROUP BY user_id HAVING count(*) >= {CORE})
+            AND item_id IN (SELECT item_id FROM core GROUP BY item_id HAVING count(*) >= {CORE})"""
+        )
     session.run(
         f"""CREATE OR REPLACE TABLE core AS SELECT * FROM core
         WHERE user_id IN (SELECT user_id FROM core GROUP BY user_id HAVING count(*) >= {CORE})"""

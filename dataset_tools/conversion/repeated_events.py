@@ -1,4 +1,4 @@
-"""Of a user's events with the same item the earliest is kept; the whole users that are left are split."""
+"""Of a user's events with the same item the earliest is kept, unless repeats are; whole users are split."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ class EventStream:
         batches: see `dataset_tools.conversion.event_order`.
         split: maps (user, time_ms) of whole users to split numbers.
         n_items: bound of the item indices.
+        keep_repeats: keep a user's later events with an item.
     """
 
     def __init__(
-        self, batches: Iterable[UserEvents], split: Callable[[np.ndarray, np.ndarray], np.ndarray], n_items: int
-    ) -> None:
+        self, batches: Iterable[UserEvents], split: Callable[[np.ndarray, np.ndarray], np.ndarray], n_items: int,
+        keep_repeats: bool = False,
+    ) -> None:  # fmt: skip
         self.repeats = 0  # events left out because the user had the item before
-        self._batches, self._split, self._n_items = batches, split, n_items
+        self._batches, self._split, self._n_items, self._keep_repeats = batches, split, n_items, keep_repeats
 
     def __iter__(self) -> Iterator[SplitEvents]:
         for names, user, item, time_ms in self._batches:
-            kept = find_first_of_pairs(user, item, self._n_items)
-            self.repeats += len(kept) - int(np.count_nonzero(kept))
-            user, item, time_ms = user[kept], item[kept], time_ms[kept]
+            if not self._keep_repeats:
+                kept = find_first_of_pairs(user, item, self._n_items)
+                self.repeats += len(kept) - int(np.count_nonzero(kept))
+                user, item, time_ms = user[kept], item[kept], time_ms[kept]
             yield SplitEvents(names, user, item, time_ms, self._split(user, time_ms))
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CATALOGUES = ("interactions", "all")
+CORES = ("5-core", "users")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class BuildSettings:
     Args:
         dataset: official name of the domain, `sample`, or the name of data of one's own.
         protocol: `timestamp` or `last_out`.
+        core: of `last_out`: `5-core`, or `users`, who need five events whose items have metadata; items need none.
+        keep_repeats: keep a user's later events with an item; else the first alone.
         valid_start_ms, test_start_ms: first instants of validation and of test, Unix ms; None takes 8:1:1 over all
             interactions.
         max_history: latest items kept as a row's history.
@@ -28,7 +31,8 @@ class BuildSettings:
         catalogue: `interactions` keeps the items that occur in a row, `all` adds the rest with metadata.
 
     Raises:
-        InputError: an unknown protocol or catalogue; instants out of order; a history without an item.
+        InputError: an unknown protocol, core or catalogue, or a core that nothing asks for; instants out of order; a
+            history without an item.
     """
 
     dataset: str
@@ -38,10 +42,15 @@ class BuildSettings:
     max_history: int = MAX_HISTORY
     ascii_text: bool = False
     catalogue: str = "interactions"
+    core: str = "5-core"
+    keep_repeats: bool = False
 
     def __post_init__(self) -> None:
         check_choice("protocol", self.protocol, PROTOCOLS)
         check_choice("catalogue", self.catalogue, CATALOGUES)
+        check_choice("core", self.core, CORES)
+        if self.core != "5-core" and self.protocol != "last_out":
+            raise InputError(f"core={self.core} is of protocol=last_out; protocol={self.protocol} has no core")
         if self.max_history < 1:
             raise InputError(f"max_history is {self.max_history}, expected 1 or more; 50 is the papers' value")
         if self.protocol == "last_out" and (self.valid_start_ms is not None or self.test_start_ms is not None):

@@ -85,6 +85,20 @@ def configure(parser: Parser) -> None:
     add("--max_history", key="max_history", default=MAX_HISTORY, help="latest items kept as a row's history")
     add("--ascii_text", kind="bool", nargs="?", const=True, default=False, help="drop non-ASCII, as released")
     add("--catalogue", key="catalogue", default="interactions", help="items in .item: of rows, or all")
+    add(
+        "--core",
+        key="core",
+        default="5-core",
+        help="of last_out: 5-core, or users with five events, whatever the items",
+    )
+    add(
+        "--keep_repeats",
+        kind="bool",
+        nargs="?",
+        const=True,
+        default=False,
+        help="keep a user's later events with an item; else the first alone",
+    )
     add("--memory_limit", key="memory_limit", default="4GB", help="memory DuckDB may use before it spills to disk")
     add("--threads", kind="int, >=1, <=4096", help="at most the cores; empty: the cores, at most 8")
     add("--revision", default="main", help="hub version of the raw files")

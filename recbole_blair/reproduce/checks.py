@@ -61,8 +61,10 @@ class Context:
         metadata = {m["parent_asin"] for m in self.world.records("meta")}
         reviews = self.world.records("review")
         events = naive.steam_events(self.world.steam()[0]) if own else naive.amazon_events(reviews)
-        protocol = keys.get("protocol", "timestamp")
-        return naive.naive_rows(events, metadata, protocol, self.settings["instants"], self.settings["max_history"])
+        made = next((step.keys for step in self.steps if step.command == "prepare"), keys)
+        options = {key: made[key] for key in ("core", "keep_repeats") if key in made}
+        instants, max_history = self.settings["instants"], self.settings["max_history"]
+        return naive.naive_rows(events, metadata, keys.get("protocol", "timestamp"), instants, max_history, **options)
 
 
 def check_at_least(name: str, measured: float, needed: float, what: str) -> Check:

@@ -19,7 +19,7 @@ from typing import Any
 SPLITS = ("train", "valid", "test")
 CORE = 5
 Event = tuple[str, str, int]  # user, item, time in ms
-FirstEvents = dict[tuple[str, str], tuple[int, int]]  # (user, item): (time, line)
+FirstEvents = dict[tuple[str, str, int], tuple[int, int]]  # (user, item, 0, or the line with repeats): (time, line)
 
 
 def read_lines(path: Path | str) -> Iterator[dict[str, Any]]:
@@ -47,32 +47,41 @@ def steam_events(path: Path | str) -> list[Event]:
     return events
 
 
-def first_of_each(events: Iterable[Event]) -> FirstEvents:
-    """Return {(user, item): (time, line)}: a user's earliest event with an item."""
+def first_of_each(events: Iterable[Event], keep_repeats: bool = False) -> FirstEvents:
+    """Return a user's earliest event with an item, or every event."""
     first: FirstEvents = {}
     for line, (user, item, time) in enumerate(events):
-        first[user, item] = min(first.get((user, item), (time, line)), (time, line))
+        key = user, item, line if keep_repeats else 0
+        first[key] = min(first.get(key, (time, line)), (time, line))
     return first
+
+
+def keep_users(first: FirstEvents, items: set[str]) -> FirstEvents:
+    """Keep items with metadata, then users with five events."""
+    first = {p: t for p, t in first.items() if p[1] in items}
+    users = Counter(p[0] for p in first)
+    return {p: t for p, t in first.items() if users[p[0]] >= CORE}
 
 
 def keep_core(first: FirstEvents, items: set[str]) -> FirstEvents:
     """Keep the iterated 5-core, then items with metadata, then those with five by counts taken once, then users."""
     while True:
-        users, things = Counter(u for u, _ in first), Counter(i for _, i in first)
+        users, things = Counter(p[0] for p in first), Counter(p[1] for p in first)
         kept = {p: t for p, t in first.items() if users[p[0]] >= CORE and things[p[1]] >= CORE}
         if len(kept) == len(first):
             break
         first = kept
     first = {p: t for p, t in first.items() if p[1] in items}
-    users, things = Counter(u for u, _ in first), Counter(i for _, i in first)
+    users, things = Counter(p[0] for p in first), Counter(p[1] for p in first)
     first = {p: t for p, t in first.items() if users[p[0]] >= CORE and things[p[1]] >= CORE}
-    users = Counter(u for u, _ in first)
+    users = Counter(p[0] for p in first)
     return {p: t for p, t in first.items() if users[p[0]] >= CORE}
 
 
 def naive_rows(
-    events: list[Event], items: set[str], protocol: str, instants: Sequence[int], max_history: int
-) -> dict[str, Counter]:
+    events: list[Event], items: set[str], protocol: str, instants: Sequence[int], max_history: int,
+    core: str = "5-core", keep_repeats: bool = False,
+) -> dict[str, Counter]:  # fmt: skip
     """Return {split: Counter of rows}, a row being (user, history, item, time of each, time).
 
     Args:
@@ -81,12 +90,14 @@ def naive_rows(
         protocol: timestamp or last_out.
         instants: first of valid and of test, for timestamp.
         max_history: latest items kept.
+        core: of last_out: 5-core or users.
+        keep_repeats: a user's later events with an item count too.
     """
-    first = first_of_each(events)
+    first = first_of_each(events, keep_repeats)
     if protocol == "last_out":
-        first = keep_core(first, items)
+        first = keep_core(first, items) if core == "5-core" else keep_users(first, items)
     users: dict[str, list[tuple[int, int, str]]] = {}
-    for (user, item), (time, line) in first.items():
+    for (user, item, _), (time, line) in first.items():
         if item in items:
             users.setdefault(user, []).append((time, line, item))
     rows: dict[str, Counter] = {split: Counter() for split in SPLITS}

@@ -8,7 +8,7 @@ from typing import Any
 from recbole_blair.reproduce.steps import Planner
 from recbole_blair.reproduce.tables import Row, load_smoke
 from recbole_blair.reproduce.world import World
-from recbole_blair.schema import DEFAULT_PLM
+from recbole_blair.schema import DEFAULT_PLM, TFIDF_SVD
 from recbole_blair.steps.step import Places, Step
 
 STEAM = "steam"
@@ -60,6 +60,8 @@ class SmokePlanner(Planner):
         if command == "train":
             budget = {**self.settings["train"]["all"], **self.settings["train"].get(keys["model"], {})}
             keys = {**keys, **budget}
+            if keys.get("plm") == TFIDF_SVD:  # a stand-in with a width of its own
+                keys.pop("plm_dimensions", None)
         if command == "prepare" and "source" in keys:
             return Step(command, {**keys, "interactions": self.world.steam()[0], "items": self.world.steam()[1]})
         keys["dataset"] = self.dataset(command, keys["dataset"])

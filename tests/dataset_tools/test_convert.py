@@ -225,6 +225,50 @@ def test_last_out_filters_once_after_items_without_metadata_are_gone(tmp_path):
     assert {row[0] for row in read_rows(folder, "test")} == {f"u{u}" for u in range(1, 6)}
 
 
+def users_core():
+    """u1 has five events of three items; u2 five of five; u3 four; u4 four with metadata. Item e occurs once."""
+    bought = {"u1": "abaca", "u2": "abcde", "u3": "abcd", "u4": "abcdx"}
+    reviews = [
+        review(u, i, 10**12 + 100 * n + k) for n, (u, items) in enumerate(bought.items()) for k, i in enumerate(items)
+    ]
+    return reviews, [meta(i) for i in "abcde"]
+
+
+def test_a_core_of_users_counts_events_and_no_items(tmp_path):
+    folder = build(tmp_path, *users_core(), protocol="last_out", core="users", keep_repeats=True)
+    assert folder.name.startswith("Appliances-last_out-")
+    rows = {split: [row[:3] for row in read_rows(folder, split)] for split in SPLITS}
+    assert rows["train"] == [
+        ("u1", ["a"], "b"), ("u1", ["a", "b"], "a"), ("u2", ["a"], "b"), ("u2", ["a", "b"], "c"),
+    ]  # fmt: skip
+    assert rows["valid"] == [("u1", ["a", "b", "a"], "c"), ("u2", ["a", "b", "c"], "d")]
+    assert rows["test"] == [("u1", ["a", "b", "a", "c"], "a"), ("u2", ["a", "b", "c", "d"], "e")]
+    counts = load_stats(folder)["cleaning"]["reviews"]
+    assert [counts[rule] for rule in ("repeated_user_item", "outside_5_core", "item_without_metadata",
+            "few_after_metadata")] == [0, 0, 1, 8]  # fmt: skip
+
+
+def test_a_core_of_users_without_repeats(tmp_path):
+    folder = build(tmp_path, *users_core(), protocol="last_out", core="users")
+    assert [row[:3] for row in read_rows(folder, "test")] == [("u2", ["a", "b", "c", "d"], "e")]
+    counts = load_stats(folder)["cleaning"]["reviews"]
+    assert (counts["repeated_user_item"], counts["few_after_metadata"]) == (2, 11)
+
+
+def test_repeats_are_kept_by_time_too(tmp_path):
+    reviews = [review("u1", i, t) for i, t in zip("abaab", (10**12, 10**12 + 1, V, V + 1, T))]
+    reviews += [review("u2", i, t) for i, t in zip("ab", (10**12, 10**12 + 1))]
+    folder = build(tmp_path, reviews, [meta("a"), meta("b")], keep_repeats=True)
+    assert [row[1:3] for row in read_rows(folder, "valid")] == [(["a", "b"], "a"), (["a", "b", "a"], "a")]
+    assert [row[1:3] for row in read_rows(folder, "test")] == [(["a", "b", "a", "a"], "b")]
+    assert load_stats(folder)["cleaning"]["reviews"]["repeated_user_item"] == 0
+
+
+def test_a_core_is_of_last_out(tmp_path):
+    with pytest.raises(InputError, match="core=users is of protocol=last_out; protocol=timestamp has no core"):
+        build(tmp_path, *users_core(), core="users")
+
+
 def test_own_data_is_cut_8_1_1_by_time(tmp_path):
     reviews = [review(f"u{n % 7}", f"i{n}", 10**12 + n) for n in range(200)]
     write_raw(tmp_path, "my-shop", reviews, [meta(f"i{n}") for n in range(200)])
