@@ -26,7 +26,7 @@ KEY_FILES = {
     "train": ["overall.yaml"], "tune": ["overall.yaml", "tune/tune.yaml"], "pretrain": ["pretrain/pretrain.yaml"],
 }  # fmt: skip
 MORE = {  # options of another kind that may name a file, too
-    "recommend": ["users"], "export-vectors": ["users"], "search": ["dataset"],
+    "recommend": ["users"], "export-vectors": ["users"], "search": ["dataset"], "similar": ["items"],
     "prepare": ["recipe"], "train": ["config_files"], "tune": ["config_files"], "pretrain": ["config_files"],
 }  # fmt: skip
 OUTPUTS = ("output", "output_dir", "index_dir", "dir", "pairs_path", "data_path")  # made when missing
@@ -36,7 +36,7 @@ UNREAD = {  # options that the command line below rightly does not look at, by c
     "train": ["plm"], "tune": ["plm", "data_path"], "evaluate": ["plm"],  # an id model; stopped before data
     "pretrain": ["exclude_items", "exclude_reviews", "scratch", "pairs_path"],  # of --dataset; of a fresh encoder
     "reproduce": ["measuring", "plm", "data_path"],  # read when a row needs them
-    "stats": ["data_path"], "recommend": ["plm"], "export-vectors": ["plm"],  # of new items
+    "stats": ["data_path"], "recommend": ["plm"], "export-vectors": ["plm"], "similar": ["plm"],  # of new items
 }  # fmt: skip
 
 
@@ -116,6 +116,7 @@ def world(tmp_path_factory):
         "report": [str(run), "--device=cpu", "--quiet"],
         "reproduce": ["blair-table4", "--scale=smoke"],
         "search": [f"--dataset={shop}", "--retriever=bm25", "--quiet"],
+        "similar": [f"--checkpoint={run}", "--items=i001", "--device=cpu", "--quiet"],
         "stats": ["Appliances", f"--raw_dir={raw}", "--quiet"],
         "train": ours,
         "tune": ours,

@@ -137,6 +137,7 @@ NEEDED = {  # arguments without which nothing is looked at
     "prepare": ["--dataset=sample"],
     "search": ["--dataset=amazon-c4"],
     "recommend": ["--checkpoint=run", "--users=u1"],
+    "similar": ["--checkpoint=run", "--items=i1"],
     "export-vectors": ["--checkpoint=run"],
     "evaluate": ["--checkpoint=run"],
     "report": ["run"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from recbole_blair.cli.recommend import add_run_options, open_recommender
+from recbole_blair.cli.recommend import add_request_time, add_run_options, open_recommender
 from recbole_blair.errors import require
 from recbole_blair.files.output import check_output_folder
 
@@ -23,6 +23,7 @@ def configure(parser: Parser) -> None:
     """Add the options."""
     add = parser.add
     add_run_options(parser)
+    add_request_time(parser)
     add("--output_dir", kind="path", default="vectors", help="folder for items.* and users.*")
     add("--users", help="as for recommend; none: no user vectors; empty: every user of the build")
     add("--faiss", action="store_true", help="write items.faiss too, an exact inner-product index")

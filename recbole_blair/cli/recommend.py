@@ -28,14 +28,27 @@ def configure(parser: Parser) -> None:
         required=True,
         help="JSONL file of {user_id, item_id_list[, timestamp_list]}, file of ids, or ids of known users: A,B,C",
     )
-    add("--top", kind="int, >=1, <=1e6", default=10, help="items a user")
+    add("--top", kind="int, >=1, <=1e6", default=10, help="items per user")
+    add_request_time(parser)
     add("--exclude_history", action="store_true", help="leave out the items of the user's history")
-    add(
-        "--format",
-        kind="str, table|jsonl|csv|parquet",
-        help="table, jsonl, csv or parquet; empty: by the ending of --output, else table",
-    )
-    add("--output", kind="path", help="file to write; empty: print")
+    add_filter_options(parser)
+    add_output_options(parser)
+
+
+def add_filter_options(parser: Parser) -> None:
+    """Add the options that limit which items are shown."""
+    add = parser.add
+    add("--allow", kind="path", help="file with one item id per line: these items alone are shown")
+    add("--block", kind="path", help="file with one item id per line: these items are never shown")
+    add("--where", help='condition on item columns: --where="categories=Cables and price<20"')
+    add("--skip_unknown", action="store_true", help="leave out ids that the run does not know; empty: refuse them")
+
+
+def add_output_options(parser: Parser) -> None:
+    """Add the options that say where and how results are written."""
+    kind = "str, table|jsonl|csv|parquet"
+    parser.add("--format", kind=kind, help="table, jsonl, csv or parquet; empty: by the ending of --output, else table")
+    parser.add("--output", kind="path", help="file to write; empty: print")
 
 
 def add_run_options(parser: Parser) -> None:
@@ -43,7 +56,6 @@ def add_run_options(parser: Parser) -> None:
     add = parser.add
     add("--checkpoint", kind="path", required=True, help="a run's folder")
     add("--new_items", kind="path", help="JSONL file of {item_id, title, …}: items training never saw")
-    add("--request_time", help="for HSTU (time_bias: request): now, Unix ms or a date; empty: the end of the data")
     add("--data_path", kind="path", help="folder that holds the build; empty: where the run had it")
     add("--plm", key="plm", help="encoder of new items; empty: where the run had it")
     add("--plugin", help="file of a model of one's own; empty: where the run had it")
@@ -51,6 +63,12 @@ def add_run_options(parser: Parser) -> None:
     add("--precision", key="precision", help="fp32, bf16 or auto; empty: the run's own")
     add("--ops", key="ops", help="fast or plain; empty: the run's own")
     add("--quiet", action="store_true", help="no progress bars")
+
+
+def add_request_time(parser: Parser) -> None:
+    """Add the option that says when the recommendations are asked for."""
+    meaning = "for HSTU (time_bias: request): now, Unix ms or a date; empty: the end of the data"
+    parser.add("--request_time", help=meaning)
 
 
 def open_recommender(args: Namespace) -> Recommender:
@@ -73,12 +91,14 @@ def open_recommender(args: Namespace) -> Recommender:
 def run(args: Namespace) -> int:
     """Write the recommendations."""
     from recbole_blair.recommend.output import choose_format, write_recommendations
+    from recbole_blair.recommend.selection import Filters
 
     name = choose_format(args.format, args.output)
     if args.output:
         check_output_file(args.output)
     recommender = open_recommender(args)
-    frames = recommender.iter_recommendations(args.users, args.top, args.exclude_history, args.request_time)
+    filters = Filters(args.allow, args.block, args.where, args.skip_unknown)
+    frames = recommender.iter_recommendations(args.users, args.top, args.exclude_history, args.request_time, filters)
     rows = write_recommendations(frames, name, args.output)
     if args.output:
         print(f"{args.output}: {rows} recommendations", file=sys.stderr)

@@ -28,7 +28,8 @@ EXAMPLE = "recbole-blair search --dataset=amazon-c4 --retriever=bm25"
 def configure(parser: Parser) -> None:
     """Add the flags."""
     add = parser.add
-    add("--dataset", help="amazon-c4, esci, reddit-movie, or a folder with test.csv and item_pool.jsonl[.gz]")
+    where = "amazon-c4, esci, reddit-movie, a folder with test.csv and item_pool.jsonl[.gz], or a build (with --query)"
+    add("--dataset", help=where)
     add(
         "--pool_text",
         kind="str, all|title",
@@ -48,7 +49,7 @@ def configure(parser: Parser) -> None:
     add("--topk", key="topk", default="10,50,100", help="cut-offs; the largest is the depth of the run file")
     add("--baseline", kind="path", help="run folder to test against (paired); with --run: nothing is searched")
     add("--run", kind="path", help="saved run folder to compare with --baseline")
-    add("--data_path", kind="path", default="dataset", help="where published sets and indexes are kept")
+    add("--data_path", kind="path", default="dataset", help="where builds, published sets and indexes are kept")
     add("--index_dir", kind="path", help="folder of this pool's vectors and indexes (default: by the pool's hash)")
     add("--output_dir", kind="path", help="run folder (default: runs/<time>-search-<retriever>-<dataset>)")
     variants = "str, lucene|robertson|atire|released"

@@ -41,7 +41,7 @@ def load_new_items(
     ascii_text: bool,
     text_fields: str | None = None,
     text_recipe: str = "own",
-) -> tuple[list[str], list[str], list[str]]:
+) -> tuple[list[str], list[dict[str, str]], list[str]]:
     """Load new items.
 
     Args:
@@ -52,13 +52,13 @@ def load_new_items(
         text_fields, text_recipe: see `EncoderOptions`.
 
     Returns:
-        ids, titles, texts.
+        ids, columns of the `.item` file, texts.
 
     Raises:
         InputError: an item without id or text, one twice, or one that is known.
     """
     ids: list[str] = []
-    titles: list[str] = []
+    rows: list[dict[str, str]] = []
     texts: list[str] = []
     places: dict[str, str] = {}
     for place, meta in item_entries(source):
@@ -77,11 +77,11 @@ def load_new_items(
             raise InputError(f"{place}: the item {item_id!r} has no text; give it {', '.join(RECIPES[RECIPE])}, or one")
         places[item_id] = place
         ids.append(item_id)
-        titles.append(columns["title"])
+        rows.append(columns)
         texts.append(text)
     if not ids:
         raise InputError(f"no item in {source!r}; expected JSON lines {{{ITEM_ID}, {', '.join(RECIPES[RECIPE])}}}")
-    return ids, titles, texts
+    return ids, rows, texts
 
 
 def item_columns(meta: Mapping[str, Any], ascii_text: bool) -> dict[str, str]:
@@ -92,6 +92,7 @@ def item_columns(meta: Mapping[str, Any], ascii_text: bool) -> dict[str, str]:
         "text": atomic_text(item_text(meta, RECIPE, ascii_text)),
         "categories": atomic_text(" ".join(name.replace(" ", "_") for name in lists["categories"])),
         "store": atomic_text(", ".join(lists["store"])),
+        "price": str(meta.get("price") or "").strip().lstrip("$"),
     }
 
 

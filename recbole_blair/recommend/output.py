@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import whole_file
-from recbole_blair.schema import ITEM_ID, USER_ID
+from recbole_blair.recommend.selection import POPULARITY
+from recbole_blair.schema import ITEM_ID
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ def choose_format(name: str | None, output: Path | str | None) -> str:
 
 
 def write_recommendations(frames: Iterable[pd.DataFrame], name: str, output: Path | str | None = None) -> int:
-    """Write frames of `Recommender.iter_recommendations`.
+    """Write frames of `Recommender.iter_recommendations` or of `Recommender.similar`.
 
     Args:
         name: of `FORMATS`.
@@ -60,15 +61,16 @@ def text_file(path: Path | None) -> AbstractContextManager[TextIO]:
 
 
 def write_table(frames: Iterable[pd.DataFrame], path: Path | None) -> int:
-    """Write one block per user: rank, score, item, title, cut to the terminal's width."""
+    """Write one block per user, or per item: rank, score, item, title, cut to the terminal's width."""
     width = max(shutil.get_terminal_size((120, 24)).columns, 60) if path is None else 120
     rows, wide = 0, 0
     with text_file(path) as file:
         for frame in frames:
-            wide = max(wide, frame[ITEM_ID].str.len().max() if len(frame) else 0)
-            for user, rank, item, title, score in frame.itertuples(index=False):
+            wide = max(wide, frame.iloc[:, 2].str.len().max() if len(frame) else 0)
+            for name, rank, item, title, score, *source in frame.itertuples(index=False):
                 if rank == 1:
-                    file.write(f"{'' if not rows else chr(10)}{user}\n")
+                    note = "  (no history: the most popular items)" if source == [POPULARITY] else ""
+                    file.write(f"{'' if not rows else chr(10)}{name}{note}\n")
                 short = textwrap.shorten(title, max(20, width - wide - 19), placeholder=" …")
                 file.write(f"{rank:>5}  {score:>8.4f}  {item:<{wide}}  {short}".rstrip() + "\n")
                 rows += 1
@@ -76,16 +78,16 @@ def write_table(frames: Iterable[pd.DataFrame], path: Path | None) -> int:
 
 
 def write_jsonl(frames: Iterable[pd.DataFrame], path: Path | None) -> int:
-    """Write one line per user: `{user_id, items: [{item_id, title, score}, …]}`, best first."""
+    """Write one line per user, or per item: `{user_id, source, items: [{item_id, title, score}, …]}`, best first."""
     rows = 0
     with text_file(path) as file:
         for frame in frames:
             line: dict[str, Any] = {}
-            for user, rank, item, title, score in frame.itertuples(index=False):
+            for name, rank, item, title, score, *source in frame.itertuples(index=False):
                 if rank == 1:
                     if line:
                         file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                    line = {USER_ID: user, "items": []}
+                    line = {frame.columns[0]: name, **dict(zip(frame.columns[5:], source)), "items": []}
                 line["items"].append({ITEM_ID: item, "title": title, "score": round(float(score), 6)})
             if line:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -94,7 +96,7 @@ def write_jsonl(frames: Iterable[pd.DataFrame], path: Path | None) -> int:
 
 
 def write_csv(frames: Iterable[pd.DataFrame], path: Path | None) -> int:
-    """Write `user_id,rank,item_id,title,score`, one line per recommendation."""
+    """Write the columns of the frames, one line per row."""
     rows = 0
     with text_file(path) as file:
         for number, frame in enumerate(frames):
@@ -105,13 +107,12 @@ def write_csv(frames: Iterable[pd.DataFrame], path: Path | None) -> int:
 
 def write_parquet(frames: Iterable[pd.DataFrame], path: Path) -> int:
     """Write the same columns as Parquet, one row group per chunk."""
-    strings = {USER_ID, ITEM_ID, "title"}
     types = {"rank": pa.int32(), "score": pa.float32()}
-    columns = (USER_ID, "rank", ITEM_ID, "title", "score")
-    schema = pa.schema([(c, pa.string() if c in strings else types[c]) for c in columns])
-    rows = 0
-    with pq.ParquetWriter(path, schema) as writer:
+    rows, writer = 0, None
+    with contextlib.ExitStack() as stack:
         for frame in frames:
+            schema = pa.schema([(name, types.get(name, pa.string())) for name in frame.columns])
+            writer = writer or stack.enter_context(pq.ParquetWriter(path, schema))
             writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
             rows += len(frame)
     return rows

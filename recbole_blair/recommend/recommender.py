@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ import torch
 from recbole_blair.errors import InputError
 from recbole_blair.recommend.new_items import append_items, check_takes_items, encode_new_items, load_new_items
 from recbole_blair.recommend.scorer import Scorer
-from recbole_blair.recommend.topk import best_items
-from recbole_blair.recommend.users import Users
+from recbole_blair.recommend.selection import MODEL, POPULARITY, Filters, Items, pick_items
+from recbole_blair.recommend.similar import find_similar
+from recbole_blair.recommend.users import Histories, Users
 from recbole_blair.runs.open_run import OpenRun, Places, open_run
 from recbole_blair.schema import ITEM_ID, USER_ID
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NewItems = str | Path | Sequence[Mapping[str, Any]]
+
+LOG = logging.getLogger(__name__)
 
 
 class Recommender:
@@ -82,52 +86,70 @@ class Recommender:
         """
         scorer, keys = self.scorer, ("ascii_text", "text_fields", "text_recipe")
         check_takes_items(scorer.run)
-        ids, titles, texts = load_new_items(new_items, scorer.catalogue.codes, *(self.config[key] for key in keys))
+        ids, columns, texts = load_new_items(new_items, scorer.catalogue.codes, *(self.config[key] for key in keys))
         append_items(scorer.model, encode_new_items(scorer.run, ids, texts, plm, scorer.show_progress))
-        scorer.catalogue.add(ids, titles)
+        scorer.catalogue.add(ids, columns)
         scorer.forget_tables()
         return ids
 
     def recommend(
-        self, users: Users, top: int = 10, exclude_history: bool = False, request_time: str | int | None = None
+        self,
+        users: Users,
+        top: int = 10,
+        exclude_history: bool = False,
+        request_time: str | int | None = None,
+        *,
+        allow: Items | None = None,
+        block: Items | None = None,
+        where: str | None = None,
+        skip_unknown: bool = False,
     ) -> pd.DataFrame:
-        """Recommend the best items of the whole catalogue.
+        """Recommend the best items of the catalogue.
 
         Args:
             users: see the class.
             top: items per user.
             exclude_history: leave out every item of the user's history, also those the model no longer sees.
             request_time: `now`, Unix ms or a date; see `load_users`. Only HSTU's time_bias=request depends on it.
+            allow, block: item ids, or a file with one id per line: items that alone, or never, are recommended.
+            where: a condition on item columns, as in `categories=Cables and price<20`; see `recommend/where.py`.
+            skip_unknown: leave unknown items out of histories and lists, and take an unknown user's history as empty.
 
         Returns:
-            `user_id, rank, item_id, title, score`, at most `top` rows per user, best first, users in the
-            order given. Equal scores: in catalogue order.
+            `user_id, rank, item_id, title, score, source`, at most `top` rows per user, best first, users in the
+            order given. Equal scores: in catalogue order. `source` is `model`; for a user without history it is
+            `popularity`, and the score is how often the item is a target of training.
 
         Raises:
-            InputError: an unknown user or item, an empty history, times that the model needs and are not given.
+            InputError: an unknown user or item, times that the model needs and are not given, no item left.
         """
         import pandas as pd  # heavy
 
-        parts = list(self.iter_recommendations(users, top, exclude_history, request_time))
+        filters = Filters(allow, block, where, skip_unknown)
+        parts = list(self.iter_recommendations(users, top, exclude_history, request_time, filters))
         return pd.concat(parts, ignore_index=True)
 
     def iter_recommendations(
-        self, users: Users, top: int = 10, exclude_history: bool = False, request_time: str | int | None = None
+        self,
+        users: Users,
+        top: int = 10,
+        exclude_history: bool = False,
+        request_time: str | int | None = None,
+        filters: Filters | None = None,
     ) -> Iterator[pd.DataFrame]:
         """Yield what `recommend` returns in chunks of users, so that any number of them fits into memory."""
         import pandas as pd  # heavy
 
-        if not isinstance(top, int) or isinstance(top, bool) or top < 1:
-            raise InputError(f"top={top!r}: expected a number of items, 1 or more")
-        histories = self.scorer.load_users(users, request_time)
+        check_top(top)
+        scorer, filters = self.scorer, filters or Filters()
+        mask = scorer.mask(filters)
+        histories = scorer.load_users(users, request_time, allow_empty=True, skip_unknown=filters.skip_unknown)
+        report_left_out(histories)
         ids, titles = np.array(self.item_ids, object), np.array(self.titles, object)
-        for rows, scores in self.scorer.score_chunks(histories):
-            if exclude_history:
-                row, item = histories.whole(rows)
-                scores[
-                    torch.from_numpy(row).to(scores.device), torch.from_numpy(item).long().to(scores.device)
-                ] = -np.inf
-            items, values = (x.cpu().numpy() for x in best_items(scores, top))
+        source = np.where(histories.filled, MODEL, POPULARITY)
+        for rows, scores in scorer.score_chunks(histories):
+            best = pick_items(scores, histories, rows, top, exclude_history, mask)
+            items, values = (x.cpu().numpy() for x in best)
             user, place = np.nonzero(items)
             item = items[user, place] - 1
             yield pd.DataFrame(
@@ -137,8 +159,39 @@ class Recommender:
                     ITEM_ID: ids[item],
                     "title": titles[item],
                     "score": values[user, place],
+                    "source": source[rows[user]],
                 }
             )
+
+    def similar(
+        self,
+        items: str | Sequence[str],
+        top: int = 10,
+        by: str = "model",
+        *,
+        allow: Items | None = None,
+        block: Items | None = None,
+        where: str | None = None,
+        skip_unknown: bool = False,
+    ) -> pd.DataFrame:
+        """Find the items nearest to given ones; an item is never its own neighbour.
+
+        Args:
+            items: item ids, a file of them, or ids joined by commas.
+            top: neighbours per item.
+            by: `model`: cosine of the model's item vectors; `text`: of the encoder's text features.
+            allow, block, where: see `recommend`.
+            skip_unknown: leave unknown items out.
+
+        Returns:
+            `item_id, rank, similar_id, title, score`, items in the order given.
+
+        Raises:
+            InputError: an unknown item; a model without item vectors, or without text features.
+        """
+        check_top(top)
+        filters = Filters(allow, block, where, skip_unknown)
+        return find_similar(self.scorer, items, top, by, filters)
 
     def score(
         self, users: Users, items: str | Sequence[str] | None = None, request_time: str | int | None = None
@@ -190,6 +243,21 @@ class Recommender:
             return self.scorer.tables()[1][torch.from_numpy(wanted).to(self.config["device"])].cpu().numpy()
         parts = [vectors for _, vectors in self.scorer.vector_chunks(self.scorer.load_users(users, request_time))]
         return np.concatenate(parts)
+
+
+def check_top(top: int) -> None:
+    """Refuse a number of items that is none."""
+    if not isinstance(top, int) or isinstance(top, bool) or top < 1:
+        raise InputError(f"top={top!r}: expected a number of items, 1 or more")
+
+
+def report_left_out(histories: Histories) -> None:
+    """Log what `skip_unknown` left out."""
+    items, users = histories.left_out.clip(0), int((histories.left_out < 0).sum())
+    if items.any():
+        LOG.warning("left out: %s unknown items of %s histories", f"{items.sum():,}", f"{(items > 0).sum():,}")
+    if users:
+        LOG.warning("unknown users, who get the most popular items: %s", f"{users:,}")
 
 
 def load(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from recbole_blair.recommend.selection import Filters
     from recbole_blair.recommend.users import Histories, Users
     from recbole_blair.runs.open_run import OpenRun
 
@@ -40,15 +41,23 @@ class Scorer:
         self.catalogue, self.show_progress = Catalogue(run.dataset), show_progress
         self.trim = trims_histories(run.info, run.config)
         self._tables: tuple[Tensor, Tensor] | None = None
+        self._popularity: Tensor | None = None
+        self.neighbours: dict[str, tuple[Tensor, Tensor]] = {}  # see `similar.item_vectors`
 
     @property
     def scores_by_dot_product(self) -> bool:
         """True where a score is the inner product of a user's and an item's vector."""
         return hasattr(self.model, "project_items") and getattr(self.model, "scores_by_dot_product", True)
 
+    def mask(self, filters: Filters) -> Tensor | None:
+        """Return which items filters let through, (N,) bool on the model's device; None: all."""
+        mask = filters.mask(self.catalogue)
+        return None if mask is None else torch.from_numpy(mask).to(self.config["device"])
+
     def forget_tables(self) -> None:
         """Compute the item vectors again when they are next asked for: the catalogue has grown."""
         self._tables = None
+        self.neighbours.clear()
 
     def check_has_vectors(self) -> None:
         """Refuse a model without vectors."""
@@ -58,12 +67,15 @@ class Scorer:
                 "use recommend or score"
             )
 
-    def load_users(self, users: Users, request_time: str | int | None = None) -> Histories:
-        """Load histories and refuse those without the times the model reads."""
-        histories = load_users(users, self.dataset, self.catalogue.codes, parse_request_time(request_time))
-        mode = self.config.get("time_bias") or "none"
-        if mode != "none" and not histories.timed.all():
-            user_id = histories.user_ids[int(np.flatnonzero(~histories.timed)[0])]
+    def load_users(
+        self, users: Users, request_time: str | int | None = None, allow_empty: bool = False, skip_unknown: bool = False
+    ) -> Histories:
+        """Load histories and refuse those without the times the model reads; see `users.load_users`."""
+        request_ms = parse_request_time(request_time)
+        histories = load_users(users, self.dataset, self.catalogue.codes, request_ms, allow_empty, skip_unknown)
+        mode, untimed = self.config.get("time_bias") or "none", ~histories.timed & histories.filled
+        if mode != "none" and untimed.any():
+            user_id = histories.user_ids[int(np.flatnonzero(untimed)[0])]
             raise InputError(
                 f"{self.run.info.name} (time_bias: {mode}) reads the times of events, but user {user_id!r} has none; "
                 f"give {TIMESTAMP_SEQ} (Unix ms) beside {ITEM_SEQ}"
@@ -91,9 +103,9 @@ class Scorer:
                 np.pad(x, ((0, 0), (0, self.config["MAX_ITEM_LIST_LENGTH"] - x.shape[1]))) for x in (items, times)
             )
         fields = {ITEM_SEQ: items.astype(np.int64), ITEM_SEQ_LEN: length}
-        if histories.timed.all():
+        if (histories.timed | ~histories.filled).all():
             fields.update({TIMESTAMP_SEQ: times, TIMESTAMP: histories.request[rows]})
-        if histories.code.all():
+        if ((histories.code > 0) | ~histories.filled).all():
             fields[USER_ID] = histories.code[rows]
         tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in fields.items()}
         return Interaction(tensors).to(self.config["device"])
@@ -123,10 +135,31 @@ class Scorer:
     def score_chunks(self, histories: Histories) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yield (rows (B,), scores (B, N) float32 tensor that may be written to); column 0 is the padding item."""
         for rows in self.chunks(histories, "score users"):
-            if self.scores_by_dot_product:
-                yield rows, self.encode_users(histories, rows) @ self.tables()[1].T
-            else:
-                yield rows, self.full_scores(self.batch(histories, rows))
+            yield rows, self.score_rows(histories, rows)
+
+    def score_rows(self, histories: Histories, rows: np.ndarray) -> Tensor:
+        """Return scores (B, N) float32 of users `rows` (B,); those of an empty history are the items' popularity."""
+        filled = histories.filled[rows]
+        if filled.all():
+            return self.model_scores(histories, rows)
+        scores = self.popularity().repeat(len(rows), 1)
+        if filled.any():
+            scores[torch.from_numpy(filled).to(scores.device)] = self.model_scores(histories, rows[filled])
+        return scores
+
+    def model_scores(self, histories: Histories, rows: np.ndarray) -> Tensor:
+        """Return scores (B, N) float32 of users `rows` (B,), none of whose histories is empty."""
+        if self.scores_by_dot_product:
+            return self.encode_users(histories, rows) @ self.tables()[1].T
+        return self.full_scores(self.batch(histories, rows))
+
+    def popularity(self) -> Tensor:
+        """Return how often each item is a target of training, (N,) float32; 0 for items that were added."""
+        if self._popularity is None or len(self._popularity) != len(self.catalogue) + 1:
+            counts = np.zeros(len(self.catalogue) + 1, np.float32)
+            counts[: self.dataset.n_items] = self.dataset.item_counts("train")
+            self._popularity = torch.from_numpy(counts).to(self.config["device"])
+        return self._popularity
 
     @torch.no_grad()
     def full_scores(self, batch: Interaction) -> Tensor:

@@ -36,6 +36,7 @@ class Histories:
         timed (U,) bool: whether a user's events carry times.
         request (U,) int64: when the recommendation is asked for, Unix ms; 0: not said.
         code (U,) int64: internal user ids; 0 for users given by a history.
+        left_out (U,) int64: unknown items that were left out of a history; -1: the user is unknown.
     """
 
     user_ids: list[str]
@@ -45,9 +46,15 @@ class Histories:
     timed: np.ndarray
     request: np.ndarray
     code: np.ndarray
+    left_out: np.ndarray
 
     def __len__(self) -> int:
         return len(self.user_ids)
+
+    @property
+    def filled(self) -> np.ndarray:
+        """Whether a user has a history, (U,) bool."""
+        return self.start[1:] > self.start[:-1]
 
     def latest(self, users: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the latest events of users (B,): items and times (B, L), right-padded with 0, and lengths (B,)."""
@@ -68,6 +75,8 @@ def load_users(
     dataset: BlairDataset,
     code_of: Mapping[str, int],
     request_ms: int | None = None,
+    allow_empty: bool = False,
+    skip_unknown: bool = False,
 ) -> Histories:
     """Load histories.
 
@@ -78,6 +87,8 @@ def load_users(
         code_of: internal item ids, new items included.
         request_ms: when recommendations are asked for; None: at the end of the data, that is at the
             dataset's latest event or the user's own, whichever is later. A mapping's `timestamp` outranks it.
+        allow_empty: take an empty history.
+        skip_unknown: leave unknown items out of a history, and give an unknown user an empty one.
 
     Returns:
         Users in the order given.
@@ -90,22 +101,28 @@ def load_users(
         raise InputError(f"no user in {users!r}; give ids of known users, or a JSONL file of histories")
     known = KnownUsers(dataset, [record[USER_ID] for _, record in records if ITEM_SEQ not in record])
     last = int(dataset.seq_times.max(initial=0))
-    parts, timed, request, code = [], [], [], []
+    parts, timed, request, code, left_out = [], [], [], [], []
     for place, record in records:
+        number, missing = 0, 0
         if ITEM_SEQ in record:
-            items, times = given_history(record, place, code_of)
-            code.append(0)
+            items, times, missing = given_history(record, place, code_of, skip_unknown)
+        elif skip_unknown and known.codes[record[USER_ID]] is None:
+            items, times, missing = np.zeros(0, np.int32), None, -1
         else:
             number, items, times = known.history(record[USER_ID], place)
-            code.append(number)
+        if not len(items) and not (allow_empty or skip_unknown):
+            raise InputError(f"{place}: the history of {record[USER_ID]!r} is empty; {ITEM_SEQ} needs an item at least")
         own = times is not None
+        code.append(number)
         parts.append((items, times if own else np.zeros(len(items), np.int64)))
         timed.append(own)
         request.append(request_time(record, place, times, last, request_ms))
+        left_out.append(missing)
     items, times = (np.concatenate(column) for column in zip(*parts))
     start = np.cumsum([0, *(len(part[0]) for part in parts)])
     ids = [record[USER_ID] for _, record in records]
-    return Histories(ids, items.astype(np.int32), times, start, np.array(timed), np.array(request), np.array(code))
+    columns = (np.array(column) for column in (timed, request, code, left_out))
+    return Histories(ids, items.astype(np.int32), times, start, *columns)
 
 
 def iterate_entries(users: Any, noun: str = "user", keep_surrogates: bool = False) -> Iterator[tuple[str, Any]]:
@@ -143,26 +160,27 @@ def as_record(entry: Any, place: str) -> dict[str, Any]:
 
 
 def given_history(
-    record: Mapping[str, Any], place: str, code_of: Mapping[str, int]
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the items and times (None without) of a mapping with a history."""
+    record: Mapping[str, Any], place: str, code_of: Mapping[str, int], skip_unknown: bool = False
+) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """Return the items, the times (None without) and the number of unknown items of a mapping with a history."""
     tokens, times = list_of(record, ITEM_SEQ, place), None
-    if not tokens:
-        raise InputError(f"{place}: the history of {record[USER_ID]!r} is empty; {ITEM_SEQ} needs an item at least")
-    codes = [code_of.get(str(token)) or code_of.get(encoded_id(str(token)), 0) for token in tokens]
-    if 0 in codes:
-        token = str(tokens[codes.index(0)])
+    codes = np.array([code_of.get(str(token)) or code_of.get(encoded_id(str(token)), 0) for token in tokens], np.int32)
+    missing = int((codes == 0).sum())
+    if missing and not skip_unknown:
+        token = str(tokens[int(codes.argmin())])
         raise InputError(
-            f"{place}: unknown item {token!r} ({codes.count(0)} of {len(codes)} items of this history); leave it out, "
-            "or add it by its text with new_items"
+            f"{place}: unknown item {token!r} ({missing} of {len(codes)} items of this history); leave it out (or all "
+            "by skip_unknown), or add it by its text with new_items"
         )
     if record.get(TIMESTAMP_SEQ) is not None:
-        times = np.array([whole_ms(time, place, TIMESTAMP_SEQ) for time in list_of(record, TIMESTAMP_SEQ, place)])
+        given = [whole_ms(time, place, TIMESTAMP_SEQ) for time in list_of(record, TIMESTAMP_SEQ, place)]
+        times = np.array(given, np.int64)
         if len(times) != len(codes):
             raise InputError(f"{place}: {len(codes)} items in {ITEM_SEQ} but {len(times)} times in {TIMESTAMP_SEQ}")
         if (np.diff(times) < 0).any():
             raise InputError(f"{place}: {TIMESTAMP_SEQ} goes back in time; give the oldest event first")
-    return np.array(codes, np.int32), times
+        times = times[codes > 0]
+    return codes[codes > 0], times, missing
 
 
 def encoded_id(token: str) -> str:
@@ -195,7 +213,7 @@ def request_time(
     record: Mapping[str, Any], place: str, times: np.ndarray | None, last: int, request_ms: int | None
 ) -> int:
     """Return when a recommendation is asked for; see `load_users`."""
-    own = 0 if times is None else int(times[-1])
+    own = 0 if times is None or not len(times) else int(times[-1])
     if record.get(TIMESTAMP) is not None:
         asked = whole_ms(record[TIMESTAMP], place, TIMESTAMP)
     else:

@@ -1,4 +1,4 @@
-"""From `--dataset` to files: a folder, or a published data set that is downloaded where it is missing."""
+"""From `--dataset` to files: a folder, a build, or a published data set that is downloaded where it is missing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import shown, why_no_folder
 from recbole_blair.files.write import whole_file
-from recbole_blair.schema import HF_DATASET
+from recbole_blair.schema import HF_DATASET, ITEM_ID, ITEM_SUFFIX, UNKNOWN_DOMAIN
 from recbole_blair.search import esci, readers, tasks
+from recbole_blair.text.features import read_item_header, read_items
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,8 +45,10 @@ def find_files(
 ) -> Files:  # fmt: skip
     """Find a data set's files: in the folder given, its parent (a pool shared by several), or `<data_path>/<name>`.
 
+    The pool of a build, which `prepare` makes, are the items of its `.item` file.
+
     Args:
-        dataset: `amazon-c4`, `esci`, `reddit-movie` (titles alone), or a folder.
+        dataset: `amazon-c4`, `esci`, `reddit-movie` (titles alone), a folder, or the name of one in `data_path`.
         data_path: where published sets are kept and downloaded to.
         revision: hub version of the download.
         download: fetch what a published set lacks.
@@ -59,10 +62,12 @@ def find_files(
         folder = Path(data_path) / dataset
         if download:
             _download(dataset, folder, revision, pool_text)
+    elif Path(dataset).name == dataset and why_no_folder(folder) and not why_no_folder(Path(data_path) / dataset):
+        folder = Path(data_path) / dataset
     if why_no_folder(folder):
         raise InputError(
-            f"dataset {shown(dataset)!r} is neither a folder nor one of {', '.join(PUBLISHED)}; a folder holds "
-            f"{readers.QUERY_FILE} and item_pool.jsonl[.gz]"
+            f"dataset {shown(dataset)!r} is neither a folder, nor a build in {data_path}, nor one of "
+            f"{', '.join(PUBLISHED)}; a folder holds {readers.QUERY_FILE} and item_pool.jsonl[.gz]"
         )
     files = _look(folder, pool_text)
     if files.pool is None and files.products is None:
@@ -78,6 +83,7 @@ def _look(folder: Path, pool_text: str = "all") -> Files:
     """Return the files of a folder; the pool and the category mapping may lie in its parent."""
     here = folder.resolve()
     whole, titles = readers.POOL_FILES, readers.TITLE_FILES
+    pools = [*titles, *whole] if pool_text == "title" else [*whole, *titles]
 
     def first(names: Sequence[str], folders: Sequence[Path]) -> Path | None:
         return next((f / n for f in folders for n in names if (f / n).is_file()), None)
@@ -86,7 +92,7 @@ def _look(folder: Path, pool_text: str = "all") -> Files:
         name=here.name,
         folder=folder,
         queries=first([readers.QUERY_FILE, f"{readers.QUERY_FILE}.gz"], [here]),
-        pool=first((*titles, *whole) if pool_text == "title" else (*whole, *titles), [here, here.parent]),
+        pool=first([*pools, f"{here.name}{ITEM_SUFFIX}"], [here]) or first(pools, [here.parent]),
         examples=first([esci.EXAMPLES_FILE], [here]),
         products=first([esci.PRODUCTS_FILE], [here]),
         categories=first([CATEGORY_FILE], [here, here.parent]),
@@ -188,7 +194,8 @@ def load_pool(files: Files, pool_text: str = "all") -> tuple[Pool, dict[str, str
         `asin2category.json` where there is one, for the pool's and the judged items.
     """
     if files.pool is not None:
-        pool = readers.load_pool(files.pool, pool_text)
+        own_build = files.pool.suffix == ITEM_SUFFIX
+        pool = pool_of_build(files.pool, pool_text) if own_build else readers.load_pool(files.pool, pool_text)
     else:
         pool = esci.pool_of_products(files.products or files.folder / esci.PRODUCTS_FILE, pool_text=pool_text)
     if files.categories is None:
@@ -199,6 +206,15 @@ def load_pool(files: Files, pool_text: str = "all") -> tuple[Pool, dict[str, str
     categories = readers.load_asin2category(files.categories, wanted)
     own = [categories.get(i, c) for i, c in zip(pool.item_ids, pool.categories)]
     return replace(pool, categories=own), categories
+
+
+def pool_of_build(path: Path, pool_text: str) -> Pool:
+    """Return the items of a build's `.item` file, with their text or their title, and the last of their categories."""
+    has_categories = "categories:token_seq" in read_item_header(path.parent)
+    field = "title" if pool_text == "title" else "text"
+    ids, texts, *categories = read_items(path.parent, [ITEM_ID, field, *["categories"] * has_categories])
+    names = [row.split(" ")[-1].replace("_", " ") or UNKNOWN_DOMAIN for row in categories[0]] if categories else []
+    return readers.Pool(ids, names or [UNKNOWN_DOMAIN] * len(ids), texts, str(path))
 
 
 def load_task(files: Files, pool: Pool, protocol: str = "rows", categories: Mapping[str, str] | None = None) -> Task:

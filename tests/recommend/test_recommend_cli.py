@@ -32,7 +32,7 @@ def test_every_format_holds_the_same(make_run, expected, tmp_path):
     flat = [item for line in lines for item in line["items"]]
     rows = list(csv.DictReader((tmp_path / "deep/top.csv").open()))
     table = pq.read_table(tmp_path / "deep/top.parquet")
-    assert table.column_names == ["user_id", "rank", "item_id", "title", "score"]
+    assert table.column_names == ["user_id", "rank", "item_id", "title", "score", "source"]
     for name, found in (("jsonl", flat), ("csv", rows), ("parquet", table.to_pylist())):
         assert len(found) == 6, name
         for own, other in zip(expected, found):

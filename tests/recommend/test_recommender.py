@@ -9,7 +9,7 @@ import torch
 
 import recbole_blair
 from recbole_blair.errors import InputError
-from recbole_blair.recommend import recommender as recommender_module
+from recbole_blair.recommend import selection
 from recbole_blair.runs.open_run import open_run
 
 from builds import TEST_MS, VALID_MS, random_sequences  # isort: skip
@@ -62,7 +62,7 @@ def test_scores_and_recommendations_are_the_models_own(make_run, model, keys):
     own = np.stack([naive_scores(run, SEQUENCES[user], END_MS)[1:] for user in USERS])
     np.testing.assert_allclose(scores, own, rtol=1e-4, atol=1e-5)
     best = loaded.recommend(USERS, top=4)
-    assert best.columns.tolist() == ["user_id", "rank", "item_id", "title", "score"] and len(best) == 20
+    assert best.columns.tolist() == ["user_id", "rank", "item_id", "title", "score", "source"] and len(best) == 20
     assert best["user_id"].tolist() == np.repeat(USERS, 4).tolist() and best["rank"].tolist() == [1, 2, 3, 4] * 5
     for number, user in enumerate(USERS):
         order = np.argsort(-scores[number], kind="stable")[:4]
@@ -85,8 +85,8 @@ def test_chunks_change_nothing_and_stay_within_the_budget(make_run, monkeypatch,
     users = list(SEQUENCES)
     whole = recbole_blair.load(make_run(model, **keys), device="cpu", show_progress=False).recommend(users, 5)
     seen, budget = [], 41 * 7
-    best_items = recommender_module.best_items
-    monkeypatch.setattr(recommender_module, "best_items", lambda s, k: seen.append(s.numel()) or best_items(s, k))
+    best_items = selection.best_items
+    monkeypatch.setattr(selection, "best_items", lambda s, k: seen.append(s.numel()) or best_items(s, k))
     chunked = recbole_blair.load(make_run(model, **keys, max_score_elements=budget), device="cpu", show_progress=False)
     again = chunked.recommend(users, 5)
     assert len(seen) >= 5 and max(seen) <= budget

@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+from builds import write_build
 from esci_files import write_esci
 from shop_data import GOOD, ChatServer, reply, write_raw
 from test_rankers import ITEMS, QUERIES
@@ -40,6 +41,17 @@ def test_score_compare_and_ask(shop, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split()[2] == "C2"
     assert len(lines) == 4
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_the_items_of_ones_own_build_are_searched(tmp_path, capsys, by_name):
+    texts = {"a": "oak desk, solid", "b": "red lamp", "c": "desk lamp of steel"}
+    build = write_build(tmp_path / "data", {"u": [("a", 1), ("b", 2), ("c", 3)]}, "mine", texts=texts)
+    assert search(tmp_path, f"--dataset={'mine' if by_name else build}", "--query=oak desk", "--top=9") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2:4] for line in lines[2:]] == [["a", "c"], ["c", "c"]]  # item id, category
+    assert search(tmp_path, f"--dataset={build}") == 2
+    assert "mine holds no queries" in capsys.readouterr().err
 
 
 def test_approximate_index_prints_its_recall(tmp_path, capsys):

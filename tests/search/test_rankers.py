@@ -147,7 +147,7 @@ def test_answer_prints_what_people_look_for(folder, tmp_path):
 
 
 def test_refusals(folder, tmp_path):
-    with pytest.raises(InputError, match="neither a folder nor one of amazon-c4, esci"):
+    with pytest.raises(InputError, match=r"neither a folder, nor a build in .*, nor one of amazon-c4, esci"):
         evaluate(str(tmp_path / "nowhere"), "bm25", tmp_path / "r", **options(tmp_path))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no item pool"):
