@@ -28,6 +28,8 @@ from recbole_blair.text.weights import weights_hash
 if TYPE_CHECKING:
     from recbole.model.abstract_recommender import SequentialRecommender
 
+    from recbole_blair.text.lexical import LexicalEncoder
+
 RECIPE = "recommendation"  # of the `.item` file's text
 RAW_ITEM_ID = "parent_asin"  # of Amazon's raw metadata, taken where there is no item_id
 CHECKED_ITEMS = 8  # of the catalogue, encoded again to see that the encoder is the one of the features
@@ -137,44 +139,55 @@ def rows_of_weights(model: nn.Module) -> Iterator[tuple[str, int]]:
         yield name, weight.shape[0] if weight.ndim else 0
 
 
-def encode_new_items(
-    run: OpenRun, ids: Sequence[str], texts: Sequence[str], plm: Path | str | None = None, progress: bool = True
-) -> np.ndarray:
-    """Encode texts with the encoder, pooling, length and precision of the run's features, transformed as they are.
+class NewItemEncoder:
+    """Encodes texts with the encoder, pooling, length and precision of a run's features, transformed as they are.
 
     Args:
-        ids: M ids, for errors.
-        texts: M texts.
+        run: of a text model, see `check_takes_items`.
         plm: where the encoder is now; None: where the run had it.
-
-    Returns:
-        (M, D) float32.
+        progress: progress bars.
 
     Raises:
-        InputError: the encoder has gone, is another than that of the features, or refuses a text (an API's).
+        InputError: the encoder has gone, or is another than that of the features.
     """
-    assert run.encoder is not None  # check_takes_items: a text model
-    features, header = load_features(run.dataset.build_dir, run.encoder)
-    item_ids, catalogue = read_item_texts(run.dataset.build_dir, header.get("text_fields"))
-    if header.get("text_recipe") == "released":
-        catalogue = released_texts(run.config, run.dataset.build_dir, item_ids)
-    plm = plm or run.config["plm"]
-    if header.get("kind") == "vectors":
-        raise InputError(
-            f"{run.folder} was trained on ready vectors ({header.get('source')}): there is no encoder for new items; "
-            "train with an encoder to add some"
-        )
-    if run.encoder.startswith(TFIDF_SVD):
-        vectors = encode_lexical(features, catalogue, texts)
-    else:
-        encoder = load_same_encoder(run, header, plm)
-        check_encoder(encoder, features, catalogue, plm)
-        try:
-            vectors = encoder.encode(texts, progress=progress)
-        except RowError as error:
-            raise InputError(f"new item {ids[error.row]}: {error}") from None
-    path, rows = feature_path(run.dataset.build_dir, run.encoder), run.dataset.items_of_rows("train") - 1
-    return load_transform(path, chosen_transform(run.config), features, header, rows).apply(vectors)
+
+    def __init__(self, run: OpenRun, plm: Path | str | None = None, progress: bool = True) -> None:
+        assert run.encoder is not None  # check_takes_items: a text model
+        self.progress = progress
+        features, header = load_features(run.dataset.build_dir, run.encoder)
+        item_ids, catalogue = read_item_texts(run.dataset.build_dir, header.get("text_fields"))
+        if header.get("text_recipe") == "released":
+            catalogue = released_texts(run.config, run.dataset.build_dir, item_ids)
+        plm = plm or run.config["plm"]
+        if header.get("kind") == "vectors":
+            raise InputError(
+                f"{run.folder} was trained on ready vectors ({header.get('source')}): there is no encoder for new "
+                "items; train with an encoder to add some"
+            )
+        self.lexical: LexicalEncoder | None = None
+        self.encoder: Any = None
+        if run.encoder.startswith(TFIDF_SVD):
+            self.lexical = fit_lexical(features, catalogue)
+        else:
+            self.encoder = load_same_encoder(run, header, plm)
+            check_encoder(self.encoder, features, catalogue, plm)
+        path, rows = feature_path(run.dataset.build_dir, run.encoder), run.dataset.items_of_rows("train") - 1
+        self.transform = load_transform(path, chosen_transform(run.config), features, header, rows)
+
+    def encode(self, ids: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+        """Encode texts (M) of new items `ids`, which errors name: (M, D) float32.
+
+        Raises:
+            InputError: a text that the encoder refuses (an API's), or of which it knows no word.
+        """
+        if self.lexical is not None:
+            vectors = encode_lexical(self.lexical, texts)
+        else:
+            try:
+                vectors = self.encoder.encode(texts, progress=self.progress)
+            except RowError as error:
+                raise InputError(f"new item {ids[error.row]}: {error}") from None
+        return self.transform.apply(vectors)
 
 
 def load_same_encoder(run: OpenRun, header: Mapping[str, Any], plm: Path | str) -> Any:
@@ -228,11 +241,11 @@ def check_encoder(encoder: Any, features: np.ndarray, catalogue: Sequence[str], 
         )
 
 
-def encode_lexical(features: np.ndarray, catalogue: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-    """Fit tfidf-svd on the catalogue again, check that it gives the same features, and project new texts.
+def fit_lexical(features: np.ndarray, catalogue: Sequence[str]) -> LexicalEncoder:
+    """Fit tfidf-svd on the catalogue again and check that it gives the same features.
 
     Raises:
-        InputError: the fit differs, or a text holds no word of the catalogue.
+        InputError: the fit differs.
     """
     from recbole_blair.text.lexical import LexicalEncoder  # heavy: loads scikit-learn
 
@@ -245,6 +258,15 @@ def encode_lexical(features: np.ndarray, catalogue: Sequence[str], texts: Sequen
             f"{TFIDF_SVD}, fitted again on the catalogue, gives other features than the run was trained on (error "
             f"{error:.2g}): another version of scikit-learn made them; encode again with --force and train again"
         )
+    return encoder
+
+
+def encode_lexical(encoder: LexicalEncoder, texts: Sequence[str]) -> np.ndarray:
+    """Project new texts.
+
+    Raises:
+        InputError: a text holds no word of the catalogue.
+    """
     vectors = encoder.transform(texts)
     empty = np.flatnonzero(~vectors.any(axis=1))
     if len(empty):

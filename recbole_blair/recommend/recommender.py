@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from recbole_blair.errors import InputError
-from recbole_blair.recommend.new_items import append_items, check_takes_items, encode_new_items, load_new_items
+from recbole_blair.recommend.new_items import NewItemEncoder, check_takes_items, load_new_items
 from recbole_blair.recommend.scorer import Scorer
 from recbole_blair.recommend.selection import MODEL, POPULARITY, Filters, Items, pick_items
 from recbole_blair.recommend.similar import find_similar
@@ -45,6 +45,7 @@ class Recommender:
 
     def __init__(self, run: OpenRun, show_progress: bool = True) -> None:
         self.scorer, self.config = Scorer(run, show_progress), run.config
+        self._encoder: NewItemEncoder | None = None  # loaded for the first new item
 
     def __repr__(self) -> str:
         run, catalogue = self.scorer.run, self.scorer.catalogue
@@ -87,9 +88,9 @@ class Recommender:
         scorer, keys = self.scorer, ("ascii_text", "text_fields", "text_recipe")
         check_takes_items(scorer.run)
         ids, columns, texts = load_new_items(new_items, scorer.catalogue.codes, *(self.config[key] for key in keys))
-        append_items(scorer.model, encode_new_items(scorer.run, ids, texts, plm, scorer.show_progress))
-        scorer.catalogue.add(ids, columns)
-        scorer.forget_tables()
+        if self._encoder is None or plm is not None:
+            self._encoder = NewItemEncoder(scorer.run, plm, scorer.show_progress)
+        scorer.add_items(self._encoder.encode(ids, texts), ids, columns)
         return ids
 
     def recommend(

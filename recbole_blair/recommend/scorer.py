@@ -11,6 +11,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_blair.errors import InputError
 from recbole_blair.recommend.catalogue import Catalogue
+from recbole_blair.recommend.new_items import append_items
 from recbole_blair.recommend.users import load_users, parse_request_time
 from recbole_blair.registry.build_model import trims_histories
 from recbole_blair.schema import ITEM_SEQ, ITEM_SEQ_LEN, TIMESTAMP, TIMESTAMP_SEQ, USER_ID
@@ -18,7 +19,7 @@ from recbole_blair.train.progress import progress_bar
 from recbole_blair.train.runtime import precision_context
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from torch import Tensor
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from recbole_blair.recommend.selection import Filters
     from recbole_blair.recommend.users import Histories, Users
     from recbole_blair.runs.open_run import OpenRun
+
+BLOCK_ITEMS = 4096  # scored at a time on a CPU: of 300 numbers each they lie in its cache while users pass by
 
 
 class Scorer:
@@ -54,10 +57,20 @@ class Scorer:
         mask = filters.mask(self.catalogue)
         return None if mask is None else torch.from_numpy(mask).to(self.config["device"])
 
-    def forget_tables(self) -> None:
-        """Compute the item vectors again when they are next asked for: the catalogue has grown."""
-        self._tables = None
+    @torch.no_grad()
+    def add_items(self, features: np.ndarray, ids: Sequence[str], columns: Sequence[Mapping[str, str]]) -> None:
+        """Add items to model and catalogue; see `append_items`. The vectors of the others are not computed again."""
+        known = self.tables() if self.scores_by_dot_product else None
+        first = len(self.catalogue) + 1
+        append_items(self.model, features)
+        self.catalogue.add(ids, columns)
         self.neighbours.clear()
+        if known is not None:
+            items = torch.arange(first, first + len(ids), device=known[1].device)
+            with self.autocast():
+                projected = self.model.project_items(items)
+                vectors = self.model.item_vectors(projected).float()[1:]
+            self._tables = torch.cat([known[0], projected]), torch.cat([known[1], vectors])
 
     def check_has_vectors(self) -> None:
         """Refuse a model without vectors."""
@@ -110,14 +123,17 @@ class Scorer:
         tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in fields.items()}
         return Interaction(tensors).to(self.config["device"])
 
-    def chunks(self, histories: Histories, label: str) -> Iterator[np.ndarray]:
-        """Yield consecutive user numbers (B,), with a progress bar; a chunk's scores fit `max_score_elements`."""
+    def split_rows(self, histories: Histories) -> list[np.ndarray]:
+        """Return consecutive user numbers (B,) in chunks whose scores fit `max_score_elements`."""
         fit = self.config["max_score_elements"] // (len(self.catalogue) + 1)
         size = max(1, min(self.config["eval_batch_size"], fit))
+        return np.split(np.arange(len(histories)), range(size, len(histories), size))
+
+    def chunks(self, histories: Histories, label: str) -> Iterator[np.ndarray]:
+        """Yield the chunks of `split_rows` with a progress bar."""
         bar = progress_bar(len(histories), label, "users", self.show_progress)
         with contextlib.closing(bar):
-            for start in range(0, len(histories), size):
-                rows = np.arange(start, min(start + size, len(histories)))
+            for rows in self.split_rows(histories):
                 yield rows
                 bar.update(len(rows))
 
@@ -139,19 +155,47 @@ class Scorer:
 
     def score_rows(self, histories: Histories, rows: np.ndarray) -> Tensor:
         """Return scores (B, N) float32 of users `rows` (B,); those of an empty history are the items' popularity."""
-        filled = histories.filled[rows]
-        if filled.all():
-            return self.model_scores(histories, rows)
-        scores = self.popularity().repeat(len(rows), 1)
-        if filled.any():
-            scores[torch.from_numpy(filled).to(scores.device)] = self.model_scores(histories, rows[filled])
+        return self.score_many([(histories, rows)])[0]
+
+    def score_many(self, parts: Sequence[tuple[Histories, np.ndarray]]) -> list[Tensor]:
+        """Return what `score_rows` returns for each of several (histories, rows), bit for bit.
+
+        Together they are faster: a block of the item table is read once for all of them. Each keeps matrix products of
+        its own, since a product's last bits depend on its shape.
+        """
+        filled = [rows[histories.filled[rows]] for histories, rows in parts]
+        scores = self.model_scores([(part[0], rows) for part, rows in zip(parts, filled) if len(rows)])
+        return [
+            next(scores)
+            if len(own) == len(rows)
+            else self.with_popularity(histories.filled[rows], next(scores) if len(own) else None)
+            for (histories, rows), own in zip(parts, filled)
+        ]
+
+    def model_scores(self, parts: Sequence[tuple[Histories, np.ndarray]]) -> Iterator[Tensor]:
+        """Return the model's scores (B, N) float32 of each of several (histories, rows), no history of them empty."""
+        if self.scores_by_dot_product:
+            return iter(self.score_vectors([self.encode_users(histories, rows) for histories, rows in parts]))
+        return (self.full_scores(self.batch(histories, rows)) for histories, rows in parts)
+
+    @torch.no_grad()
+    def score_vectors(self, vectors: Sequence[Tensor]) -> list[Tensor]:
+        """Return the inner products (B, N) float32 of user vectors (B, H) with all items, for each of several."""
+        table = self.tables()[1]  # (N, H)
+        scores = [own.new_empty(len(own), len(table)) for own in vectors]
+        step = BLOCK_ITEMS if table.device.type == "cpu" else len(table)
+        for start in range(0, len(table), step):
+            block = table[start : start + step].T  # (H, step)
+            for own, out in zip(vectors, scores):
+                torch.mm(own, block, out=out[:, start : start + step])
         return scores
 
-    def model_scores(self, histories: Histories, rows: np.ndarray) -> Tensor:
-        """Return scores (B, N) float32 of users `rows` (B,), none of whose histories is empty."""
-        if self.scores_by_dot_product:
-            return self.encode_users(histories, rows) @ self.tables()[1].T
-        return self.full_scores(self.batch(histories, rows))
+    def with_popularity(self, filled: np.ndarray, own: Tensor | None) -> Tensor:
+        """Return scores (B, N): `own`, the model's, where `filled` (B,), the items' popularity elsewhere."""
+        scores = self.popularity().repeat(len(filled), 1)
+        if own is not None:
+            scores[torch.from_numpy(filled).to(scores.device)] = own
+        return scores
 
     def popularity(self) -> Tensor:
         """Return how often each item is a target of training, (N,) float32; 0 for items that were added."""

@@ -204,7 +204,7 @@ def whole_ms(value: Any, place: str, field: str) -> int:
         number = int(value)
     except (TypeError, ValueError, OverflowError):
         number = -1
-    if number < 10**11 or number != float(value):  # what is smaller is seconds, or no time at all
+    if not 10**11 <= number <= 10**15 or number != float(value):  # smaller: seconds, or no time at all
         raise InputError(f"{place}: {field} holds {value!r}; expected Unix milliseconds, like 1658002729837")
     return number
 
