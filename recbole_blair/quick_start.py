@@ -24,7 +24,14 @@ from recbole_blair.files.output import check_output_folder
 from recbole_blair.ops import use_ops
 from recbole_blair.parallel.distributed import barrier, broadcast, join_group, main_process_first, rank, world_size
 from recbole_blair.registry import ModelInfo, find_model, remember_plugins, use_plugins
-from recbole_blair.registry.build_model import build_loaders, build_model, describe_batches, uses_text
+from recbole_blair.registry.build_model import (
+    build_loaders,
+    build_model,
+    check_protocol,
+    check_rows,
+    describe_batches,
+    uses_text,
+)
 from recbole_blair.train import checkpoint, run_folder
 from recbole_blair.train.display import run_logger, say
 from recbole_blair.train.interrupted import choose_root
@@ -254,6 +261,7 @@ def open_fresh(info: ModelInfo, config: Config, datasets: Datasets, fresh: bool 
 def open_dataset(info: ModelInfo, config: Config, datasets: Datasets) -> BlairDataset:
     """Make what is missing, then map the build and, for a text model, its features."""
     reads_text = uses_text(info)  # imports the model: its errors come before a conversion of hours
+    check_protocol(info, config["protocol"])
     if reads_text and config["plm"].startswith("openai:"):
         require(f"plm={config['plm']}", "openai")
     transform = chosen_transform(config)  # a wrong name is refused before hours of work
@@ -267,6 +275,7 @@ def open_dataset(info: ModelInfo, config: Config, datasets: Datasets) -> BlairDa
         if encoder:
             dataset.load_text_features(encoder, config["plm_size"], transform)
         datasets[key] = dataset
+    check_rows(info, datasets[key])
     return datasets[key]
 
 

@@ -22,7 +22,10 @@ TEST_START_MS = 1658002729837
 MAX_HISTORY = 50  # the latest items kept as a row's history
 
 SPLITS = ("train", "valid", "test")
-PROTOCOLS = ("timestamp", "last_out")
+PROTOCOLS = ("timestamp", "last_out", "random")
+# protocol=random: distinct (user, item) pairs, shuffled and cut at these shares, as BLaIR-Bench has it.
+SPLIT_SEED = 101
+SPLIT_SHARES = (4, 3, 3)  # train, valid, test
 
 VERSION = "0.1.0"  # of this project; setup.py reads it here
 
@@ -33,6 +36,7 @@ INTER_COLUMNS = (
     f"{TIMESTAMP_SEQ}:float_seq",
     f"{TIMESTAMP}:float",
 )
+PAIR_COLUMNS = (INTER_COLUMNS[0], INTER_COLUMNS[2], INTER_COLUMNS[4])  # of protocol=random: rows without a history
 ITEM_COLUMNS = (
     f"{ITEM_ID}:token",
     "title:token",

@@ -33,6 +33,34 @@ def write_build(folder, sequences, name="tiny", max_history=50, cuts=(VALID_MS, 
     return folder
 
 
+def write_pair_build(folder, pairs, name="pairs", n_items=None):
+    """Write a build of `{split: [(user, item), …]}` as protocol=random lays it out; returns its folder."""
+    folder = Path(folder) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    header = "user_id:token\titem_id:token\ttimestamp:float"
+    for split, rows in pairs.items():
+        lines = [f"{user}\t{item}\t{1_500_000_000_000 + n}" for n, (user, item) in enumerate(rows)]
+        (folder / f"{name}.{split}.inter").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    items = sorted({item for rows in pairs.values() for _, item in rows} | {f"i{n:03d}" for n in range(n_items or 0)})
+    lines = [f"{item}\ttitle of {item}\ttext of {item}\tc\ts\t1.0" for item in items]
+    columns = "item_id:token\ttitle:token\ttext:token\tcategories:token_seq\tstore:token\tprice:float"
+    (folder / f"{name}.item").write_text("\n".join([columns, *lines]) + "\n", encoding="utf-8")
+    return folder
+
+
+def random_pairs(n_users=60, n_items=40, seed=0, longest=12):
+    """Pairs of users with neighbouring items of a ring, dealt out at random: every user has some in train."""
+    rng = np.random.default_rng(seed)
+    pairs = {"train": [], "valid": [], "test": []}
+    for u in range(n_users):
+        start, length = int(rng.integers(n_items)), int(rng.integers(5, longest + 1))
+        items = [f"i{(start + step) % n_items:03d}" for step in rng.permutation(length)]
+        cuts = max(1, length * 4 // 10), max(2, length * 7 // 10)
+        for split, part in zip(pairs, (items[: cuts[0]], items[cuts[0] : cuts[1]], items[cuts[1] :])):
+            pairs[split] += [(f"u{u}", item) for item in part]
+    return pairs
+
+
 def random_sequences(n_users=60, n_items=40, seed=0, longest=12):
     """Sequences whose last two events fall into valid and test; items follow a ring, so that they can be learnt."""
     rng = np.random.default_rng(seed)

@@ -139,7 +139,7 @@ def test_recboles_zero_for_a_probability_takes_a_probability():
     ("overrides", "words"),
     [
         ({"precision": "fp16"}, "precision='fp16' in the command line is not one of auto, fp32, bf16"),
-        ({"protocol": "random"}, "protocol='random' in the command line is not one of timestamp, last_out"),
+        ({"protocol": "by_hand"}, "protocol='by_hand' in the command line is not one of timestamp, last_out, random"),
         ({"learner": "lion"}, "learner='lion' in the command line is not one of adam, adamw, sgd"),
         ({"device": "abacus"}, "device='abacus' in the command line is not one of auto, cpu, cuda, cuda:N"),
         ({"train_batch_size": 0}, "train_batch_size=0 in the command line is out of range; expected int, 1 to"),

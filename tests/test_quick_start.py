@@ -23,7 +23,7 @@ FAST = {
     "plm": "someone/test-encoder",
 }  # fmt: skip
 SMALL_TEXT = {"hidden_size": 16, "inner_size": 32, "adaptor_hidden_sizes": [24]}
-RECBOLE = [name for name, info in list_models().items() if info.from_recbole]
+RECBOLE = [name for name, info in list_models().items() if info.from_recbole and not info.ranks_users]
 
 
 @pytest.fixture(scope="module")

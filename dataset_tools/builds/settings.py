@@ -13,7 +13,15 @@ from dataset_tools.conversion.settings import BuildSettings, check_choice
 from dataset_tools.raw.domains import PUBLISHED, check_name, is_sample, resolve_domain, sample_name, sample_sizes
 from dataset_tools.raw.own_formats import ENCODINGS, QUOTING, FileFormat
 from recbole_blair.errors import InputError
-from recbole_blair.schema import ALIASES, MAX_HISTORY, SAMPLE, TEST_START_MS, VALID_START_MS
+from recbole_blair.schema import (
+    ALIASES,
+    MAX_HISTORY,
+    SAMPLE,
+    SPLIT_SEED,
+    SPLIT_SHARES,
+    TEST_START_MS,
+    VALID_START_MS,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,8 +77,12 @@ class AmazonSettings(BuildSettings):
 
     @property
     def build_name(self) -> str:
-        """Return `<Domain>`, `<Domain>-last_out`, or either followed by a hash of the settings that are not default."""
-        base = self.raw_name + ("-last_out" if self.protocol == "last_out" else "")
+        """Return `<Domain>` or `<Domain>-<protocol>`, followed by a hash of the settings that are not default, if any.
+
+        The default protocol is not named.
+        """
+        base = own_build_name(self.raw_name, self.protocol)
+        random = self.protocol == "random"
         papers = self.protocol == "timestamp" and (self.dataset in PUBLISHED or self.sample_users is not None)
         defaults = {
             "valid_start_ms": VALID_START_MS if papers else None,
@@ -81,6 +93,8 @@ class AmazonSettings(BuildSettings):
             "core": "5-core",
             "keep_repeats": False,
             "revision": "main",
+            "split_seed": SPLIT_SEED if random else None,
+            "split_shares": SPLIT_SHARES if random else None,
         }
         other = {key: getattr(self, key) for key, default in defaults.items() if getattr(self, key) != default}
         if not other:
@@ -182,7 +196,7 @@ class OwnSettings(BuildSettings):
 
     @property
     def build_name(self) -> str:
-        """Return `<dataset>` or `<dataset>-last_out`."""
+        """Return `<dataset>` or `<dataset>-<protocol>`."""
         return own_build_name(self.dataset, self.protocol)
 
 
@@ -191,5 +205,5 @@ OWN_KEYS = tuple(field.name for field in fields(OwnSettings))
 
 
 def own_build_name(dataset: str, protocol: str) -> str:
-    """Return the folder and file prefix of a build from files of one's own."""
+    """Return the folder and file prefix of a build whose other settings do not show in its name."""
     return dataset if protocol == "timestamp" else f"{dataset}-{protocol}"

@@ -21,8 +21,17 @@ from dataset_tools.conversion.event_order import order_events
 from dataset_tools.conversion.file_names import build_file_names
 from dataset_tools.conversion.five_core import CORE_EVENTS, keep_core
 from dataset_tools.conversion.id_mismatch import find_spelling
-from dataset_tools.conversion.inter_rows import FORMAT_THREADS, RowCounts, SplitEvents, write_rows
+from dataset_tools.conversion.inter_rows import (
+    FORMAT_THREADS,
+    HISTORY_ROWS,
+    PAIR_ROWS,
+    RowCounts,
+    RowForm,
+    SplitEvents,
+    write_rows,
+)
 from dataset_tools.conversion.last_out_split import split_last_out
+from dataset_tools.conversion.random_split import RandomSplit
 from dataset_tools.conversion.repeated_events import EventStream
 from dataset_tools.conversion.reviews import (
     BROKEN,
@@ -71,7 +80,7 @@ def convert(
         InputError: broken or foreign files, nothing left after cleaning, an empty split.
         OSError: ENOSPC when the disk is full.
 
-    Source: arXiv:2403.03952, section 3.1 (timestamp); arXiv:2504.10545 (last_out).
+    Source: arXiv:2403.03952, section 3.1 (timestamp); arXiv:2504.10545 (last_out); BLaIR-Bench (random).
     """
     metadata = load_metadata(session, meta_path)
     sql = raw_reviews_sql(json_lines(review_path, REVIEW_COLUMNS))
@@ -122,6 +131,9 @@ def write_build(
             instants = settings.valid_start_ms, settings.test_start_ms
             valid_start_ms, test_start_ms = resolve_instants(session, events, *instants)
             split = split_by_time(valid_start_ms, test_start_ms)
+        elif settings.protocol == "random":
+            assert settings.split_shares is not None and settings.split_seed is not None  # BuildSettings fills them in
+            split = RandomSplit.of_events(session, events, settings.split_shares, settings.split_seed)
         else:
             after_dedup, core_counts = keep_core(session, metadata.item_ids, settings.core, settings.keep_repeats)
             by_rule.update(core_counts)
@@ -130,11 +142,12 @@ def write_build(
             events, matched = core.events, core.matched
         ordered, n_items = order_events(session, events, "users"), len(metadata.item_ids)
         stream = EventStream(ordered, split, n_items, settings.keep_repeats)
-        rows = write_inter_files(session, inter_paths, stream, metadata.item_ids, settings.max_history, writer)
+        form = PAIR_ROWS if settings.protocol == "random" else HISTORY_ROWS
+        rows = write_inter_files(session, inter_paths, stream, metadata.item_ids, settings.max_history, writer, form)
         if settings.catalogue == "all":
             writer.add(np.flatnonzero(~rows.seen))
         items = writer.finish()
-    check_splits(rows, valid_start_ms, test_start_ms)
+    check_splits(rows, settings.protocol, valid_start_ms, test_start_ms)
     by_rule["repeated_user_item"] += stream.repeats
     return {
         **({"unmatched_ids": spelling} if spelling else {}),
@@ -152,14 +165,14 @@ def write_build(
 
 def write_inter_files(
     session: DuckDBSession, paths: Sequence[Path], stream: EventStream, item_ids: pa.StringArray, max_history: int,
-    writer: ItemWriter,
+    writer: ItemWriter, form: RowForm = HISTORY_ROWS,
 ) -> RowCounts:  # fmt: skip
     """Write the `.inter` files of an EventStream; pass the items to the ItemWriter as they occur."""
     threads = min(FORMAT_THREADS, session.threads)  # beside the one that counts, a third of the work
     with contextlib.ExitStack() as stack:
         files = {split: stack.enter_context(SyncedFile(path)) for split, path in zip(SPLITS, paths)}
         bar = stack.enter_context(tqdm(desc="rows", unit="event", disable=not session.progress))
-        rows = write_rows(_update_bar(stream, bar), files, item_ids, max_history, threads, writer.add)
+        rows = write_rows(_update_bar(stream, bar), files, item_ids, max_history, threads, writer.add, form)
         for file in files.values():
             file.finish()
     return rows
@@ -171,7 +184,7 @@ def _update_bar(batches: Iterable[SplitEvents], bar: tqdm) -> Iterator[SplitEven
         bar.update(len(batch.user))
 
 
-def check_splits(counts: RowCounts, valid_start_ms: int | None, test_start_ms: int | None) -> None:
+def check_splits(counts: RowCounts, protocol: str, valid_start_ms: int | None, test_start_ms: int | None) -> None:
     """Refuse a build in which a split has no row; it has instants under the timestamp protocol alone.
 
     Raises:
@@ -180,7 +193,10 @@ def check_splits(counts: RowCounts, valid_start_ms: int | None, test_start_ms: i
     empty = [name for name, rows in zip(SPLITS, counts.rows) if not rows]
     if not empty:
         return
-    if valid_start_ms is None or test_start_ms is None:
+    if protocol == "random":
+        bounds = "the pairs of users with two items or more, dealt out at random"
+        fix = "use other split_shares, or more data"
+    elif valid_start_ms is None or test_start_ms is None:
         bounds = "the last event of a user is test, the one before valid: users need at least four events"
         fix = "use --protocol=timestamp, or more data"
     else:
@@ -208,7 +224,7 @@ def count_content(rows: RowCounts, items: ItemCounts) -> dict[str, Any]:
         },
         "table3": {
             "items": n_items,
-            "inters": n_rows + rows.n_users,  # a user's first event is no row
+            "inters": n_rows + rows.first_events,
             "avg_history_length": round(rows.history_items / n_rows, 4) if n_rows else 0.0,
             "avg_item_chars": round(items.characters(n_items) / n_items, 2) if n_items else 0.0,
         },

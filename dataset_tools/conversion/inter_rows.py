@@ -3,6 +3,8 @@
 A row is an interaction that has a history; its history is the user's latest `max_history` earlier interactions,
 where "earlier" means before it in the order (time, line of the file). The split decides the row's file only: a history
 may hold items of an earlier split, and no row holds anything that comes later in that order.
+
+Under the random protocol rows have no history: each interaction of a user with two or more is a row.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import pyarrow.compute as pc
 
 from dataset_tools.conversion.array_ranges import flatten_ranges, mark_changes
 from dataset_tools.storage.arrow import string_bytes, string_ends, to_arrow, to_string
-from recbole_blair.schema import INTER_COLUMNS, SPLITS
+from recbole_blair.schema import INTER_COLUMNS, PAIR_COLUMNS, SPLITS
 
 FORMAT_THREADS = 2  # at most: more would wait for the thread that fetches and counts; each holds the text of a batch
 BATCHES_AHEAD = 32  # counted but not yet written; without its text a batch takes some 5 MB
@@ -49,6 +51,7 @@ class RowCounts:
         self.targets = np.zeros((len(SPLITS), n_items), bool)
         self.n_users = 0
         self.n_items = 0
+        self.first_events = 0  # that are no row, because they have no history
         self.history_items = 0
         self.seen = np.zeros(n_items, bool)  # the items that occur in a row
 
@@ -63,8 +66,10 @@ class RowCounts:
             mine = split == number
             self.users[number] += int(mark_changes(user[mine]).sum())
             self.targets[number, events.item[target[mine]]] = True
-        occurs = np.zeros(len(events.user), bool)
-        occurs[target] = occurs[target[first_row] - 1] = True  # the one before a user's first row is the user's first
+        occurs, has_history = np.zeros(len(events.user), bool), length[first_row] > 0
+        self.first_events += int(has_history.sum())
+        # A user's first event stands before the first row; where rows have no history, it is a row itself.
+        occurs[target] = occurs[target[first_row] - has_history] = True
         return self._new_items(events.item[occurs])
 
     def _new_items(self, items: np.ndarray) -> np.ndarray:
@@ -93,6 +98,18 @@ def find_histories(user: np.ndarray, max_history: int) -> tuple[np.ndarray, np.n
     return target, start, target - start
 
 
+def find_accompanied(user: np.ndarray) -> np.ndarray:
+    """Return which events (n,) are of users with two or more, (n,) bool; equal users are together."""
+    new_user = mark_changes(user)
+    return ~(new_user & np.append(new_user[1:], True)[: len(user)])
+
+
+def find_pairs(user: np.ndarray, max_history: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what `find_histories` does, for rows without a history: all events of users with two or more."""
+    target = np.flatnonzero(find_accompanied(user))
+    return target, target, np.zeros(len(target), np.int64)
+
+
 def format_rows(
     events: SplitEvents, item_ids: pa.StringArray, target: np.ndarray, start: np.ndarray, length: np.ndarray
 ) -> pa.StringArray:
@@ -110,6 +127,31 @@ def format_rows(
         join_ranges(times, offsets, flat),
         to_string(b""),
     )
+
+
+def format_pairs(
+    events: SplitEvents, item_ids: pa.StringArray, target: np.ndarray, start: np.ndarray, length: np.ndarray
+) -> pa.StringArray:
+    """Return what `format_rows` does, for rows without a history: "\\n" user "\\t" item "\\t" time."""
+    lines = pc.binary_join_element_wise(
+        events.names.take(to_arrow(events.user[target])),
+        item_ids.take(to_arrow(events.item[target])),
+        pc.cast(to_arrow(events.time_ms[target]), pa.string()),
+        to_string(b"\t"),
+    )
+    return pc.binary_join_element_wise(to_string(b"\n"), lines, to_string(b""))
+
+
+class RowForm(NamedTuple):
+    """What a row is: its columns, which events are rows, and their text."""
+
+    columns: tuple[str, ...]
+    find: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
+    format: Callable[..., pa.StringArray]
+
+
+HISTORY_ROWS = RowForm(INTER_COLUMNS, find_histories, format_rows)
+PAIR_ROWS = RowForm(PAIR_COLUMNS, find_pairs, format_pairs)
 
 
 def join_ranges(strings: pa.StringArray, offsets: np.ndarray, flat: np.ndarray) -> pa.StringArray:
@@ -153,6 +195,7 @@ def _join_ranges_of_any_width(strings: pa.StringArray, offsets: np.ndarray, flat
 def write_rows(
     batches: Iterable[SplitEvents], files: Mapping[str, Writable], item_ids: pa.StringArray, max_history: int,
     threads: int = FORMAT_THREADS, add_items: Callable[[np.ndarray], object] | None = None,
+    form: RowForm = HISTORY_ROWS,
 ) -> RowCounts:  # fmt: skip
     """Write the rows of every split; return their counts.
 
@@ -163,19 +206,20 @@ def write_rows(
         max_history: the longest history that is kept.
         threads: that format, beside the one that fetches and counts.
         add_items: called with the items (n,) that no earlier row holds, in their order.
+        form: rows with or without a history.
     """
     for file in files.values():
-        file.write("\t".join(INTER_COLUMNS).encode())
+        file.write("\t".join(form.columns).encode())
     counts = RowCounts(len(item_ids))
     pool = ThreadPoolExecutor(threads)  # Arrow and NumPy release the interpreter while they copy
     waiting: collections.deque[Future[None]] = collections.deque()
     before = pool.submit(lambda: None)
     try:
         for events in batches:
-            histories = find_histories(events.user, max_history)
+            histories = form.find(events.user, max_history)
             if not len(histories[0]):
                 continue
-            before = pool.submit(_write_batch, files, events, item_ids, histories, before)
+            before = pool.submit(_write_batch, files, events, item_ids, histories, form, before)
             waiting.append(before)
             target, _, length = histories
             items = counts.add(events, target, length)
@@ -193,10 +237,10 @@ def write_rows(
 
 def _write_batch(
     files: Mapping[str, Writable], events: SplitEvents, item_ids: pa.StringArray,
-    histories: tuple[np.ndarray, np.ndarray, np.ndarray], before: Future[None],
+    histories: tuple[np.ndarray, np.ndarray, np.ndarray], form: RowForm, before: Future[None],
 ) -> None:  # fmt: skip
     """Format the rows of a batch; write them to the files of their splits once `before`, of the last batch, is done."""
-    lines, split = format_rows(events, item_ids, *histories), events.split[histories[0]]
+    lines, split = form.format(events, item_ids, *histories), events.split[histories[0]]
     before.result()  # started earlier, so it never waits for this thread
     for number, name in enumerate(SPLITS):
         mine = split == number

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from recbole_blair.errors import InputError, nearest
-from recbole_blair.schema import MAX_HISTORY, PROTOCOLS, VALID_START_MS, format_ms
+from recbole_blair.schema import MAX_HISTORY, PROTOCOLS, SPLIT_SEED, SPLIT_SHARES, SPLITS, VALID_START_MS, format_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,11 +21,13 @@ class BuildSettings:
 
     Args:
         dataset: official name of the domain, `sample`, or the name of data of one's own.
-        protocol: `timestamp` or `last_out`.
+        protocol: `timestamp`, `last_out` or `random`.
         core: of `last_out`: `5-core`, or `users`, who need five events whose items have metadata; items need none.
         keep_repeats: keep a user's later events with an item; else the first alone.
         valid_start_ms, test_start_ms: first instants of validation and of test, Unix ms; None takes 8:1:1 over all
             interactions.
+        split_seed, split_shares: of the random protocol alone: seed of the shuffle, whole-number shares of train, valid
+            and test; None takes 101 and 4:3:3.
         max_history: latest items kept as a row's history.
         ascii_text: replace non-ASCII characters of item texts by spaces, as the released code does.
         catalogue: `interactions` keeps the items that occur in a row, `all` adds the rest with metadata.
@@ -44,6 +46,8 @@ class BuildSettings:
     catalogue: str = "interactions"
     core: str = "5-core"
     keep_repeats: bool = False
+    split_seed: int | None = None
+    split_shares: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         check_choice("protocol", self.protocol, PROTOCOLS)
@@ -53,9 +57,26 @@ class BuildSettings:
             raise InputError(f"core={self.core} is of protocol=last_out; protocol={self.protocol} has no core")
         if self.max_history < 1:
             raise InputError(f"max_history is {self.max_history}, expected 1 or more; 50 is the papers' value")
-        if self.protocol == "last_out" and (self.valid_start_ms is not None or self.test_start_ms is not None):
-            raise InputError("protocol=last_out has no instants; leave out valid_start_ms and test_start_ms")
+        if self.protocol != "timestamp" and (self.valid_start_ms is not None or self.test_start_ms is not None):
+            raise InputError(f"protocol={self.protocol} has no instants; leave out valid_start_ms and test_start_ms")
         check_instants(self.valid_start_ms, self.test_start_ms)
+        self.resolve_random_split()
+
+    def resolve_random_split(self) -> None:
+        """Fill in the seed and the shares of the random protocol; refuse them under any other."""
+        given = [key for key in ("split_seed", "split_shares") if getattr(self, key) is not None]
+        if self.protocol != "random":
+            if given:
+                raise InputError(f"{given[0]} is for protocol=random; with protocol={self.protocol} leave it out")
+            return
+        if self.keep_repeats:
+            raise InputError("protocol=random splits distinct (user, item) pairs; leave out keep_repeats")
+        seed = SPLIT_SEED if self.split_seed is None else self.split_seed
+        shares = SPLIT_SHARES if self.split_shares is None else tuple(self.split_shares)
+        if len(shares) != len(SPLITS) or not all(isinstance(share, int) and share > 0 for share in shares):
+            raise InputError(f"split_shares={list(shares)} must be three whole numbers above 0, as in 4,3,3")
+        object.__setattr__(self, "split_seed", seed)  # the dataclass is frozen
+        object.__setattr__(self, "split_shares", shares)
 
     @property
     def build_name(self) -> str:
@@ -64,7 +85,10 @@ class BuildSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as `stats.json` holds them."""
-        return asdict(self)
+        values = asdict(self)
+        if self.protocol != "random":
+            return {key: value for key, value in values.items() if not key.startswith("split_")}
+        return {**values, "split_shares": list(values["split_shares"])}
 
 
 def check_choice(key: str, value: object, known: Sequence[str]) -> None:

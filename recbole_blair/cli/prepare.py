@@ -82,6 +82,8 @@ def configure(parser: Parser) -> None:
         key="test_start_ms",
         help=f"first instant of test; empty: {TEST_START_MS}, or 8:1:1 for own data",
     )
+    add("--split_seed", key="split_seed", help="protocol=random: seed of the shuffle; empty: 101")
+    add("--split_shares", key="split_shares", help="protocol=random: shares of train, valid and test; empty: 4,3,3")
     add("--max_history", key="max_history", default=MAX_HISTORY, help="latest items kept as a row's history")
     add("--ascii_text", kind="bool", nargs="?", const=True, default=False, help="drop non-ASCII, as released")
     add("--catalogue", key="catalogue", default="interactions", help="items in .item: of rows, or all")

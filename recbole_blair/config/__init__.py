@@ -66,6 +66,11 @@ class Config(Mapping[str, Any]):
         model = self._values.get("model")
         raise MissingKey(f"{model} reads {key!r}, which {model}.yaml does not define; add it there with its default")
 
+    @property
+    def device(self) -> Any:
+        """The device, as RecBole's EASE asks for it."""
+        return self["device"]
+
     def __contains__(self, key: object) -> bool:
         return key in self._values
 

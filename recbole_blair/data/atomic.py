@@ -67,9 +67,13 @@ def read_inter(path: Path) -> dict[str, Any]:
 
     Returns:
         `user`, `item` (R,) and `history` (H,): chunked dictionary arrays of raw ids; `length` (R,) int: history items
-        of each row; `time` (R,) and `history_time` (H,) int64 ms, zeros where the file has no times.
+        of each row, all 0 in a file of pairs; `time` (R,) and `history_time` (H,) int64 ms, zeros where the file has no
+        times.
     """
-    has_times = {TIMESTAMP, TIMESTAMP_SEQ} <= read_header(path).keys()
+    header = read_header(path)
+    if ITEM_SEQ not in header and ITEM_ID in header:
+        return read_pairs(path, TIMESTAMP in header)
+    has_times = {TIMESTAMP, TIMESTAMP_SEQ} <= header.keys()
     fields = [USER_ID, ITEM_SEQ, ITEM_ID] + ([TIMESTAMP_SEQ, TIMESTAMP] if has_times else [])
     user: list[pa.DictionaryArray] = []
     item: list[pa.DictionaryArray] = []
@@ -98,6 +102,30 @@ def read_inter(path: Path) -> dict[str, Any]:
     part["time"] = np.concatenate(time) if time else np.zeros(len(part["item"]), np.int64)
     part["history_time"] = np.concatenate(history_time) if history_time else np.zeros(len(part["history"]), np.int64)
     return part
+
+
+def read_pairs(path: Path, has_times: bool) -> dict[str, Any]:
+    """Read one split of R pairs; returns what `read_inter` does, the histories empty."""
+    batches = list(open_atomic(path, [USER_ID, ITEM_ID, TIMESTAMP][: 2 + has_times]))
+    dictionary = pa.dictionary(pa.int32(), pa.string())
+    user, item = (
+        pa.chunked_array([batch.column(place).dictionary_encode() for batch in batches], dictionary) for place in (0, 1)
+    )
+    zeros = np.zeros(len(item), np.int64)
+    times = [whole_ms(batch.column(2), path) for batch in batches] if has_times else []
+    return {
+        "user": user,
+        "item": item,
+        "history": pa.chunked_array([], dictionary),
+        "length": zeros,
+        "time": np.concatenate(times) if times else zeros,
+        "history_time": np.zeros(0, np.int64),
+    }
+
+
+def has_histories(path: Path) -> bool:
+    """Tell whether the rows of an `.inter` file carry a history; those of protocol=random are pairs without."""
+    return ITEM_SEQ in read_header(path)
 
 
 def whole_ms(strings: pa.StringArray, path: Path) -> np.ndarray:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 PREPARE_KEYS = ("data_path", "raw_dir", "memory_limit", *AMAZON_KEYS)  # that decide where and how a build is made
+SPLIT_KEYS = ("split_seed", "split_shares")  # of protocol=random
 
 
 def foreign_build(config: Mapping[str, Any]) -> Path | None:
@@ -63,10 +64,11 @@ def own_build(config: Mapping[str, Any]) -> Path | None:
         return None
     stats = require_stats(folder)
     made = {**stats["settings"], **stats["instants"]}
-    for key in ("max_history", "ascii_text", "catalogue", "valid_start_ms", "test_start_ms"):
-        if config[key] != made[key] and config[key] is not None:  # no instant asked for: those of the build
+    for key in ("max_history", "ascii_text", "catalogue", "valid_start_ms", "test_start_ms", *SPLIT_KEYS):
+        if config[key] != made.get(key) and config[key] is not None:  # no instant asked for: those of the build
             raise InputError(
-                f"{folder} was prepared with {key}={made[key]!r}, asked is {config[key]!r}; pass --{key}={made[key]}, "
+                f"{folder} was prepared with {key}={made.get(key)!r}, asked is {config[key]!r}; pass "
+                f"--{key}={made.get(key)}, "
                 "or prepare it again in another --data_path"
             )
     return folder

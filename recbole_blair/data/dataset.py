@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from recbole_blair.data.atomic import open_atomic
+from recbole_blair.data.atomic import has_histories, open_atomic
 from recbole_blair.data.feature_transforms import load_transform
 from recbole_blair.data.interactions import load_interactions
 from recbole_blair.data.sequences import ragged_range
+from recbole_blair.data.user_items import UserItems
 from recbole_blair.errors import InputError
 from recbole_blair.schema import ITEM_ID, ITEM_SUFFIX, SPLITS, STATS_SUFFIX, USER_ID
 from recbole_blair.text.features import feature_path, load_features
@@ -44,11 +45,12 @@ class Rows:
         return len(self.table)
 
 
-class BlairDataset:
+class BlairDataset(UserItems):
     """One build in memory maps: rows, sequences, item ids and, when loaded, item text features.
 
     Item ids run from 1 in the order of `.item`, 0 is padding; so row i - 1 of the features is item i. User ids run
-    from 1 in order of first occurrence.
+    from 1 in order of first occurrence. Rows of pairs (protocol=random) have no history: a user's sequence then is
+    train's items, valid's and test's.
 
     Args:
         build_dir: folder of the atomic files.
@@ -70,6 +72,7 @@ class BlairDataset:
         self.n_items = len(self.item_tokens) + 1
         self.n_users = len(self.user_tokens) + 1
         self.chained = bool((self.user_start[1:] >= 0).all())
+        self.has_histories = has_histories(self.build_dir / f"{self.name}.train.inter")
         self.text_header: dict[str, Any] | None = None
         self._text_features: np.ndarray | Tensor | None = None  # (N - 1, D)
         self.field2seqlen: dict[str, int] = {}  # set with the model; RecBole's CORE reads it
@@ -207,10 +210,14 @@ class BlairDataset:
             rows: (B,) row numbers of the split.
             full: everything before the target, not only the history the row keeps.
 
+        Of rows of pairs it returns the user's items of the earlier splits, whatever `full` says.
+
         Raises:
             InputError: `full` where the build's rows do not chain.
         """
         part = self.rows[split]
+        if not self.has_histories:
+            return self.items_before(split, np.asarray(part.user[rows], np.int64))
         target = np.asarray(part.target[rows])
         if full:
             if not self.chained:

@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP = "recbole_blair.models"
 ROOMS = {"recbole_blair": "recbole_blair.model", "plugin": "recbole_blair.plugins"}
 RECBOLE_ROOM = "recbole.model.sequential_recommender"
+GENERAL_ROOM = "recbole.model.general_recommender"
 
-# RecBole's sequential models that need inputs our rows do not carry, with what they need.
+# RecBole's models that need inputs our rows do not carry or a trainer of their own, with what they need.
 RECBOLE_UNSUPPORTED = {
     "DIEN": "click labels", "DIN": "click labels", "FDSA": "item feature fields", "GRU4RecF": "item feature fields",
     "GRU4RecKG": "entity embeddings", "KSR": "entity embeddings", "S3Rec": "its own pretraining trainer",
     "SASRecF": "item feature fields", "BERT4Rec": "its masking transform", "FEARec": "same-target augmentation",
-    "SHAN": "its inverse_itemseq transform",
+    "SHAN": "its inverse_itemseq transform", "NCL": "its own trainer", "RecVAE": "its own trainer",
+    "RaCT": "its own pretraining trainer", "SimpleX": "several negatives a pair", "LDiffRec": "a file of item clusters",
+    "DiffRec": "its history of losses, which no checkpoint holds", "DGCF": "as many users as items a step",
 }  # fmt: skip
 
 PLUGIN_FILES: dict[str, ModelInfo] = {}  # of this process, by model name: ModelInfo of the files that were named
@@ -58,6 +61,13 @@ class ModelInfo:
     def from_recbole(self) -> bool:
         """True for a model of RecBole's own."""
         return self.source == "RecBole"
+
+    @property
+    def ranks_users(self) -> bool:
+        """True for a general recommender: it knows users by their ids and pairs, and reads no history."""
+        if self.from_recbole:
+            return self.module.startswith(GENERAL_ROOM)
+        return getattr(getattr(self.load_class(), "type", None), "name", "") in ("GENERAL", "TRADITIONAL")
 
     def load_class(self) -> type:
         """Import and return the class.
@@ -251,19 +261,20 @@ def room_models(source: str, room: str) -> Iterator[ModelInfo]:
 
 
 def recbole_models() -> Iterator[ModelInfo]:
-    """RecBole's sequential models that train from histories and ids alone."""
+    """RecBole's sequential models that train from histories and ids alone, and its general ones, from pairs."""
     spec = importlib.util.find_spec("recbole")
     if spec is None or not spec.submodule_search_locations:
         return
     root = Path(next(iter(spec.submodule_search_locations)))
     yaml_names = {path.stem.lower(): path for path in (root / "properties/model").glob("*.yaml")}
     ours = {path.stem: path for path in (props_dir() / "model").glob("*.yaml")}
-    for path in sorted((root / "model/sequential_recommender").glob("*.py")):
-        defaults = yaml_names.get(path.stem)
-        if defaults is None or defaults.stem in RECBOLE_UNSUPPORTED:
-            continue
-        name = defaults.stem
-        yield ModelInfo(name, f"{RECBOLE_ROOM}.{path.stem}", "RecBole", ours.get(name, defaults))
+    for room in (GENERAL_ROOM, RECBOLE_ROOM):
+        for path in sorted((root / "/".join(room.split(".")[1:])).glob("*.py")):
+            defaults = yaml_names.get(path.stem)
+            if defaults is None or defaults.stem in RECBOLE_UNSUPPORTED:
+                continue
+            name = defaults.stem
+            yield ModelInfo(name, f"{room}.{path.stem}", "RecBole", ours.get(name, defaults))
 
 
 def entry_point_yaml(module: str, name: str) -> Path | None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from recbole.utils import InputType
+import torch
+from recbole.utils import InputType, ModelType
 
 from recbole_blair.config import Config
 from recbole_blair.data.loader import RowLoader, SequenceLoader
+from recbole_blair.data.pair_loader import Form, Loader, PairLoader, UserLoader
 from recbole_blair.errors import InputError
 from recbole_blair.schema import ITEM_SEQ
 
 if TYPE_CHECKING:
-    from recbole.model.abstract_recommender import SequentialRecommender
+    from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
 
     from recbole_blair.data.dataset import BlairDataset
     from recbole_blair.registry import ModelInfo
@@ -22,14 +24,51 @@ FEW_STEPS = 8  # per epoch: with fewer the batch is made smaller
 LEAST_BATCH = 16  # rows; a smaller step is mostly noise
 # RecBole's models that are right when a batch is trimmed to its longest history; others get full width.
 TRIMMABLE = {"SASRec", "GRU4Rec"}
+# RecBole's general models that train on users, each with all of the user's items.
+TRAINED_ON_USERS = {"MultiDAE", "MultiVAE", "MacridVAE", "CDAE", "ENMF"}
 
 
-def build_model(info: ModelInfo, config: Config, dataset: BlairDataset) -> SequentialRecommender:
+def check_protocol(info: ModelInfo, protocol: str) -> None:
+    """Refuse a general recommender on rows with histories, and a sequential one on pairs without.
+
+    Raises:
+        InputError: names the protocol to use.
+    """
+    if info.ranks_users and protocol != "random":
+        raise InputError(
+            f"{info.name} learns from (user, item) pairs and ranks per user, protocol={protocol} splits by time; use "
+            "--protocol=random"
+        )
+    if not info.ranks_users and protocol == "random":
+        raise InputError(
+            f"{info.name} reads histories, which the pairs of protocol=random do not have; use --protocol=timestamp or "
+            "--protocol=last_out, or a model of pairs such as AlphaRec, LightGCN, EASE, Pop"
+        )
+
+
+def check_rows(info: ModelInfo, dataset: BlairDataset) -> None:
+    """Refuse a build of another tool whose rows are not of the kind that the protocol says.
+
+    Raises:
+        InputError: names the columns and the protocol to use.
+    """
+    if info.ranks_users == dataset.has_histories:
+        found, protocol = ("has the column", "timestamp") if dataset.has_histories else ("lacks the column", "random")
+        raise InputError(
+            f"{dataset.name}.train.inter {found} {ITEM_SEQ}: these rows are for --protocol={protocol}, which "
+            f"{info.name} cannot use"
+        )
+
+
+def build_model(info: ModelInfo, config: Config, dataset: BlairDataset) -> SequentialRecommender | GeneralRecommender:
     """Build a model on its device.
+
+    RecBole's models without gradients (ItemKNN, EASE, Pop …) are fitted here: nothing of them is in a checkpoint.
 
     Raises:
         InputError: one of RecBole's models asks the dataset for something these rows do not carry.
     """
+    check_rows(info, dataset)
     dataset.field2seqlen = {ITEM_SEQ: config["MAX_ITEM_LIST_LENGTH"]}
     if config.lenient and config["train_batch_size"] is None:  # some of RecBole's models read it
         n_rows = len(dataset.rows["train"])
@@ -42,7 +81,20 @@ def build_model(info: ModelInfo, config: Config, dataset: BlairDataset) -> Seque
         raise InputError(f"RecBole's {info.name} does not run on these rows: {error}") from error
     except ValueError as error:
         raise error if isinstance(error, InputError) else InputError(f"{info.name}: {error}") from error
+    if getattr(type(model), "type", None) == ModelType.TRADITIONAL:
+        model.trains = False
+        if info.from_recbole and info.name == "Pop":
+            count_items(model, dataset)
     return model.to(config["device"])
+
+
+def count_items(model: GeneralRecommender, dataset: BlairDataset) -> None:
+    """Give RecBole's Pop the counts of the train pairs.
+
+    It counts in `calculate_loss`, where an item that occurs twice in a batch counts once.
+    """
+    counts = torch.from_numpy(dataset.item_counts("train")).to(model.device)
+    model.item_cnt, model.max_cnt = counts[:, None], counts.max()[None]
 
 
 def uses_text(info: ModelInfo) -> bool:
@@ -92,8 +144,10 @@ def describe_batches(rows: int, size: int, given: bool) -> str | None:
     )
 
 
-def build_loaders(info: ModelInfo, config: Config, dataset: BlairDataset) -> dict[str, RowLoader | SequenceLoader]:
+def build_loaders(info: ModelInfo, config: Config, dataset: BlairDataset) -> dict[str, Loader]:
     """Return the loaders of the splits train, valid and test."""
+    if info.ranks_users:
+        return build_pair_loaders(info, config, dataset)
     trim, width = trims_histories(info, config), config["MAX_ITEM_LIST_LENGTH"]
     shared: dict[str, Any] = {"max_length": width, "trim": trim, "bucket": trim and config["length_bucketing"]}
     size, seed = config["train_batch_size"] or config["full_batch_size"], config["seed"]
@@ -110,3 +164,18 @@ def build_loaders(info: ModelInfo, config: Config, dataset: BlairDataset) -> dic
         "valid": RowLoader(dataset, "valid", config["eval_batch_size"], **shared),
         "test": RowLoader(dataset, "test", config["eval_batch_size"], **shared),
     }
+
+
+def build_pair_loaders(info: ModelInfo, config: Config, dataset: BlairDataset) -> dict[str, Loader]:
+    """Return the loaders of a general recommender: train as its loss wants it, valid and test as pairs."""
+    size, seed = config["train_batch_size"] or config["full_batch_size"], config["seed"]
+    train: PairLoader | UserLoader
+    if info.from_recbole and info.name in TRAINED_ON_USERS:
+        train = UserLoader(dataset, size, seed)
+    else:
+        forms: dict[InputType, Form] = {InputType.PAIRWISE: "pairwise", InputType.POINTWISE: "pointwise"}
+        form = forms.get(getattr(info.load_class(), "input_type", None), "pair")
+        train = PairLoader(dataset, "train", size, form=form, shuffle=True, seed=seed)
+    if config["train_batch_size"] is None:
+        train.batch_size = choose_batch_size(len(train.rows), size, config["nproc"])
+    return {"train": train, **{s: PairLoader(dataset, s, config["eval_batch_size"]) for s in ("valid", "test")}}

@@ -10,7 +10,7 @@ from recbole_blair import compat
 from recbole_blair.config import Config, resolve_config
 from recbole_blair.data.build import encoder_options, show_build_plan
 from recbole_blair.registry import find_model
-from recbole_blair.registry.build_model import uses_text
+from recbole_blair.registry.build_model import check_protocol, uses_text
 from recbole_blair.text.api_models import find_api_model
 from recbole_blair.text.api_tokens import cost_text
 from recbole_blair.text.encode import find_feature_name
@@ -28,6 +28,7 @@ def print_plan(model: str, dataset: str, files: Sequence[str], overrides: dict[s
     compat.apply()
     info = find_model(model)
     config = runtime_config(resolve_config(info, dataset, files, overrides))
+    check_protocol(info, config["protocol"])
     build_dir = show_build_plan(config)
     if uses_text(info):
         print(plan_features(config, build_dir))

@@ -11,10 +11,10 @@ from recbole_blair.schema import TARGET_SEQ
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
 
-    from recbole_blair.data.loader import RowLoader, SequenceLoader
+    from recbole_blair.data.pair_loader import Loader
 
 
-def iterate_shares(loader: RowLoader | SequenceLoader) -> Iterator[tuple[Interaction, int, float]]:
+def iterate_shares(loader: Loader) -> Iterator[tuple[Interaction, int, float]]:
     """Iterate over a training epoch.
 
     With W processes a batch has W times `batch_size` rows: all processes draw the same order, and process r takes the

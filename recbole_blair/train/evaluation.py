@@ -13,20 +13,22 @@ import torch
 from recbole_blair.ops import DotScores, has_fast_bf16, keep_freed_memory, rank_in_chunks
 from recbole_blair.parallel.distributed import all_reduce_sum, world_size
 from recbole_blair.parallel.distributed import rank as process_rank
-from recbole_blair.schema import ITEM_ID
-from recbole_blair.train.metrics import compute_metrics
+from recbole_blair.schema import ITEM_ID, USER_ID
+from recbole_blair.train.metrics import compute_metrics, part_ties
 from recbole_blair.train.prefetch import prefetch
 from recbole_blair.train.progress import progress_bar
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
-    from recbole.model.abstract_recommender import SequentialRecommender
+    from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
     from torch import Tensor
 
     from recbole_blair.config import Config
-    from recbole_blair.data.loader import RowLoader, SequenceLoader
+    from recbole_blair.data.pair_loader import Loader
 
 FIX_NAN = "lower the learning rate or use precision=fp32"
+STORED_TABLES = {"restore_user_e", "restore_item_e", "i_embedding"}  # of RecBole's graph models, and of its DMF
+PAIRS_AT_ONCE = 1 << 16  # that a model without a full sort scores: it holds several vectors of each
 MORE_ON_A_GPU = 8  # times max_score_elements, which is chosen for a CPU's cache and memory
 
 
@@ -44,6 +46,9 @@ def refuse_not_finite(vectors: Tensor, what: str) -> Tensor:
 class Evaluator:
     """Ranks the targets of one split.
 
+    Rows of pairs (protocol=random) are ranked one by one, too: a user's relevant items stay candidates for each other,
+    and `mask_history` takes out the items that the user has in the earlier splits. Their metrics are means over users.
+
     A DotProductRecommender has its item table computed once; any other model, and one whose `scores_by_dot_product`
     is False, is asked for `full_sort_predict`. In a bf16 run, on a chip made for it, the products of users and items
     are coarse (see `DotScores`).
@@ -57,19 +62,22 @@ class Evaluator:
 
     def __init__(
         self,
-        loader: RowLoader | SequenceLoader,
+        loader: Loader,
         config: Config,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager],
     ) -> None:
         self.loader, self.config, self.device, self.autocast = loader, config, device, autocast
         self.dataset = loader.dataset
+        pairs = not self.dataset.has_histories
+        self.user = np.asarray(self.dataset.rows[loader.split].user) if pairs else None  # (R,) whom metrics are of
 
     @torch.inference_mode()
     @keep_freed_memory()
     def ranks(self, model: SequentialRecommender, label: str = "evaluate") -> np.ndarray:
         """Return the rank of every row's target, (R,) float64 in row order."""
         model.eval()
+        forget_stored_tables(model)
         rank = np.zeros(len(self.loader.rows))
         by_dot = hasattr(model, "project_items") and getattr(model, "scores_by_dot_product", True)
         if by_dot:
@@ -87,7 +95,8 @@ class Evaluator:
                 rank[rows] = self.full_ranks(model, batch, dropped)
             bar.update(len(rows))
         bar.close()
-        return all_reduce_sum(rank)
+        rank = all_reduce_sum(rank)
+        return rank if self.user is None else part_ties(rank, self.user)
 
     def own_batches(self) -> Iterator[Interaction]:
         """The batches that fall to this process, every world-size-th; all of them when it is alone."""
@@ -125,7 +134,15 @@ class Evaluator:
             FloatingPointError: an item's score is NaN.
         """
         piece = type(batch)({k: batch[k][part] for k in batch})
-        scores = model.full_sort_predict(piece).view(len(piece), -1).float()
+        row = None
+        if self.user is not None:  # a user's pairs stand together and get the same scores: computed once
+            users, row = torch.unique(piece[USER_ID], return_inverse=True)
+            piece = type(batch)({USER_ID: users})
+        try:
+            scores = model.full_sort_predict(piece).to(self.device).view(len(piece), -1).float()
+        except NotImplementedError:  # of RecBole's NeuMF, ConvNCF and NNCF
+            scores = predict_all(model, piece, self.dataset.n_items)
+        scores = scores if row is None else scores[row]
         if torch.isnan(scores[:, 1:].amax(1)).any():  # a maximum is NaN where one of its values is
             raise FloatingPointError(f"the model scores an item as NaN; {FIX_NAN}")
         return scores
@@ -142,4 +159,18 @@ class Evaluator:
         """Return the configured metrics and the ranks they come from."""
         rank = self.ranks(model, label)
         config = self.config
-        return compute_metrics(rank, config["metrics"], config["topk"], also=[config["valid_metric"]]), rank
+        return compute_metrics(rank, config["metrics"], config["topk"], [config["valid_metric"]], self.user), rank
+
+
+def predict_all(model: GeneralRecommender, users: Interaction, n_items: int) -> Tensor:
+    """Score every item for users (B,) by a model that scores a pair at a time, (B, N) float32."""
+    user, items = users[USER_ID], torch.arange(n_items, device=users[USER_ID].device)
+    pairs = torch.cartesian_prod(user, items)  # (B N, 2)
+    parts = (type(users)({USER_ID: part[:, 0], ITEM_ID: part[:, 1]}) for part in pairs.split(PAIRS_AT_ONCE))
+    return torch.cat([model.predict(part).float() for part in parts]).view(len(user), n_items)
+
+
+def forget_stored_tables(model: SequentialRecommender) -> None:
+    """Drop the tables that RecBole's models store between evaluations: they are of the weights of that time."""
+    for name in STORED_TABLES.intersection(getattr(model, "other_parameter_name", ())):
+        setattr(model, name, None)

@@ -12,13 +12,14 @@ import torch
 
 from recbole_blair.files.checksum import file_sha256
 from recbole_blair.parallel.distributed import world_size
-from recbole_blair.schema import VERSION
+from recbole_blair.schema import SPLITS, VERSION
 
 if TYPE_CHECKING:
     from recbole_blair.data.dataset import BlairDataset
     from recbole_blair.train.trainer import BlairTrainer
 
 TIES = "equal scores: the target holds the middle rank of its ties"
+USER_TIES = "equal scores: a user's relevant items hold the middle ranks of their ties"
 
 
 def summarise_run(
@@ -45,11 +46,12 @@ def summarise_run(
         "stopped_early": trainer.stopped,
         "n_items": dataset.n_items - 1,
         "rows": {split: len(rows) for split, rows in dataset.rows.items()},
+        **({} if dataset.has_histories else {"users": dict(zip(SPLITS, dataset.users_of_splits()))}),
         "seconds": {k: round(v, 3) for k, v in seconds.items()},
         "peak_memory_mb": round(peak_memory_mb(config["device"]), 1),
         "train_batch_size": trainer.loaders["train"].batch_size,
         "history_masked": config["mask_history"],
-        "ties": TIES,
+        "ties": TIES if dataset.has_histories else USER_TIES,
         "encoder": header.get("encoder"),
         "precision": config["precision"],
         "device": str(config["device"]),

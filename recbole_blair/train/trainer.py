@@ -44,9 +44,10 @@ if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
     from recbole.model.abstract_recommender import SequentialRecommender
 
-    from recbole_blair.data.loader import RowLoader, SequenceLoader
+    from recbole_blair.data.pair_loader import Loader
 
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+COUNTERS = ("update",)  # of RecBole's autoencoders: the steps taken, which set the weight of a term of the loss
 SAVED = ("epoch", "best_epoch", "best_value", "misses", "best_metrics", "seconds", "stopped")  # in every checkpoint
 
 
@@ -84,7 +85,7 @@ class BlairTrainer:
         self,
         config: Config,
         model: SequentialRecommender,
-        loaders: dict[str, RowLoader | SequenceLoader],
+        loaders: dict[str, Loader],
         run_dir: Path | str,
         log: logging.Logger,
         on_epoch: Callable[[int, dict[str, float]], bool | None] | None = None,
@@ -128,6 +129,8 @@ class BlairTrainer:
             group.update(self.rates)
         for name in SAVED:
             setattr(self, name, state[name])
+        for name, value in state.get("counters", {}).items():
+            setattr(self.model, name, value)
         if self.best_epoch is not None:
             checkpoint.check_best(self.run_dir)  # now, not at the end of the training
         checkpoint.restore_random_states(state["random"], self.device)
@@ -332,4 +335,6 @@ class BlairTrainer:
             return
         state = {name: getattr(self, name) for name in SAVED}
         state.update(optimiser=self.optimiser.state_dict(), random=checkpoint.random_states(self.device))
+        counters = {name: vars(self.model)[name] for name in COUNTERS if type(vars(self.model).get(name)) is int}
+        state.update({"counters": counters} if counters else {})
         checkpoint.save_epoch(self.run_dir, self.epoch, self.model, state)

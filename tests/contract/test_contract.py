@@ -11,7 +11,7 @@ from recbole_blair.testing import CHECKS, Case, write_ring
 MODELS = list_models()
 OURS = [name for name, info in MODELS.items() if not info.from_recbole]
 BASELINES = ["SASRec", "GRU4Rec"]
-OTHERS = [name for name, info in MODELS.items() if info.from_recbole and name not in BASELINES]
+OTHERS = [name for name, i in MODELS.items() if i.from_recbole and name not in BASELINES and not i.ranks_users]
 TEXT = [name for name in OURS if not MODELS[name].problem and getattr(MODELS[name].load_class(), "uses_text", False)]
 CATALOGUE = "takes the best 100 items, more than the contract's data have"
 
@@ -52,7 +52,7 @@ def test_text_models_refuse_to_start_without_features(name, tmp_path):
     from recbole_blair.errors import InputError
 
     case = Case(name)
-    case.dataset = BlairDataset(write_ring(tmp_path / "bare"), use_cache=False)
+    case.dataset = BlairDataset(write_ring(tmp_path / "bare", case.info.ranks_users), use_cache=False)
     with pytest.raises(InputError, match="no text features are loaded"):
         case.build()
 

@@ -30,6 +30,11 @@ REPO = Path(__file__).resolve().parents[2]
         ({"dataset": "Games"}, "Video_Games"),
         ({"dataset": "Video_Games", "valid_start_ms": V, "test_start_ms": T}, "Video_Games"),
         ({"dataset": "Games", "protocol": "last_out"}, "Video_Games-last_out"),
+        ({"dataset": "Games", "protocol": "random"}, "Video_Games-random"),
+        (
+            {"dataset": "Games", "protocol": "random", "split_seed": 101, "split_shares": [4, 3, 3]},
+            "Video_Games-random",
+        ),
         ({"dataset": "sample"}, "sample"),
         ({"dataset": "sample", "sample_users": 100, "sample_items": 60}, "sample-u100-i60"),
         ({"dataset": "sample", "sample_users": 2000}, "sample"),
@@ -79,12 +84,17 @@ def test_lists_of_datasets():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "last"}, r"unknown protocol 'last'; known: timestamp, last_out. Did you mean 'last_out'"),
+        ({"protocol": "last"}, r"unknown protocol 'last'; known: timestamp, last_out, random. Did you mean 'last_out'"),
         ({"catalogue": "every"}, r"unknown catalogue 'every'; known: interactions, all"),
         ({"max_history": 0}, r"max_history is 0, expected 1 or more"),
         ({"valid_start_ms": V // 1000}, r"valid_start_ms is 1628643414, expected Unix milliseconds"),
         ({"valid_start_ms": T, "test_start_ms": V}, rf"valid_start_ms {T} is not before test_start_ms {V}"),
         ({"protocol": "last_out", "test_start_ms": T}, r"protocol=last_out has no instants"),
+        ({"protocol": "random", "test_start_ms": T}, r"protocol=random has no instants"),
+        ({"split_seed": 1}, r"split_seed is for protocol=random; with protocol=timestamp leave it out"),
+        ({"protocol": "random", "keep_repeats": True}, r"protocol=random splits distinct \(user, item\) pairs"),
+        ({"protocol": "random", "split_shares": [4, 6]}, r"split_shares=\[4, 6\] must be three whole numbers above 0"),
+        ({"protocol": "random", "split_shares": [4, 0, 6]}, r"split_shares=\[4, 0, 6\] must be three whole numbers"),
     ],
 )
 def test_settings_that_make_no_sense(options, message):

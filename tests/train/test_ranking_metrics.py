@@ -8,7 +8,7 @@ import torch
 
 from recbole_blair.errors import InputError
 from recbole_blair.ops import rank_targets
-from recbole_blair.train.metrics import compute_metrics, parse_metric
+from recbole_blair.train.metrics import compute_metrics, metric_values, parse_metric, part_ties
 
 NAMES = ["recall", "ndcg", "hit", "mrr"]
 
@@ -83,3 +83,55 @@ def test_the_padding_item_is_never_a_candidate():
 def test_a_score_that_is_no_number_is_an_error():
     with pytest.raises(FloatingPointError, match="scores a target as NaN; lower the learning rate or use"):
         rank_targets(torch.tensor([[0.0, float("nan"), float("nan")]]), torch.tensor([1]))
+
+
+def test_values_of_users_with_several_relevant_items_by_hand():
+    rank, user = np.array([1.0, 4.0, 2.0, 5.0, 12.0]), np.array([7, 7, 3, 3, 3])
+    values = {
+        name: metric_values(rank, name, user).tolist() for name in ("recall@4", "hit@4", "ndcg@4", "mrr@4", "mrr")
+    }
+    assert values["recall@4"] == pytest.approx([1 / 3, 1.0])  # user 3, then user 7
+    assert values["hit@4"] == [1, 1]
+    ideal = [1 + 1 / log2(3) + 1 / log2(4), 1 + 1 / log2(3)]
+    assert values["ndcg@4"] == pytest.approx([1 / log2(3) / ideal[0], (1 + 1 / log2(5)) / ideal[1]])
+    assert values["mrr@4"] == values["mrr"] == [1 / 2, 1.0]
+    assert compute_metrics(rank, ["recall"], [4], user=user) == {"recall@4": pytest.approx((1 / 3 + 1) / 2)}
+    assert metric_values(rank, "ndcg@1", user).tolist() == [0, 1]  # of two relevant items one place holds one
+
+
+def test_users_are_counted_as_recbole_counts_them():
+    """Against RecBole's own metrics, on scores without ties."""
+    from recbole.evaluator.metrics import MRR, NDCG, Hit, Recall
+
+    from recbole_blair import compat
+
+    compat.apply()
+    rng = np.random.default_rng(0)
+    scores = rng.permuted(np.tile(np.arange(40.0), (25, 1)), axis=1)  # 25 users, 40 items
+    relevant = rng.random((25, 40)) < 0.15
+    relevant[:, 0] |= ~relevant.any(1)
+    place = (-scores).argsort(1).argsort(1) + 1  # (25, 40) rank of each item
+    user, item = np.nonzero(relevant)
+    topk = [10, 20, 30]
+    found = compute_metrics(place[user, item].astype(float), NAMES, topk, user=user)
+    in_order = np.take_along_axis(relevant, (-scores).argsort(1), 1)[:, :30]  # what RecBole collects
+    config = {"topk": topk, "metric_decimal_place": 12}
+    for metric in (Recall, NDCG, Hit, MRR):
+        one = metric(config)
+        one.used_info = lambda _: (in_order, relevant.sum(1))
+        for key, value in one.calculate_metric(None).items():
+            assert found[key] == pytest.approx(value, abs=1e-9), key
+
+
+def test_items_of_a_user_that_tie_stand_beside_each_other():
+    rank, user = np.array([2.5, 2.5, 3.0, 3.0, 3.0, 9.0, 2.5]), np.array([0, 0, 1, 1, 1, 1, 2])
+    assert part_ties(rank, user).tolist() == [2, 3, 2, 3, 4, 9, 2.5]
+    assert part_ties(np.array([]), np.array([], np.int64)).tolist() == []
+
+
+def test_a_ranking_that_ties_all_items_scores_no_more_than_a_perfect_one():
+    """Five items, three relevant, one score: the middle for all of them would put three items on two places."""
+    rank = part_ties(np.array([3.0, 3.0, 3.0]), np.zeros(3, np.int64))
+    assert rank.tolist() == [2, 3, 4]
+    assert metric_values(rank, "recall@3", np.zeros(3, np.int64)).tolist() == pytest.approx([2 / 3])
+    assert metric_values(rank, "ndcg@3", np.zeros(3, np.int64))[0] < 1
