@@ -57,10 +57,12 @@ def test_a_log_of_ones_own_gives_the_same_rows(tmp_path):
     log = tmp_path / "log.csv"
     lines = [f"{user},{item},{time}" for (user, item), time in zip(PAIRS, TIMES)]
     log.write_text("\n".join(["user_id,item_id,timestamp", *lines, f"u4,i1,{V}", f"u1,i1,{V + 99}"]) + "\n")
-    own = prepare_own("shop", log, data_path=tmp_path / "data", **QUIET)
+    own = prepare_own("shop", log, data_path=tmp_path / "data", columns="timestamp=timestamp", **QUIET)
     made = prepare("Appliances", tmp_path / "data", raw(tmp_path), **QUIET)
     assert own.name == "shop-random"
     assert read_pairs(own) == read_pairs(made)
+    untimed = prepare_own("untimed", log, data_path=tmp_path / "data", **QUIET)  # then the order is that of the lines
+    assert {row[2] for rows in read_pairs(untimed).values() for row in rows} == {0}
 
 
 @pytest.mark.parametrize("shares", [(4, 3, 3), (8, 1, 1), (1, 1, 1)])
