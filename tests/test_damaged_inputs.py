@@ -36,6 +36,7 @@ UNREAD = {  # options that the command line below rightly does not look at, by c
     "train": ["plm"], "tune": ["plm", "data_path"], "evaluate": ["plm"],  # an id model; stopped before data
     "pretrain": ["exclude_items", "exclude_reviews", "scratch", "pairs_path"],  # of --dataset; of a fresh encoder
     "reproduce": ["measuring", "plm", "data_path"],  # read when a row needs them
+    "bench": ["measuring"],  # read when a data set needs it
     "stats": ["data_path"], "recommend": ["plm"], "export-vectors": ["plm"], "similar": ["plm"],  # of new items
 }  # fmt: skip
 
@@ -102,6 +103,7 @@ def world(tmp_path_factory):
     data = [f"--data_path={root / 'data'}", "--device=cpu"]
     ours = ["--model=SASRec", "--dataset=tiny", *data, "--epochs=1", "--show_progress=False"]
     return {
+        "bench": ["--suite=smoke", "--plm=tfidf-svd", "--quiet"],
         "build-c4": ["--dataset=Appliances", f"--raw_dir={raw}", "--model=m", "--n=2", "--base_url=http://x/v1"],
         "compare": ["lamp", "red lamp", f"--plm={plm}", "--device=cpu"],
         "doctor": [],
@@ -126,6 +128,7 @@ def world(tmp_path_factory):
 @pytest.fixture
 def stopped(monkeypatch):
     """Stop the long work of every command where it begins."""
+    from recbole_blair.bench import run as bench_run
     from recbole_blair.pretrain import run as pretrain_run
     from recbole_blair.reproduce import run as reproduce_run
     from recbole_blair.search.c4 import build as c4
@@ -137,7 +140,7 @@ def stopped(monkeypatch):
 
     places = [
         (pretrain_run, "build_trainer"), (reproduce_run, "reproduce"), (c4, "build_requests"), (BlairTrainer, "fit"),
-        (tune_run, "run_sweep"),
+        (tune_run, "run_sweep"), (bench_run, "run_bench"),
     ]  # fmt: skip
     for place, name in places:
         monkeypatch.setattr(place, name, work)
@@ -171,12 +174,12 @@ def run_one(world, stopped, tmp_path, monkeypatch, capsys, command, option, dama
     given.mkdir()
     work.mkdir()
     monkeypatch.chdir(work)
-    path = damaged(
-        given, damage, option.endswith(("_dir", "_path")) or option in ("checkpoint", "runs", "run", "build")
-    )
+    path = damaged(given, damage, option.endswith(("_dir", "_path")) or option in (*FOLDERS, "merge"))
     argv = [word for word in world[command] if not word.startswith(f"--{option}=")]
     if option == "runs":
         argv = [str(path), *argv[1:]]
+    elif option == "merge":  # runs nothing, so it takes no encoders
+        argv = [f"--merge={path}"]
     elif command == "encode" and option == "data_path":
         argv = [*argv[1:], f"--data_path={path}", "--dataset=tiny"]
     else:

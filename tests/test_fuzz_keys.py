@@ -37,7 +37,8 @@ STUBS = [  # where the work of each command begins
     *("recbole_blair.search.evaluate.compare_runs", "recbole_blair.text.encoders.load_encoder"),
     *("recbole_blair.report.evaluation.evaluate_by", "recbole_blair.report.collect.collect"),
     *("recbole_blair.reproduce.run.reproduce", "dataset_tools.pools.five_star_reviews.sample_reviews"),
-    "dataset_tools.counts.raw_counts.count_domains",
+    *("dataset_tools.counts.raw_counts.count_domains", "recbole_blair.bench.run.run_bench"),
+    "recbole_blair.bench.merge.merge",
 ]
 
 ODD = st.sampled_from(
@@ -143,6 +144,7 @@ NEEDED = {  # arguments without which nothing is looked at
     "report": ["run"],
     "stats": ["sample"],
     "compare": ["query", "item"],
+    "bench": ["--suite=smoke", "--plm=tfidf-svd"],
     "reproduce": ["blair-table3"],
     "build-c4": ["--dataset=sample", "--model=m"],
 }

@@ -34,6 +34,22 @@ def render(report: dict[str, Any], title: str | None = None) -> str:
     title = title or "Report: " + ", ".join(dict.fromkeys(panel["dataset"] for panel in report["panels"]))
     panels = report["panels"]
     body = "\n".join(draw_panel(panel, number, report, len(panels) > 1) for number, panel in enumerate(panels))
+    notes = f"{sections.note('Left out', report['notes'])}\n{mixed_note(panels)}"
+    footer = "Metrics are fractions, over\na full ranking;"
+    return stand_alone(title, summary_line(report), navigation(panels), f"{notes}\n{body}", footer, report)
+
+
+def stand_alone(title: str, summary: str, links: str, body: str, footer: str, numbers: dict[str, Any]) -> str:
+    """Return a whole page.
+
+    Args:
+        title, summary: text, at the head.
+        links: HTML, of the navigation.
+        body: HTML, of the main part.
+        footer: HTML, before what is said of the saved numbers.
+        numbers: stand in the page as JSON; `version` and perhaps `created` in the footer.
+    """
+    made = ", ".join(escape(numbers[name]) for name in ("version", "created") if name in numbers)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -45,18 +61,16 @@ def render(report: dict[str, Any], title: str | None = None) -> str:
 <style>{CSS}</style>
 </head>
 <body>
-<header><div class="in"><div><h1>{escape(title)}</h1><p class="soft">{escape(summary_line(report))}</p></div>
+<header><div class="in"><div><h1>{escape(title)}</h1><p class="soft">{escape(summary)}</p></div>
 <div class="tools"><button id="save" type="button">Save numbers</button>
 <button id="theme" type="button">Light / dark</button></div></div></header>
-<nav aria-label="Parts"><div class="in">{navigation(panels)}</div></nav>
+<nav aria-label="Parts"><div class="in">{links}</div></nav>
 <main>
-{sections.note("Left out", report["notes"])}
-{mixed_note(panels)}
 {body}
 </main>
-<footer class="soft">recbole-blair {escape(report["version"])}, {escape(report["created"])}. Metrics are fractions, over
-a full ranking; “Save numbers” gives every number on this page unrounded, as JSON.</footer>
-<script type="application/json" id="numbers">{embed(report)}</script>
+<footer class="soft">recbole-blair {made}. {footer} “Save numbers” gives every
+number on this page unrounded, as JSON.</footer>
+<script type="application/json" id="numbers">{embed(numbers)}</script>
 <script>{SCRIPT}</script>
 </body>
 </html>

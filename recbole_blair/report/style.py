@@ -46,7 +46,8 @@ td.wrap,th.left,td.left{text-align:left}
 td.wrap{white-space:normal;min-width:11rem}
 tbody tr:last-child td{border-bottom:0}
 th[data-sort]{cursor:pointer}
-th[data-sort]:hover{color:var(--text)}
+th[data-sort]:hover,th[data-sort]:focus-visible{color:var(--text)}
+th[data-sort=down]::after{content:' ↓'}th[data-sort=up]::after{content:' ↑'}
 td small{display:block;color:var(--soft);font-size:.78rem}
 .best{font-weight:700}
 .key{display:inline-block;width:.72rem;height:.72rem;border-radius:.2rem;background:var(--c);margin-right:.45rem}
@@ -117,11 +118,21 @@ SCRIPT = """
     return cell.dataset.value === undefined ? cell.textContent : Number(cell.dataset.value);
   };
   for (const head of document.querySelectorAll('th[data-sort]')) {
+    head.tabIndex = 0;
+    head.addEventListener('keydown', (event) => {
+      if (event.key !== 'Enter' && event.key !== ' ') return;
+      event.preventDefault();
+      head.click();
+    });
     head.addEventListener('click', () => {
       const body = head.closest('table').tBodies[0], i = head.cellIndex;
       const up = head.dataset.sort === 'down';
-      for (const other of head.parentNode.cells) if (other.dataset.sort !== undefined) other.dataset.sort = '';
+      for (const other of head.parentNode.cells) if (other.dataset.sort !== undefined) {
+        other.dataset.sort = '';
+        other.removeAttribute('aria-sort');
+      }
       head.dataset.sort = up ? 'up' : 'down';
+      head.setAttribute('aria-sort', up ? 'ascending' : 'descending');
       const rows = [...body.rows].sort((a, b) => {
         const x = value(a, i), y = value(b, i);
         return (x < y ? -1 : x > y ? 1 : 0) * (up ? 1 : -1);

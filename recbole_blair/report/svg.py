@@ -1,4 +1,4 @@
-"""Three small charts as inline SVG. Colours are the page's classes c0 … c7, so light and dark follow the page."""
+"""Small charts as inline SVG. Colours are the page's classes c0 … c7, so light and dark follow the page."""
 
 from __future__ import annotations
 
@@ -177,6 +177,47 @@ def bar_chart(buckets: list[str], series: list[dict[str, Any]], label: str, own_
             )
             parts.append(text(end + 6, y + BAR_HEIGHT - 2.5, shown, kind="value"))
     return wrap(parts, height, label)
+
+
+def scatter_chart(points: list[dict[str, Any]], label: str, x_label: str, y_label: str, height: float = 280) -> str:
+    """Draw named points over a logarithmic x axis.
+
+    Args:
+        points: `name`, `colour`, `x` (above 0), `y`, `text` (with both values).
+        label: what the chart shows, for readers who do not see it.
+        x_label, y_label: of the axes.
+    """
+    powers = [math.log10(point["x"]) for point in points]
+    first, last = math.floor(min(powers)), math.ceil(max(powers))
+    last = max(last, first + 1)
+    y_ticks = nice_ticks(min(point["y"] for point in points), max(point["y"] for point in points))
+    x = scale(first, last, LEFT + 6, WIDTH - RIGHT - 6)
+    y = scale(y_ticks[0], y_ticks[-1], height - BOTTOM, TOP + 14)
+    parts = [text(LEFT - 40, TOP - 2, y_label)]
+    for tick in y_ticks:
+        parts.append(line(LEFT, y(tick), WIDTH - RIGHT, y(tick), "grid"))
+        parts.append(text(LEFT - 6, y(tick) + 4, tick_text(tick), "end"))
+    for exponent in range(first, last + 1):
+        parts.append(line(x(exponent), TOP + 14, x(exponent), height - BOTTOM, "grid"))
+        parts.append(text(x(exponent), height - BOTTOM + 17, short_number(10.0**exponent), "middle"))
+    parts.append(text((LEFT + WIDTH - RIGHT) / 2, height - 4, x_label, "middle"))
+    for point, power in zip(points, powers):
+        left = x(power) > WIDTH / 2
+        parts.append(
+            f'<g class="{colour(point["colour"])}"><title>{escape(point["name"])}: {escape(point["text"])}</title>'
+            f'<circle cx="{number(x(power))}" cy="{number(y(point["y"]))}" r="5.5" class="dot"/></g>'
+        )
+        place = x(power) + (-9 if left else 9)
+        parts.append(text(place, y(point["y"]) - 7, shorten(point["name"], 24), "end" if left else "start", "name"))
+    return wrap(parts, height, label)
+
+
+def short_number(value: float) -> str:
+    """Write a power of ten shortly: 10k, 100M, 0.01."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size * (1 - 1e-9):
+            return f"{value / size:.4g}{letter}"
+    return f"{value:.4g}"
 
 
 def shorten(content: str, characters: int) -> str:

@@ -18,7 +18,7 @@ import pandas as pd
 from recbole_blair.report.curves import load_curves
 from recbole_blair.reproduce import naive
 from recbole_blair.reproduce.steps import Planner
-from recbole_blair.reproduce.world import World
+from recbole_blair.steps.world import World
 
 
 class Check(NamedTuple):

@@ -20,7 +20,7 @@ from recbole_blair.steps.step import Places
 if TYPE_CHECKING:
     from recbole_blair.reproduce.checks import Check
     from recbole_blair.reproduce.runner import Runner
-    from recbole_blair.reproduce.world import World
+    from recbole_blair.steps.world import World
 
 SCALES = ("smoke", "full")
 WITHIN, OUTSIDE, NOT_COMPARABLE = "within tolerance", "outside", "not comparable"
@@ -143,7 +143,7 @@ def run_smoke_in(work: Path, rows: Sequence[Row], folder: Path, on_row: OnRow | 
     """Run rows on a world made in `work`; results go to `folder`."""
     from recbole_blair.reproduce.runner import Runner  # heavy: loads the rooms of all commands
     from recbole_blair.reproduce.smoke import SmokePlanner
-    from recbole_blair.reproduce.world import World
+    from recbole_blair.steps.world import World
 
     settings = load_smoke()
     world = World(work, settings)

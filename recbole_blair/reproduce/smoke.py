@@ -7,9 +7,9 @@ from typing import Any
 
 from recbole_blair.reproduce.steps import Planner
 from recbole_blair.reproduce.tables import Row, load_smoke
-from recbole_blair.reproduce.world import World
 from recbole_blair.schema import DEFAULT_PLM, TFIDF_SVD
 from recbole_blair.steps.step import Places, Step
+from recbole_blair.steps.world import World
 
 STEAM = "steam"
 TRAINED = "trained"

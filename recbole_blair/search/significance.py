@@ -44,7 +44,7 @@ def compare_scores(
         "low": low,
         "high": high,
         "p_value": _randomisation_p(sums, n_perm, seed),
-        "p_value_bootstrap": _bootstrap_p(means),
+        "p_value_bootstrap": bootstrap_p_value(means),
         "p_value_t": _t_test_p(sums),
         "wins": int((diff > 0).sum()),
         "losses": int((diff < 0).sum()),
@@ -65,7 +65,7 @@ def _randomisation_p(sums: np.ndarray, n_perm: int, seed: int) -> float:
     return (hits + 1) / (n_perm + 1)
 
 
-def _bootstrap_p(means: np.ndarray) -> float:
+def bootstrap_p_value(means: np.ndarray) -> float:
     """Return the two-sided p-value of a difference of 0 from bootstrap means of the difference."""
     fewer = min((means <= 0).sum(), (means >= 0).sum())
     return float(min(1.0, 2 * (fewer + 1) / (len(means) + 1)))

@@ -47,6 +47,7 @@ class TextModel(nn.Module):
         super().__init__()
         self.transformer, self.poolings, self.heads = transformer, poolings, heads
         self.normalise, self.whole = normalise, whole
+        self.n_parameters = sum(weight.numel() for weight in self.parameters())  # before products are packed
 
     def forward(self, ids: Tensor, lengths: Tensor, padded: bool = True, prompt_tokens: int = 0) -> Tensor:
         """Encode right-padded texts.

@@ -15,7 +15,7 @@ sys.path += [str(TESTS / room) for room in ("dataset_tools", "recommend", "searc
 # Times, memory, processes, where a run went on, and the modification times that .cache/ compares.
 OF_THIS_RUN = {
     "seconds", "time", "written", "pairs_per_second", "peak_memory", "peak_memory_mb", "pid", "opened", "resumed_at",
-    "sources",
+    "sources", "ms_per_text",
 }  # fmt: skip
 
 
@@ -140,6 +140,12 @@ COMMANDS = {  # name: command line, inputs, share
         f"--num_samples=2 --ray_cpus=2 --output_dir=sweep {SMALL}",
         write_trials,
         0.4,
+    ),
+    "bench": (
+        "bench --suite=smoke --plm=tfidf-svd --tasks=sequential,search-short --device=cpu --threads=1 --samples=100 "
+        "--output_dir=out --data_path=d --raw_dir=raw --quiet",
+        write_nothing,
+        0.5,
     ),
     "recommend": (
         "recommend --checkpoint=run --data_path=d --users=u1,u2,u3 --output=top.parquet --quiet",

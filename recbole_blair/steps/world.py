@@ -12,7 +12,7 @@ import numpy as np
 
 from dataset_tools.raw.domains import raw_root
 from dataset_tools.raw.sample import write_sample
-from recbole_blair.reproduce.naive import read_lines
+from recbole_blair.files.read import iter_jsonl
 
 if TYPE_CHECKING:
     from transformers import BertModel, PreTrainedTokenizerBase
@@ -45,7 +45,7 @@ class World:
     @functools.cache  # noqa: B019  one world per run
     def records(self, kind: str) -> list[dict[str, Any]]:
         """Return the raw records, `review` or `meta`."""
-        return list(read_lines(self.raw[kind == "meta"]))
+        return [record for _, record in iter_jsonl(self.raw[kind == "meta"], "raw records")]
 
     @functools.cache  # noqa: B019
     def steam(self) -> tuple[str, str]:

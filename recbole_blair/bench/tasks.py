@@ -1,0 +1,105 @@
+"""What a cell runs: training with a choice of settings by the validation rows, or dense retrieval."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recbole_blair.bench.cells import Cell, to_table
+from recbole_blair.files.read import read_parquet
+from recbole_blair.report.paired import metric_of_rows
+from recbole_blair.search.runs import PER_QUERY_FILE
+from recbole_blair.steps.commands import run_search, run_train
+from recbole_blair.steps.step import Places
+from recbole_blair.text.encoders import resolve_plm
+from recbole_blair.train.run_folder import METRICS, RANKS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a cell gives: the values of its rows, the chosen setting and what it was chosen from."""
+
+    table: pa.Table
+    metrics: dict[str, dict[str, float]]  # seed -> metric -> mean over rows
+    setting: dict[str, Any]
+    grid: list[dict[str, Any]]  # each point with its `valid` value
+    about: dict[str, Any]  # rows, items, epochs
+
+
+def run_task(cell: Cell, data: dict[str, Any], places: Places, folder: Path) -> Outcome:
+    """Run a cell's task in its folder; what was finished before is read, what was begun goes on."""
+    return TASKS[cell.part.task.command](cell, data, places, folder)
+
+
+def run_training(cell: Cell, data: dict[str, Any], places: Places, folder: Path) -> Outcome:
+    """Train each point of the grid with the first seed, then the best on the validation rows with all seeds."""
+    task, (first, *_) = cell.part.task, cell.part.task.seeds
+    keys = {**text_keys(cell), **data["keys"], "model": task.model, "plm": cell.encoder.plm, "save_ranks": True}
+    tried = [(point, train(keys, point, first, places, folder)) for point in task.grid]
+    valid = [run["best_valid"][task.metric] for _, run in tried]
+    chosen = int(np.argmax(valid))  # of equals the first
+    setting, best = tried[chosen]
+    runs = {first: best, **{seed: train(keys, setting, seed, places, folder) for seed in task.seeds[1:]}}
+    grid = [{**point, "valid": value} for (point, _), value in zip(tried, valid)]
+    metrics = {str(seed): run["test"] for seed, run in runs.items()}
+    rows = [read_values(Path(run["folder"]), run) for run in runs.values()]
+    table = to_table(list(runs), rows[0][0], {name: [values[name] for _, values in rows] for name in rows[0][1]})
+    about = {
+        "rows": best["rows"]["test"],
+        "items": best["n_items"],
+        "epochs": [run["epochs"] for run in runs.values()],
+        "device": best.get("device"),
+        "precision": best.get("precision"),
+    }
+    return Outcome(table, metrics, setting, grid, about)
+
+
+def text_keys(cell: Cell) -> dict[str, Any]:
+    """Return the part's keys; ready-made vectors have their texts behind them."""
+    ready = resolve_plm(cell.encoder.plm)[0] == "vectors"
+    return {key: value for key, value in cell.part.keys.items() if not (ready and key == "text_fields")}
+
+
+def train(keys: dict[str, Any], setting: dict[str, Any], seed: int, places: Places, folder: Path) -> dict[str, Any]:
+    """Train and test one setting with one seed, in a folder of its own; returns metrics.json's content and `folder`."""
+    name = "-".join([*(f"{key}={value}" for key, value in setting.items()), f"seed={seed}"])
+    done = run_train({**keys, **setting, "seeds": [seed]}, places, folder / "runs" / name)
+    run = Path(done["runs"][0])
+    return {**json.loads((run / METRICS).read_text(encoding="utf-8")), "folder": str(run)}
+
+
+def read_values(folder: Path, run: dict[str, Any]) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Return the user and, for each metric, the value of every test row."""
+    ranks = read_parquet(folder / RANKS, ["user_id", "rank"], "the ranks of a run")
+    rank = ranks.column("rank").to_numpy()
+    return ranks.column("user_id").to_pylist(), {name: metric_of_rows(rank, name) for name in run["test"]}
+
+
+def run_retrieval(cell: Cell, data: dict[str, Any], places: Places, folder: Path) -> Outcome:
+    """Rank the pool by the cosine of the encoder's vectors for each query."""
+    own = folder / "search"
+    keys = {**cell.part.keys, **data["keys"], "retriever": cell.encoder.plm, "bootstrap": 0}
+    done = run_search(keys, places, own)
+    queries = read_parquet(own / PER_QUERY_FILE, expected="the values per query of a search")
+    names = [name for name in queries.column_names if "@" in name]
+    values = {name: queries.column(name).to_numpy().astype(float) for name in names}
+    groups = [str(group) for group in queries.column("group").to_pylist()]
+    seeds = list(cell.part.task.seeds)
+    table = to_table(seeds, groups, {name: [column] * len(seeds) for name, column in values.items()})
+    metrics = {str(seed): {name: float(column.mean()) for name, column in values.items()} for seed in seeds}
+    about = {"rows": len(groups), "items": int(done["metrics"]["items"]), "epochs": []}
+    return Outcome(table, metrics, {}, [], about)
+
+
+TASKS: dict[str, Callable[[Cell, dict[str, Any], Places, Path], Outcome]] = {
+    "train": run_training,
+    "search": run_retrieval,
+}
