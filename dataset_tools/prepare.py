@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dataset_tools.builds.dry_run import describe_plan
+from dataset_tools.builds.dry_run import describe_plan, describe_split_plan
 from dataset_tools.builds.folder import build_is_whole, check_raw_unchanged, ensure_written
 from dataset_tools.builds.settings import AmazonSettings
 from dataset_tools.builds.statistics_file import describe_build, describe_file
-from dataset_tools.conversion.convert import convert
-from dataset_tools.raw.fetch import ensure_raw, find_raw
+from dataset_tools.conversion.convert import convert, convert_split
+from dataset_tools.raw.domains import PUBLISHED
+from dataset_tools.raw.fetch import ensure_raw, ensure_raw_file, find_raw
+from dataset_tools.raw.split_files import ensure_split_files
 from dataset_tools.storage.resources import Resources
+from recbole_blair.errors import InputError
+from recbole_blair.schema import TEST_START_MS, VALID_START_MS
 
 
 def build_name(dataset: str, **settings: Any) -> str:
@@ -90,6 +94,50 @@ def prepare_build(settings: AmazonSettings, data_path: Path | str, raw_dir: Path
         with resources.open_session(temporary) as duck:
             counts = convert(duck, *raw_files, temporary, folder.name, settings)
         return describe_build(temporary, folder.name, settings, [describe_file(path) for path in raw_files], counts)
+
+    ensure_written(folder, settings, fill)
+    return folder
+
+
+def prepare_split(
+    settings: AmazonSettings, data_path: Path | str, raw_dir: Path | str, resources: Resources, dry_run: bool = False
+) -> Path:
+    """Make a build from the published split files of a domain and its metadata, unless it is there.
+
+    The build has the name and, but for what `dataset_tools.conversion.split_reviews` counts, the rows of the one that
+    `prepare_build` makes; one that is there is left alone, whatever it was made from.
+
+    Args:
+        settings: of a published domain; without instants of its own.
+        data_path, raw_dir, resources: as for `prepare_build`; the files lie in `benchmark/` beside `raw/`.
+        dry_run: print what would be done and return.
+
+    Raises:
+        InputError: another dataset or other instants; what the reading of the files refuses.
+    """
+    if settings.dataset not in PUBLISHED:
+        raise InputError(
+            f"dataset={settings.dataset} has no published split files; they are those of {', '.join(PUBLISHED)}"
+        )
+    instants = settings.valid_start_ms, settings.test_start_ms
+    if settings.protocol == "timestamp" and instants != (VALID_START_MS, TEST_START_MS):
+        raise InputError(
+            f"the published files are split at {VALID_START_MS} and {TEST_START_MS}; leave out valid_start_ms and "
+            "test_start_ms, or make the build from the raw reviews"
+        )
+    folder = Path(data_path) / settings.build_name
+    if dry_run:
+        print(describe_split_plan(folder, settings, raw_dir))
+        return folder
+
+    def fill(temporary: Path) -> dict[str, Any]:
+        name, progress = settings.raw_name, resources.progress
+        files = ensure_split_files(raw_dir, name, settings.protocol, settings.revision, progress)
+        meta = ensure_raw_file(raw_dir, "meta", name, settings.revision, progress)
+        with resources.open_session(temporary) as duck:
+            counts = convert_split(duck, files, meta, temporary, folder.name, settings)
+        raw_files = [describe_file(path) for path in (*files, meta)]
+        return describe_build(temporary, folder.name, settings, raw_files, counts)
 
     ensure_written(folder, settings, fill)
     return folder

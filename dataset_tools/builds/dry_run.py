@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dataset_tools.builds.folder import build_is_whole
 from dataset_tools.raw.domains import find_raw_file, raw_relative, raw_root
+from dataset_tools.raw.split_files import split_paths
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +48,20 @@ def describe_plan(folder: Path, settings: AmazonSettings, raw_dir: Path | str, m
         raw_bytes = settings.sample_users * SAMPLE_BYTES_PER_USER
     lines.append(_build_line(folder, settings, raw_bytes, memory_limit, missing and not settings.sample_users))
     return "\n".join(lines)
+
+
+def describe_split_plan(folder: Path, settings: AmazonSettings, raw_dir: Path | str) -> str:
+    """Return the same lines for the published split files."""
+    if build_is_whole(folder, settings):
+        return _whole_line(folder)
+    paths = split_paths(raw_dir, settings.raw_name, settings.protocol)
+    meta = find_raw_file(raw_dir, "meta", settings.raw_name)
+    paths.append(meta or raw_root(raw_dir) / raw_relative("meta", settings.raw_name))
+    lines = [
+        f"raw        {path}: {f'there, {_mib(path.stat().st_size)}' if path.is_file() else 'to be downloaded'}"
+        for path in paths
+    ]
+    return "\n".join([*lines, f"build      {folder}: to be converted ({settings.protocol})"])
 
 
 def describe_own_plan(folder: Path, settings: OwnSettings, files: list[OwnFile], memory_limit: str) -> str:

@@ -42,6 +42,7 @@ from dataset_tools.conversion.reviews import (
     read_reviews,
     unmatched_items,
 )
+from dataset_tools.conversion.split_reviews import load_split
 from dataset_tools.conversion.time_split import resolve_instants, split_by_time
 from dataset_tools.items.item_file import ItemCounts, ItemWriter
 from dataset_tools.items.metadata import Metadata, load_metadata, read_metadata
@@ -91,6 +92,19 @@ def convert(
             sql, label = REVIEW_TABLE, None
         reviews = read_reviews(session, sql, metadata.item_ids, label=label)
     return write_build(session, metadata, reviews, review_path, folder, build, settings)
+
+
+@keep_buffers()
+def convert_split(
+    session: DuckDBSession, split_paths: Sequence[Path], meta_path: Path, folder: Path, build: str,
+    settings: BuildSettings,
+) -> dict[str, Any]:  # fmt: skip
+    """Convert one domain from its published split files, train, valid and test; the rest as for `convert`."""
+    metadata = load_metadata(session, meta_path)
+    split_counts = load_split(session, split_paths, meta_path, metadata.item_ids, settings.protocol)
+    reviews = read_reviews(session, REVIEW_TABLE, metadata.item_ids)
+    counts = write_build(session, metadata, reviews, split_paths[0], folder, build, settings)
+    return {"split_files": split_counts, **counts}
 
 
 def convert_tables(

@@ -120,9 +120,9 @@ def add_own_options(add: Callable[..., None]) -> None:
     add("--source_dir", kind="path", help="the folder of the recipe's files, each as published or packed as .gz")
     add(
         "--source",
-        kind="str, amazon|csv|jsonl|parquet|python",
-        help="amazon, or with --interactions the format of files whose extensions do not tell (csv); python: Python "
-        "literals",
+        kind="str, amazon|split|csv|jsonl|parquet|python",
+        help="amazon; split: the published split files; or with --interactions the format of files whose extensions do "
+        "not tell (csv); python: Python literals",
     )
     add(
         "--interactions",
@@ -194,12 +194,12 @@ def run(args: Namespace) -> int:
         check_output_folder(args.data_path)
     given = next((key for key in OWN_ONLY if getattr(args, key) is not None), None)
     args.source = args.source or ("csv" if given else "amazon")
-    if args.source != "amazon":
-        if ray:
-            raise InputError(f"--engine=ray makes Amazon's domains, a task each; --source={args.source} is one dataset")
+    if args.source != "amazon" and ray:
+        raise InputError(f"--engine=ray makes Amazon's domains, a task each; --source={args.source} is made here")
+    if args.source not in ("amazon", "split"):
         return run_own(args)
     if given:
-        raise InputError(f"--{given} is for data of your own; leave out --source=amazon")
+        raise InputError(f"--{given} is for data of your own; leave out --source={args.source}")
     options = {key: getattr(args, key) for key in AMAZON_KEYS}
     names = resolve_datasets(args.dataset, args.raw_dir)
     builds = [AmazonSettings.resolve(name, args.raw_dir, **options) for name in names]  # nothing is started before
@@ -219,13 +219,18 @@ def run_amazon(builds: list[AmazonSettings], args: Namespace, ray: RayOptions | 
     """Make each dataset; with several, one that fails is named and the others are made."""
     from dataset_tools.builds.settings import AMAZON_KEYS
     from dataset_tools.builds.statistics_file import require_stats, table3_line
-    from dataset_tools.prepare import plan_build, prepare_build
+    from dataset_tools.prepare import plan_build, prepare_build, prepare_split
     from dataset_tools.storage.resources import Resources
     from recbole_blair.cluster import prepare as many
 
     resources = Resources(args.memory_limit, args.threads, not args.quiet)
     workplace = many.Workplace(args.data_path, args.raw_dir, resources)
-    if args.dry_run:
+    if args.source == "split":
+        for settings in builds:
+            folder = prepare_split(settings, args.data_path, args.raw_dir, resources, args.dry_run)
+            if not args.dry_run:
+                print_split(require_stats(folder))
+    elif args.dry_run:
         for settings in builds:
             plan_build(settings, args.data_path, args.raw_dir, resources)
     elif ray:
@@ -236,6 +241,21 @@ def run_amazon(builds: list[AmazonSettings], args: Namespace, ray: RayOptions | 
         print(table3_line(require_stats(prepare_build(builds[0], args.data_path, args.raw_dir, resources))))
         print_next(train_command(args, "UniSRecBlair", ("raw_dir", "data_path", *AMAZON_KEYS)))
     return 0
+
+
+def print_split(stats: dict[str, Any]) -> None:
+    """Print the statistics of a build from split files, and what its files held."""
+    from dataset_tools.builds.statistics_file import table3_line
+
+    print(table3_line(stats))
+    if "split_files" in stats:
+        print("split files: " + ", ".join(f"{name} {number:,}" for name, number in stats["split_files"].items()))
+        dropped = ", ".join(f"{name} {number:,}" for name, number in stats["cleaning"]["reviews"].items() if number)
+        print(f"reviews: left out {dropped or 'nothing'}")
+    else:
+        print(
+            "made before, from the raw reviews; to make it from the split files, delete it or pass another --data_path"
+        )
 
 
 def train_command(args: Namespace, model: str, keys: Sequence[str]) -> str:
