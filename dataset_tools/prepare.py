@@ -125,6 +125,9 @@ def prepare_split(
             f"the published files are split at {VALID_START_MS} and {TEST_START_MS}; leave out valid_start_ms and "
             "test_start_ms, or make the build from the raw reviews"
         )
+    if settings.keep_repeats or settings.core != "5-core":
+        raise InputError("the published files hold no repeated pair, and for last_out the 5-core; leave out core and "
+                         "keep_repeats, or make the build from the raw reviews")  # fmt: skip
     folder = Path(data_path) / settings.build_name
     if dry_run:
         print(describe_split_plan(folder, settings, raw_dir))

@@ -80,7 +80,7 @@ def check_options(options: Mapping[Any, Any], path: Path) -> None:
         if key not in types:
             raise InputError(f"{shown(path)}: unknown option {key!r}.{nearest(str(key), types)}")
         expected = types[key].removesuffix(" | None")
-        if type(value) is not TYPES[expected]:
+        if expected in TYPES and type(value) is not TYPES[expected]:
             raise InputError(f"{shown(path)}: {key} is {value!r}; expected a value of type {expected}")
     if "interactions" not in options:
         raise InputError(f"{shown(path)} names no file of interactions; add `interactions: <file name>`")

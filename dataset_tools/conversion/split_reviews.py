@@ -41,7 +41,7 @@ def load_split(
         paths: of the three files.
         meta_path: of the metadata, for messages.
         item_ids: (items,) the ids with metadata.
-        protocol: `timestamp` or `last_out`.
+        protocol: `last_out`, whose files are the 5-core, or another, whose files are split by time.
 
     Returns:
         Rows per file; with histories: rows whose history is not the user's earlier items.
@@ -61,10 +61,10 @@ def load_split(
     counts = {f"{split}_rows": load_part(session, path, part, with_history) for part, (split, path) in
               enumerate(zip(SPLITS, paths))}  # fmt: skip
     check_domain(session, paths, meta_path, item_ids)
-    if protocol == "timestamp":
-        check_instants(session, paths)
-    else:
+    if protocol == "last_out":
         check_last_out(session, paths)
+    else:
+        check_instants(session, paths)
     if with_history:
         counts["history_differs"] = count_other_histories(session)
         check_histories(paths[0], counts["history_differs"], sum(counts[f"{split}_rows"] for split in SPLITS))

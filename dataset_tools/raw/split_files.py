@@ -18,10 +18,8 @@ from recbole_blair.schema import SPLITS
 if TYPE_CHECKING:
     from pathlib import Path
 
-FOLDERS = {  # by protocol; the first is fetched
-    "timestamp": ("0core/timestamp", "0core/timestamp_w_his"),
-    "last_out": ("5core/last_out", "5core/last_out_w_his"),
-}
+ALL = ("0core/timestamp", "0core/timestamp_w_his")  # all reviews: the random protocol deals them out anew
+FOLDERS = {"timestamp": ALL, "random": ALL, "last_out": ("5core/last_out", "5core/last_out_w_his")}  # first: fetched
 
 
 def benchmark_root(raw_dir: Path | str) -> Path:

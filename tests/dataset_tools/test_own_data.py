@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import own_raw
+import recipe_raw
 
 from dataset_tools.builds.statistics_file import load_stats
 from dataset_tools.own_data import prepare_own
@@ -26,6 +27,7 @@ COMMANDS = [
     block.splitlines()
 ]  # fmt: skip
 PREPARE = [shlex.split(line)[1:] for line in COMMANDS if line.startswith("recbole-blair prepare")]
+WRITERS = {**own_raw.WRITERS, "book-crossing": lambda folder: recipe_raw.write_book_crossing(folder / "book-crossing")}
 COLUMNS = "user_id=u,item_id=i,timestamp=t"
 QUIET = {"progress": False, "threads": 1}
 
@@ -90,15 +92,18 @@ def recipe_of(argv):
 def test_a_recipe_of_the_docs_runs_as_written(argv, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     name = recipe_of(argv)
-    own_raw.WRITERS[name](tmp_path)
+    WRITERS[name](tmp_path)
     assert main([*argv, "--quiet", "--threads=1"]) == 0
     printed = capsys.readouterr().out
     protocol = "last_out" if name == "yelp-2019" else option(argv, "protocol") or "timestamp"
     build = option(argv, "dataset") or name
-    folder = tmp_path / "dataset" / (build if protocol == "timestamp" else f"{build}-last_out")
+    protocol = "random" if name == "book-crossing" else protocol
+    folder = tmp_path / "dataset" / (build if protocol == "timestamp" else f"{build}-{protocol}")
     stats, items = load_stats(folder), items_of(folder)
     assert stats["items"] == own_raw.ITEMS and stats["users"] == own_raw.USERS
     assert all(item["title"].startswith("Thing ") and item["text"] for item in items.values())
+    if protocol == "random":
+        return
     if protocol == "last_out":
         assert {s: stats["splits"][s]["rows"] for s in ("valid", "test")} == {"valid": 30, "test": 30}
         return
@@ -113,12 +118,12 @@ def test_a_recipe_of_the_docs_runs_as_written(argv, tmp_path, monkeypatch, capsy
 
 
 def test_the_recipes_cover_what_the_docs_promise():
-    assert sorted({recipe_of(argv) for argv in PREPARE}) == sorted(own_raw.WRITERS)
+    assert sorted({recipe_of(argv) for argv in PREPARE}) == sorted(WRITERS)
 
 
 def prepare_recipe(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    own_raw.WRITERS[name](tmp_path)
+    WRITERS[name](tmp_path)
     argv = next(argv for argv in PREPARE if recipe_of(argv) == name)
     assert main([*argv, "--quiet", "--threads=1"]) == 0
     return tmp_path / "dataset" / name

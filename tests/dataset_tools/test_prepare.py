@@ -88,7 +88,7 @@ def test_lists_of_datasets():
         ({"catalogue": "every"}, r"unknown catalogue 'every'; known: interactions, all"),
         ({"max_history": 0}, r"max_history is 0, expected 1 or more"),
         ({"valid_start_ms": V // 1000}, r"valid_start_ms is 1628643414, expected Unix milliseconds"),
-        ({"valid_start_ms": T, "test_start_ms": V}, rf"valid_start_ms {T} .*is not before test_start_ms {V} "),
+        ({"valid_start_ms": T, "test_start_ms": V}, rf"valid_start_ms .*\({T}\) is not before test_start_ms .*\({V}\)"),
         ({"protocol": "last_out", "test_start_ms": T}, r"protocol=last_out has no instants"),
         ({"protocol": "random", "test_start_ms": T}, r"protocol=random has no instants"),
         ({"split_seed": 1}, r"split_seed is for protocol=random; with protocol=timestamp leave it out"),

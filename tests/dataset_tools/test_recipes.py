@@ -14,12 +14,8 @@ import own_raw
 import recipe_raw
 from test_own_data import inter_rows, items_of, naive_rows, read_rows
 
-from dataset_tools.builds.settings import OwnSettings
 from dataset_tools.builds.statistics_file import load_stats
-from dataset_tools.conversion.own_tables import load_interactions, load_items
-from dataset_tools.own_data import open_items, open_source
 from dataset_tools.recipes import find_recipe, load_recipe, prepare_recipe, recipe_names
-from dataset_tools.storage.resources import Resources
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
 from recbole_blair.schema import SPLITS
@@ -147,21 +143,15 @@ def test_each_trap_is_read_right_and_counted(built):
         assert found == expected, table
 
 
-def test_books_without_times_are_read(tmp_path):
-    """Their protocol needs no times; the tables are what it is given."""
+def test_books_without_times_are_dealt_out_at_random(tmp_path):
     recipe_raw.write_book_crossing(tmp_path)
-    options = {**load_recipe("book-crossing", tmp_path), "protocol": "last_out"}
-    files = {key: options.pop(key) for key in ("interactions", "items")}
-    settings = OwnSettings(**options)
-    object.__setattr__(settings, "protocol", "random")
-    source = open_source(settings, **files)
-    with Resources("1GB", 1, False).open_session(tmp_path) as duck:
-        load_interactions(duck, source.interactions, source.columns, settings.timestamp_unit)
-        load_items(duck, *open_items(files["items"], settings), settings.item_rules)
-        rows = duck.run("SELECT user_id, item_id, ts, rule FROM review")
-        title = duck.value("SELECT title ->> '$' FROM meta WHERE item_id = '002X'")
-    assert rows == [(str(u), f"00{i}X", 0, 0) for u, i, _ in own_raw.events()]
-    assert title == 'Thing 1; "é"'
+    folder = prepare_recipe("book-crossing", tmp_path, data_path=tmp_path / "dataset", **QUIET)
+    assert folder.name == "book-crossing-random"
+    rows = {split: [row.split("\t") for row in inter_rows(folder, split)] for split in SPLITS}
+    pairs = [(user, item) for part in rows.values() for user, item, _ in part]
+    assert sorted(pairs) == sorted((str(u), f"00{i}X") for u, i, _ in own_raw.events())
+    assert [len(rows[split]) for split in SPLITS] == [96, 72, 72]  # 4:3:3 of 240
+    assert items_of(folder)["002X"]["title"] == "Thing 1; ''é''"
 
 
 @pytest.fixture

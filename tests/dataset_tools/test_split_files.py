@@ -70,6 +70,13 @@ def test_split_files_give_the_rows_of_the_raw_reviews(raw, split, folder):
     assert stats["counts"]["reviews"] == sum(lines) and stats["cleaning"]["reviews"]["repeated_user_item"] == 0
 
 
+def test_the_random_protocol_deals_out_the_same_pairs(raw, split):
+    of_raw = prepare("Appliances", split / "of raw", raw, protocol="random", progress=False, threads=1)
+    write_split(split, "Appliances", raw / REVIEWS, FOLDERS[0])
+    settings = AmazonSettings.resolve("Appliances", split, protocol="random")
+    assert contents(prepare_split(settings, split / "of split", split, ONE)) == contents(of_raw)
+
+
 @pytest.mark.skipif(not SLICES.is_dir(), reason="the real slices of ../shared/data are absent")
 @pytest.mark.parametrize("folder", [FOLDERS[1], FOLDERS[2]])
 def test_real_slices_give_the_same_build_both_ways(tmp_path, folder):
