@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_blair.reproduce.orders import HOLDS, UNDECIDED
 from recbole_blair.reproduce.run import PASS, SCALES, WITHIN, load_results, results_path
-from recbole_blair.reproduce.tables import Row
+from recbole_blair.reproduce.tables import Row, find_orders
 
 
 def format_value(value: object) -> str:
@@ -19,7 +20,7 @@ def format_value(value: object) -> str:
     return f"{value:,.0f}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
-def list_lines(rows: Iterable[Row]) -> Iterator[str]:
+def list_lines(rows: Sequence[Row]) -> Iterator[str]:
     """Yield the table of rows: id, encoder, model, seeds, commands, published, tolerance, hours."""
     table = None
     for row in rows:
@@ -41,6 +42,9 @@ def list_lines(rows: Iterable[Row]) -> Iterator[str]:
         yield f"    {values} ({allowed}: {row.tolerance['why']})"
         for metric, why in row.reasons.items():
             yield f"    {metric}: not comparable, {why}"
+    for order in find_orders(rows):
+        claims = ", ".join(f"{metric} by {format_value(value)}" for metric, value in order.published.items())
+        yield f"  {order.id}: {claims}"
 
 
 def status_lines(rows: Sequence[Row], output_dir: Path | str) -> Iterator[str]:
@@ -50,13 +54,15 @@ def status_lines(rows: Sequence[Row], output_dir: Path | str) -> Iterator[str]:
         for scale in SCALES
         for row in rows
     }
-    for row in rows:
+    ids: list[tuple[str, str, tuple[str, ...]]] = [(row.table, row.id, SCALES) for row in rows]
+    ids += [(order.above.table, order.id, SCALES[1:]) for order in find_orders(rows)]  # of the full scale alone
+    for table, name, scales in ids:
         cells = []
-        for scale in SCALES:
-            result = results[scale, row.table].get(row.id)
-            where = results_path(f"{output_dir}/{scale}", row.table)
+        for scale in scales:
+            result = results[scale, table].get(name)
+            where = results_path(f"{output_dir}/{scale}", table)
             cells.append(f"{scale}: {result['verdict']}, {result['time']}, {where}" if result else f"{scale}: none")
-        yield f"{row.id:60}  " + "  ".join(cells)
+        yield f"{name:60}  " + "  ".join(cells)
     for scale in SCALES:
         there = sum(row.id in results[scale, row.table] for row in rows)
         yield f"{scale}: {there} of {len(rows)} rows have results"
@@ -68,16 +74,27 @@ def result_lines(result: dict[str, Any]) -> Iterator[str]:
     for check in result.get("checks", ()):
         yield f"    {check['verdict']:4} {check['name']}: {check['says']}"
     for figure in result.get("figures", ()):
+        if "low" in figure:
+            yield order_line(figure)
+            continue
         spread = f" ± {format_value(figure['deviation'])}" if "deviation" in figure else ""
         ours = f"ours {format_value(figure['ours'])}{spread}"
         yield (
             f"    {figure['metric']:28} published {format_value(figure['paper']):>12}  {ours:>22}  "
-            f"difference {format_value(figure['difference']):>10}  {figure['verdict']} ({figure['why']})"
+            f"difference {format_value(figure.get('difference')):>10}  {figure['verdict']} ({figure['why']})"
         )
     if result.get("note"):
         yield f"    note: {result['note']}"
 
 
+def order_line(figure: dict[str, Any]) -> str:
+    """Return the line of a difference with its interval."""
+    low, high = format_value(figure["low"]), format_value(figure["high"])
+    ours = f"ours {format_value(figure['ours'])} [{low}, {high}], above in {figure['seeds']} seeds"
+    published = f"published {format_value(figure['paper']):>12}"
+    return f"    {figure['metric']:28} {published}  {ours}  {figure['verdict']} ({figure['why']})"
+
+
 def is_success(result: dict[str, Any]) -> bool:
     """Return whether a row's verdict is no failure."""
-    return result["verdict"] in (PASS, WITHIN, "not comparable")
+    return result["verdict"] in (PASS, WITHIN, HOLDS, UNDECIDED, "not comparable")

@@ -12,8 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.files.write import write_text
+from recbole_blair.reproduce.orders import (
+    HOLDS,
+    NOT_SHOWN,
+    REVERSED,
+    UNDECIDED,
+    Order,
+    compare_values,
+    judge,
+    load_values,
+)
 from recbole_blair.reproduce.steps import Planner
-from recbole_blair.reproduce.tables import UNITS, Row, find_rows, load_smoke
+from recbole_blair.reproduce.tables import UNITS, Row, find_orders, find_rows, load_smoke
 from recbole_blair.schema import VERSION
 from recbole_blair.steps.step import Places
 
@@ -55,21 +65,48 @@ def run_full(rows: Sequence[Row], places: Places, on_row: OnRow | None = None) -
     names = {row.id: planner.steps_of(row) for row in rows}  # the errors of all rows are raised before anything runs
     folder = Path(places.output_dir) / "full"
     runner, results = Runner(planner, places, folder / "steps"), []
-    for row in rows:
-        started = time.perf_counter()
-        measured = [runner.run(name) for name in names[row.id]][-1]
-        result: Result = {
-            **describe(row, planner, names[row.id]),
-            "figures": compare(row, measured),
-            "runs": measured["runs"],
-            "seconds": round(time.perf_counter() - started, 1),
-        }
+
+    def finish(table: str, result: Result) -> None:
         result["verdict"] = verdict(result["figures"])
-        save(folder, row.table, result)
+        save(folder, table, result)
         results.append(result)
         if on_row:
             on_row(result)
+
+    measured: dict[str, Result] = {}  # by the row's id
+    for row in rows:
+        started = time.perf_counter()
+        measured[row.id] = [runner.run(name) for name in names[row.id]][-1]
+        result: Result = {
+            **describe(row, planner, names[row.id]),
+            "figures": compare(row, measured[row.id]),
+            "runs": measured[row.id]["runs"],
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        finish(row.table, result)
+    for order in find_orders(rows):
+        finish(order.above.table, compare_order(order, measured[order.above.id], measured[order.below.id]))
     return results
+
+
+def compare_order(order: Order, above: Result, below: Result) -> Result:
+    """Return the result of an order from those of its two rows."""
+    started, command = time.perf_counter(), order.above.commands[-1][0]
+    figures = []
+    for metric, published in order.published.items():
+        values = [load_values(command, result["runs"], metric) for result in (above, below)]
+        if values[0] is None or values[1] is None:
+            why = f"the runs of {command} leave no {metric} of each user or query"
+            figures.append({"metric": metric, "paper": published, "ours": None, "verdict": NOT_COMPARABLE, "why": why})
+            continue
+        found = compare_values(values[0], values[1], UNITS[order.above.unit])
+        figure = judge(order, metric, found["difference"], found["low"], found["high"])
+        figures.append({**figure, "seeds": found["seeds"], "p_value": found["p_value"]})
+    return {
+        "id": order.id, "source": order.above.source, "unit": order.above.unit, "figures": figures,
+        "runs": [*above["runs"], *below["runs"]], "note": "", "version": VERSION, "time": now(),
+        "seconds": round(time.perf_counter() - started, 1),
+    }  # fmt: skip
 
 
 def describe(row: Row, planner: Planner, names: Sequence[str]) -> Result:
@@ -85,8 +122,13 @@ def describe(row: Row, planner: Planner, names: Sequence[str]) -> Result:
         "commands": [{step.command: step.keys} for step in steps],
         "note": row.note,
         "version": VERSION,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "time": now(),
     }
+
+
+def now() -> str:
+    """Return the time of a result, UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def compare(row: Row, result: Result) -> list[Result]:
@@ -123,9 +165,11 @@ def is_share(metric: str) -> bool:
 
 
 def verdict(figures: Iterable[Result]) -> str:
-    """Return the row's verdict: outside if any figure is, not comparable if none can be compared."""
+    """Return the verdict of a row or order: the worst of its figures', not comparable if none can be compared."""
     verdicts = {figure["verdict"] for figure in figures}
-    return OUTSIDE if OUTSIDE in verdicts else WITHIN if WITHIN in verdicts else NOT_COMPARABLE
+    return next(
+        (one for one in (OUTSIDE, REVERSED, NOT_SHOWN, WITHIN, HOLDS, UNDECIDED) if one in verdicts), NOT_COMPARABLE
+    )
 
 
 def run_smoke(rows: Sequence[Row], places: Places, on_row: OnRow | None = None) -> list[Result]:

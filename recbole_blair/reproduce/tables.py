@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from recbole_blair.config import load_yaml
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.files.paths import props_dir
+from recbole_blair.reproduce.orders import Order, read_orders
 
 FOLDER = "reproduce"
 NOT_TABLES = ("encoders", "smoke")
@@ -34,7 +36,7 @@ class Row:
     seeds: tuple[int, ...]
     commands: tuple[tuple[str, dict[str, Any]], ...]  # keys hold placeholders; the last command is measured
     published: dict[str, Any]  # metric -> value in `unit`, None: not legible
-    reasons: dict[str, str]  # metric -> why it cannot be compared
+    reasons: dict[str, str]  # metric -> why it cannot be compared; in YAML one text may stand for all metrics
     tolerance: dict[str, Any]  # relative, absolute, why
     cost: dict[str, Any]  # hours on one A100 or H200, derived
     checks: tuple[str, ...]  # what --scale=smoke asserts
@@ -89,9 +91,15 @@ def load_table(name: str) -> list[Row]:
     return rows
 
 
+def load_orders(name: str, rows: Sequence[Row]) -> list[Order]:
+    """Return the orders that one table states about its rows."""
+    return read_orders(name, load_yaml(props_dir() / FOLDER / f"{name}.yaml").get("orders", []), rows)
+
+
 def build_row(table: str, name: str, label: str, given: dict[str, Any], encoders: dict[str, Any]) -> Row:
     """Return the Row of one data set of a table's line, defaults filled in."""
-    data = dict(given["data"][label])
+    data, metrics = dict(given["data"][label]), named_values(given["published"][label], given.get("metrics"))
+    reasons = given.get("reasons", {}).get(label, {})
     hours = data.pop("hours") * max(1, len(given["seeds"])) + encoder_hours(given.get("encoder"), encoders)
     return Row(
         table=table,
@@ -104,8 +112,8 @@ def build_row(table: str, name: str, label: str, given: dict[str, Any], encoders
         model=given.get("model"),
         seeds=tuple(given["seeds"]),
         commands=tuple(single_command(table, name, entry) for entry in given["commands"]),
-        published=named_values(given["published"][label], given.get("metrics")),
-        reasons=given.get("reasons", {}).get(label, {}),
+        published=metrics,
+        reasons=dict.fromkeys(metrics, reasons) if isinstance(reasons, str) else reasons,
         tolerance=given["tolerance"],
         cost={"hours": round(hours, 3), "derived": given["cost"]["derived"]},
         checks=tuple(given["checks"]),
@@ -143,14 +151,18 @@ def named_values(values: dict[str, Any] | list, metrics: list[str] | None) -> di
 def find_rows(spec: str) -> list[Row]:
     """Return the rows of ids joined by commas: tables, rows, the first parts of a row's id, or `all`.
 
+    The id of an order, or its first parts, stands for its two rows.
+
     Raises:
         InputError: an unknown id; names the nearest.
     """
     tables = {name: load_table(name) for name in table_ids()}
     rows = [row for name in tables for row in tables[name]]
+    orders = [order for name in tables for order in load_orders(name, tables[name])]
     chosen: dict[str, Row] = {}
     for wanted in [part for part in SEVERAL.split(str(spec)) if part]:
-        named = [row for row in rows if wanted in (ALL, row.id) or row.id.startswith(f"{wanted}/")]
+        named = [row for row in rows if is_named(row.id, wanted)]
+        named += [row for order in orders if is_named(order.id, wanted) for row in (order.above, order.below)]
         if not named:
             known = [*tables, *(row.id.rsplit("/", 1)[0] for row in rows), *(row.id for row in rows)]
             raise InputError(
@@ -161,3 +173,16 @@ def find_rows(spec: str) -> list[Row]:
     if not chosen:
         raise InputError("no id given; `recbole-blair reproduce --list` shows them")
     return list(chosen.values())
+
+
+def is_named(name: str, wanted: str) -> bool:
+    """Tell whether an id is asked for, by itself, by its first parts or by `all`."""
+    return wanted in (ALL, name) or name.startswith(f"{wanted}/")
+
+
+def find_orders(rows: Sequence[Row]) -> list[Order]:
+    """Return the orders of which both rows are among these."""
+    chosen, orders = {row.id for row in rows}, []
+    for table in dict.fromkeys(row.table for row in rows):
+        orders += [o for o in load_orders(table, load_table(table)) if {o.above.id, o.below.id} <= chosen]
+    return orders

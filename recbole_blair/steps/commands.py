@@ -164,7 +164,8 @@ def run_train(keys: dict[str, Any], places: Places, folder: Path) -> Result:
     if dataset == "sample":
         seeded["baselines"] = None  # props/dataset/sample.yaml names some
         seeded["seeds"] = seeds
-    options = {**data_folders(places), "show_progress": places.progress, **keys, **seeded}
+    # the ranks are what two models are paired by
+    options = {**data_folders(places), "show_progress": places.progress, "save_ranks": True, **keys, **seeded}
     results = run_many(model, dataset, output_dir=str(folder), **options)
     names = results[0]["test"]
     metrics = {name: statistics.fmean(one["test"][name] for one in results) for name in names}

@@ -1,0 +1,200 @@
+"""Claims of a table that one row is above another, and whether paired values of the same users or queries agree.
+
+    orders:
+      - published by ndcg@10, recall@10    # each row and the next one down by the published figures; recall@10 if equal
+      - unisrec-blair-base > unisrec-roberta-base by ndcg@10 on games, baby
+
+A claim `A > B` holds only where the interval of A - B is above 0. The order of the published figures is contradicted
+where the interval is below 0; published differences may be too small to be seen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from recbole_blair.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from recbole_blair.reproduce.tables import Row
+
+HOLDS, REVERSED, NOT_SHOWN, UNDECIDED = "holds", "reversed", "not shown", "undecided"
+SPEC = re.compile(r"(?P<chain>.+?) by (?P<metrics>.+?)(?: on (?P<labels>.+))?")
+PUBLISHED = "published"
+
+
+@dataclass(frozen=True)
+class Order:
+    """One row above another on one data set.
+
+    `published` maps each metric that is compared to A minus B of the published figures, in the rows' unit; None where a
+    figure is not published. `claimed` are the metrics of claims `A > B`.
+    """
+
+    above: Row
+    below: Row
+    published: dict[str, float | None]
+    claimed: set[str]
+
+    @property
+    def id(self) -> str:
+        """Return `<table>/<above>-over-<below>/<data>`."""
+        return f"{self.above.table}/{self.above.name}-over-{self.below.name}/{self.above.label}"
+
+
+class PairedValues(NamedTuple):
+    """A metric's value for each test row or query, the mean over the seeds."""
+
+    ids: np.ndarray  # (R,) str: what the row is, equal in both models
+    users: np.ndarray  # (R,) str or int: rows of one user, or of one query text, are not independent
+    values: np.ndarray  # (R,) float64
+    means: tuple[float, ...]  # of each seed
+
+
+def read_orders(table: str, specs: Sequence[str], rows: Sequence[Row]) -> list[Order]:
+    """Return the orders that a table states.
+
+    Args:
+        table: its name, for messages.
+        specs: see the module.
+        rows: all rows of the table.
+
+    Raises:
+        InputError: a line that is not of this form, an unknown row, or one that the published figures contradict.
+    """
+    found: dict[str, Order] = {}
+    for spec in specs:
+        match = SPEC.fullmatch(str(spec).strip())
+        if match is None:
+            raise InputError(f"{table}.yaml: orders has {spec!r}; expected `A > B by METRIC`, or `published by METRIC`")
+        metrics, labels = split_commas(match["metrics"]), split_commas(match["labels"] or "")
+        for label in labels or dict.fromkeys(row.label for row in rows):
+            here = {row.name: row for row in rows if row.label == label}
+            for order in orders_of(table, match["chain"].strip(), metrics, here, bool(labels)):
+                known = found.setdefault(order.id, order)
+                known.published.update(order.published)
+                known.claimed.update(order.claimed)
+    return list(found.values())
+
+
+def split_commas(text: str) -> list[str]:
+    """Return the parts of `a, b`."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def orders_of(table: str, chain: str, metrics: Sequence[str], rows: Mapping[str, Row], named: bool) -> Iterator[Order]:
+    """Yield the orders of one line on one data set; `named`: the line names it."""
+    if chain == PUBLISHED:
+        whole = [row for row in rows.values() if all(row.published.get(metric) is not None for metric in metrics)]
+        whole.sort(key=lambda row: tuple(-row.published[metric] for metric in metrics))
+        for above, below in pairwise(whole):
+            metric = next((m for m in metrics if above.published[m] != below.published[m]), None)
+            if metric is not None:
+                yield Order(above, below, {metric: published_difference(above, below, metric)}, set())
+        return
+    names = [name.strip() for name in chain.split(">")]
+    unknown = [name for name in names if name not in rows]
+    if len(names) < 2 or (unknown and named):
+        reason = f"no row {unknown[0]!r}.{nearest(unknown[0], rows)}" if unknown else "needs two rows, `A > B`"
+        raise InputError(f"{table}.yaml: orders has {chain!r}: {reason}")
+    if unknown:  # the table has these rows on other data
+        return
+    for above, below in pairwise(rows[name] for name in names):
+        differences = {metric: published_difference(above, below, metric) for metric in metrics}
+        wrong = [metric for metric, difference in differences.items() if difference is not None and difference <= 0]
+        if wrong:
+            raise InputError(
+                f"{table}.yaml: orders has {above.name} > {below.name}, but by {wrong[0]} on {above.label} the "
+                "published figures say otherwise"
+            )
+        yield Order(above, below, differences, set(metrics))
+
+
+def published_difference(above: Row, below: Row, metric: str) -> float | None:
+    """Return the difference of the published figures, None where one is missing."""
+    figures = above.published.get(metric), below.published.get(metric)
+    return None if None in figures else round(figures[0] - figures[1], 10)  # type: ignore[operator]
+
+
+def judge(order: Order, metric: str, difference: float, low: float, high: float) -> dict[str, Any]:
+    """Return the figure of a measured difference A minus B with its 95 % interval, in the rows' unit."""
+    if low > 0 or high < 0:
+        verdict, why = (HOLDS, "is above 0") if low > 0 else (REVERSED, "is below 0")
+    else:
+        verdict, why = NOT_SHOWN if metric in order.claimed else UNDECIDED, "contains 0"
+    return {
+        "metric": metric, "paper": order.published[metric], "ours": difference, "low": low, "high": high,
+        "verdict": verdict, "why": f"the 95 % interval {why}",
+    }  # fmt: skip
+
+
+def compare_values(above: PairedValues, below: PairedValues, scale: float = 1.0) -> dict[str, Any]:
+    """Compare paired values; differences, low and high are multiplied by `scale`.
+
+    Raises:
+        InputError: the two are of other rows, so they cannot be paired.
+    """
+    from recbole_blair.search.significance import compare_scores  # heavy: loads SciPy
+
+    if len(above.ids) != len(below.ids) or not np.array_equal(above.ids, below.ids):
+        raise InputError("the two models ranked other test rows, so they cannot be paired")
+    _, groups = np.unique(above.users, return_inverse=True)
+    result = compare_scores(above.values, below.values, groups)
+    ahead = sum(a > b for a, b in zip(above.means, below.means))
+    return {
+        **{key: result[key] * scale for key in ("difference", "low", "high")},
+        "p_value": result["p_value"],
+        "seeds": f"{ahead} of {min(len(above.means), len(below.means))}",  # in which A is above B
+    }
+
+
+def load_values(command: str, runs: Sequence[str], metric: str) -> PairedValues | None:
+    """Return the values that a step's runs left of each user or query; None where they leave none.
+
+    Args:
+        command: train or search.
+        runs: folders, one per seed.
+        metric: as in `ndcg@10`, or `ndcg@100 All` and `ndcg@100 Video_Games` of a search.
+    """
+    if command == "train":
+        return values_of_training(runs, metric)
+    return values_of_search(runs[-1], metric) if command == "search" else None
+
+
+def values_of_training(runs: Sequence[str], metric: str) -> PairedValues | None:
+    """Read each run's ranks.parquet; see `load_values`."""
+    import pyarrow.parquet as pq  # heavy
+
+    from recbole_blair.report.paired import metric_of_rows  # heavy: loads SciPy
+    from recbole_blair.train.run_folder import RANKS
+
+    paths = [Path(run) / RANKS for run in runs]
+    if not all(path.is_file() for path in paths):
+        return None
+    tables = [pq.read_table(path, page_checksum_verification=True) for path in paths]
+    users = tables[0]["user_id"].to_numpy()
+    ids = np.array([f"{user} {item}" for user, item in zip(users, tables[0]["item_id"].to_pylist())])
+    values = np.stack([metric_of_rows(table["rank"].to_numpy(), metric) for table in tables])  # (seeds, R)
+    return PairedValues(ids, users, values.mean(0), tuple(values.mean(1).tolist()))
+
+
+def values_of_search(run: str, metric: str) -> PairedValues | None:
+    """Read a search's values of each query, of all domains or of one; see `load_values`."""
+    from recbole_blair.search.runs import load_per_query  # heavy: loads pandas
+
+    column, _, domain = metric.partition(" ")
+    table = load_per_query(run)
+    if domain not in ("", "All"):
+        table = table[table["domain"] == domain] if "domain" in table.columns else table[:0]
+    if column not in table.columns or not len(table):
+        return None  # a mean over domains, say
+    table = table.sort_values("id")
+    values = table[column].to_numpy(float)
+    ids = table["id"].astype(str).to_numpy()
+    return PairedValues(ids, table["group"].to_numpy(), values, (float(values.mean()),))
