@@ -10,6 +10,7 @@ from dataset_tools.builds.folder import build_is_whole, check_raw_unchanged, ens
 from dataset_tools.builds.settings import AmazonSettings
 from dataset_tools.builds.statistics_file import describe_build, describe_file
 from dataset_tools.conversion.convert import convert, convert_split
+from dataset_tools.conversion.settings import check_choice
 from dataset_tools.raw.domains import PUBLISHED
 from dataset_tools.raw.fetch import ensure_raw, ensure_raw_file, find_raw
 from dataset_tools.raw.split_files import ensure_split_files
@@ -39,6 +40,7 @@ def prepare(
     threads: int | None = None,
     progress: bool = True,
     dry_run: bool = False,
+    source: str = "amazon",
     **settings: Any,
 ) -> Path:
     """Make the atomic files of one dataset, unless they are there.
@@ -48,6 +50,7 @@ def prepare(
         data_path, raw_dir: see `prepare_build`.
         memory_limit, threads, progress: see `Resources`.
         dry_run: print what would be done and return.
+        source: `amazon`: the raw reviews; `split`: the published split files.
         settings: the fields of `AmazonSettings`: protocol, valid_start_ms, test_start_ms, max_history, ascii_text,
             catalogue, revision, sample_users, sample_items.
 
@@ -60,6 +63,9 @@ def prepare(
     """
     resolved = AmazonSettings.resolve(dataset, raw_dir, **settings)
     resources = Resources(memory_limit, threads, progress)
+    if source == "split":
+        return prepare_split(resolved, data_path, raw_dir, resources, dry_run)
+    check_choice("source", source, ("amazon", "split"))
     return (plan_build if dry_run else prepare_build)(resolved, data_path, raw_dir, resources)
 
 

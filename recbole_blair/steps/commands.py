@@ -70,7 +70,7 @@ def run_prepare(keys: dict[str, Any], places: Places, folder: Path) -> Result:
     """Prepare a data set; Table 3, rows, users and the rows of each part."""
     if "recipe" in keys:
         build = prepare_recipe(data_path=places.data_path, progress=places.progress, **keys)
-    elif "source" in keys:
+    elif keys.get("source") not in (None, "split"):
         build = prepare_own(data_path=places.data_path, progress=places.progress, **keys)
     else:
         build = prepare(progress=places.progress, **data_folders(places), **keys)

@@ -29,7 +29,7 @@ ONE = Resources("1GB", 1, False)
 
 def make(raw_dir, data_path, folder="0core/timestamp", domain="Appliances"):
     protocol = "last_out" if "last_out" in folder else "timestamp"
-    return prepare_split(AmazonSettings.resolve(domain, raw_dir, protocol=protocol), data_path, raw_dir, ONE)
+    return prepare(domain, data_path, raw_dir, protocol=protocol, source="split", progress=False, threads=1)
 
 
 def contents(folder):
