@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dataset_tools.builds.dry_run import describe_own_plan
 from dataset_tools.builds.folder import build_is_whole, check_same_files, ensure_written, files_are_whole
+from dataset_tools.builds.raw_digests import file_state, remember_digests
 from dataset_tools.builds.settings import OwnSettings, own_build_name
 from dataset_tools.builds.statistics_file import check_format, describe_build, describe_file, load_stats, stats_path
 from dataset_tools.conversion.convert import convert_tables
@@ -81,6 +82,7 @@ def prepare_own(
     threads: int | None = None,
     progress: bool = True,
     dry_run: bool = False,
+    force: bool = False,
     **settings: Any,
 ) -> Path:
     """Make the atomic files of data of one's own, unless they are there.
@@ -92,6 +94,7 @@ def prepare_own(
         data_path: the build goes into `<data_path>/<build>/`.
         memory_limit, threads, progress: see `Resources`.
         dry_run: print what would be done and return.
+        force: make them again, whatever is there.
         settings: the fields of `OwnSettings`.
 
     Returns:
@@ -103,13 +106,13 @@ def prepare_own(
     resolved, resources = OwnSettings(dataset, **settings), Resources(memory_limit, threads, progress)
     source = open_source(resolved, interactions, items)
     folder = Path(data_path) / resolved.build_name
-    whole = build_is_whole(folder, resolved)
+    whole = not force and build_is_whole(folder, resolved)
     if whole:
         check_same_files(folder, [file.path for file in source.files])
     if dry_run:
         print(describe_own_plan(folder, resolved, source.files, memory_limit))
     elif not whole:
-        write_own(folder, resolved, source, resources)
+        write_own(folder, resolved, source, resources, force)
     return folder
 
 
@@ -152,12 +155,16 @@ def open_items(path: Path | str, settings: OwnSettings) -> tuple[OwnFile, dict[s
     return file, columns
 
 
-def write_own(folder: Path, settings: OwnSettings, source: OwnSource, resources: Resources) -> None:
-    """Convert into the build's folder, once, whoever else is at it."""
+def write_own(
+    folder: Path, settings: OwnSettings, source: OwnSource, resources: Resources, force: bool = False
+) -> None:
+    """Convert into the build's folder, once, whoever else is at it; `force`: even where it is whole."""
+    paths = [one.path for one in source.files]
+    entries: list[list] = []
 
     def fill(temporary: Path) -> dict[str, Any]:
         file, items = source.interactions, source.items
-        digests = [file_sha256(one.path) for one in source.files]  # before they are read: what was read is no older
+        entries[:] = [[*file_state(path), file_sha256(path)] for path in paths]  # before they are read
         with keep_buffers(), resources.open_session(temporary) as duck:
             encoded = load_interactions(duck, file, source.columns, settings.timestamp_unit)
             load_items(duck, items, source.item_columns, settings.item_rules)
@@ -168,10 +175,12 @@ def write_own(folder: Path, settings: OwnSettings, source: OwnSource, resources:
         counts["cleaning"]["metadata"]["item_without_title"] = untitled
         counts["cleaning"]["interactions"] = counts["cleaning"].pop("reviews")
         counts = {"percent_encoded_ids": encoded, **counts}
-        raw_files = [{**describe_file(file.path), "sha256": digest} for file, digest in zip(source.files, digests)]
+        raw_files = [describe_file(path, entry) for path, entry in zip(paths, entries)]
         return describe_build(temporary, folder.name, settings, raw_files, counts)
 
-    ensure_written(folder, settings, fill)
+    ensure_written(folder, settings, fill, force)
+    if entries:
+        remember_digests(folder, paths, entries)
 
 
 def find_own_build(dataset: str, data_path: Path | str, protocol: str) -> Path | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from dataset_tools.builds.dry_run import describe_plan, describe_split_plan
 from dataset_tools.builds.folder import build_is_whole, check_raw_unchanged, ensure_written
+from dataset_tools.builds.raw_digests import file_state, remember_digests
 from dataset_tools.builds.settings import AmazonSettings
 from dataset_tools.builds.statistics_file import describe_build, describe_file
 from dataset_tools.conversion.convert import convert, convert_split
@@ -16,6 +18,7 @@ from dataset_tools.raw.fetch import ensure_raw, ensure_raw_file, find_raw
 from dataset_tools.raw.split_files import ensure_split_files
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
+from recbole_blair.files.checksum import file_sha256
 from recbole_blair.schema import TEST_START_MS, VALID_START_MS
 
 
@@ -41,6 +44,7 @@ def prepare(
     progress: bool = True,
     dry_run: bool = False,
     source: str = "amazon",
+    force: bool = False,
     **settings: Any,
 ) -> Path:
     """Make the atomic files of one dataset, unless they are there.
@@ -51,6 +55,7 @@ def prepare(
         memory_limit, threads, progress: see `Resources`.
         dry_run: print what would be done and return.
         source: `amazon`: the raw reviews; `split`: the published split files.
+        force: see `prepare_build`.
         settings: the fields of `AmazonSettings`: protocol, valid_start_ms, test_start_ms, max_history, ascii_text,
             catalogue, revision, sample_users, sample_items.
 
@@ -64,9 +69,11 @@ def prepare(
     resolved = AmazonSettings.resolve(dataset, raw_dir, **settings)
     resources = Resources(memory_limit, threads, progress)
     if source == "split":
-        return prepare_split(resolved, data_path, raw_dir, resources, dry_run)
+        return prepare_split(resolved, data_path, raw_dir, resources, dry_run, force)
     check_choice("source", source, ("amazon", "split"))
-    return (plan_build if dry_run else prepare_build)(resolved, data_path, raw_dir, resources)
+    if dry_run:
+        return plan_build(resolved, data_path, raw_dir, resources)
+    return prepare_build(resolved, data_path, raw_dir, resources, force)
 
 
 def plan_build(settings: AmazonSettings, data_path: Path | str, raw_dir: Path | str, resources: Resources) -> Path:
@@ -76,7 +83,9 @@ def plan_build(settings: AmazonSettings, data_path: Path | str, raw_dir: Path | 
     return folder
 
 
-def prepare_build(settings: AmazonSettings, data_path: Path | str, raw_dir: Path | str, resources: Resources) -> Path:
+def prepare_build(
+    settings: AmazonSettings, data_path: Path | str, raw_dir: Path | str, resources: Resources, force: bool = False
+) -> Path:
     """Make a build, unless it is there; missing raw files are downloaded (or generated, for `sample`).
 
     Killed at any point and run again, it ends with the same bytes as one that was not killed.
@@ -86,28 +95,38 @@ def prepare_build(settings: AmazonSettings, data_path: Path | str, raw_dir: Path
         data_path: the build goes into `<data_path>/<build>/`.
         raw_dir: holds `raw/review_categories/`, or is itself that `raw/`.
         resources: what the conversion may use.
+        force: make it again, whatever is there.
 
     Returns:
         The folder of the build.
     """
     folder = Path(data_path) / settings.build_name
-    if build_is_whole(folder, settings):
+    if not force and build_is_whole(folder, settings):
         check_raw_unchanged(folder, find_raw(raw_dir, settings.raw_name))
         return folder
+    paths: list[Path] = []
+    entries: list[list] = []
 
     def fill(temporary: Path) -> dict[str, Any]:
-        raw_files = ensure_raw(raw_dir, settings.raw_name, settings.revision, resources.progress)
-        with resources.open_session(temporary) as duck:
-            counts = convert(duck, *raw_files, temporary, folder.name, settings)
-        return describe_build(temporary, folder.name, settings, [describe_file(path) for path in raw_files], counts)
+        paths[:] = ensure_raw(raw_dir, settings.raw_name, settings.revision, resources.progress)
+        states = [file_state(path) for path in paths]  # before they are read
+        with ThreadPoolExecutor(1) as pool, resources.open_session(temporary) as duck:
+            digests = pool.map(file_sha256, paths)  # beside the conversion, which waits for DuckDB
+            counts = convert(duck, paths[0], paths[1], temporary, folder.name, settings)
+            entries[:] = [[*state, digest] for state, digest in zip(states, digests)]
+        raw_files = [describe_file(path, entry) for path, entry in zip(paths, entries)]
+        return describe_build(temporary, folder.name, settings, raw_files, counts)
 
-    ensure_written(folder, settings, fill)
+    ensure_written(folder, settings, fill, force)
+    if entries:
+        remember_digests(folder, paths, entries)
     return folder
 
 
 def prepare_split(
-    settings: AmazonSettings, data_path: Path | str, raw_dir: Path | str, resources: Resources, dry_run: bool = False
-) -> Path:
+    settings: AmazonSettings, data_path: Path | str, raw_dir: Path | str, resources: Resources, dry_run: bool = False,
+    force: bool = False,
+) -> Path:  # fmt: skip
     """Make a build from the published split files of a domain and its metadata, unless it is there.
 
     The build has the name and, but for what `dataset_tools.conversion.split_reviews` counts, the rows of the one that
@@ -117,6 +136,7 @@ def prepare_split(
         settings: of a published domain; without instants of its own.
         data_path, raw_dir, resources: as for `prepare_build`; the files lie in `benchmark/` beside `raw/`.
         dry_run: print what would be done and return.
+        force: make it again, whatever is there.
 
     Raises:
         InputError: another dataset or other instants; what the reading of the files refuses.
@@ -139,14 +159,21 @@ def prepare_split(
         print(describe_split_plan(folder, settings, raw_dir))
         return folder
 
+    paths: list[Path] = []
+    entries: list[list] = []
+
     def fill(temporary: Path) -> dict[str, Any]:
         name, progress = settings.raw_name, resources.progress
         files = ensure_split_files(raw_dir, name, settings.protocol, settings.revision, progress)
         meta = ensure_raw_file(raw_dir, "meta", name, settings.revision, progress)
+        paths[:] = (*files, meta)
+        entries[:] = [[*file_state(path), file_sha256(path)] for path in paths]  # before they are read
         with resources.open_session(temporary) as duck:
             counts = convert_split(duck, files, meta, temporary, folder.name, settings)
-        raw_files = [describe_file(path) for path in (*files, meta)]
+        raw_files = [describe_file(path, entry) for path, entry in zip(paths, entries)]
         return describe_build(temporary, folder.name, settings, raw_files, counts)
 
-    ensure_written(folder, settings, fill)
+    ensure_written(folder, settings, fill, force)
+    if entries:
+        remember_digests(folder, paths, entries)
     return folder

@@ -53,6 +53,7 @@ FEATURE_HEADER_SUFFIX = ".feature.json"
 MATCHED_REVIEWS = "contaminated_reviews.jsonl"
 STATS_SUFFIX = ".stats.json"
 CACHE_DIR = ".cache"
+KEPT_ITEMS = "items-"  # in .cache/: .item files of builds that were made again
 
 SAMPLE = "sample"
 SAMPLE_PATTERN = rf"{SAMPLE}-u(\d+)-i(\d+)"  # the generated dataset at another size: users, items

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset_tools.builds.raw_digests import raw_digest
 from dataset_tools.builds.statistics_file import check_settings, load_stats, require_stats, stats_path, write_stats
 from dataset_tools.conversion.file_names import build_file_names
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import file_sha256
-from recbole_blair.files.write import locked_folder, put_in_place, work_folder
+from recbole_blair.files.write import locked_folder, put_in_place, whole_file, work_folder
+from recbole_blair.schema import CACHE_DIR, FEATURE_SUFFIX, ITEM_SUFFIX, KEPT_ITEMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from dataset_tools.conversion.settings import BuildSettings
+
+AGAIN = (
+    "prepare --force builds it again (features of texts that stay are kept), another --dataset or --data_path beside it"
+)
 
 
 def build_is_whole(folder: Path | str, settings: BuildSettings) -> bool:
@@ -52,18 +59,30 @@ def files_are_whole(folder: Path | str, stats: dict[str, Any]) -> bool:
 
 
 def check_raw_unchanged(folder: Path | str, paths: Iterable[Path | None]) -> None:
-    """Refuse a build whose raw files, where they are still at hand, have other sizes now.
+    """Refuse a build whose raw files, where they are still at hand, have other content now.
 
     Raises:
-        InputError: names the file, both sizes and the fix.
+        InputError: names the file, what differs and the fix.
     """
-    made_from = {entry["name"]: entry["bytes"] for entry in (load_stats(folder) or {}).get("raw_files", ())}
+    made_from = {entry["name"]: entry for entry in (load_stats(folder) or {}).get("raw_files", ())}
     for path in paths:
-        if path is not None and made_from.get(path.name, path.stat().st_size) != path.stat().st_size:
-            raise InputError(
-                f"{path} has {path.stat().st_size:,} bytes, the build in {folder} was made from "
-                f"{made_from[path.name]:,}; delete {folder} to build it again, or pass another --data_path"
-            )
+        if path is not None and path.name in made_from:
+            refuse_other_content(folder, path, made_from[path.name])
+
+
+def refuse_other_content(folder: Path | str, path: Path, entry: dict[str, Any]) -> None:
+    """Refuse a raw file whose content is not what `entry` of stats.json says; a file may have another name.
+
+    Raises:
+        InputError: names the file, what differs and the fix.
+    """
+    differs = None
+    if path.stat().st_size != entry["bytes"]:
+        differs = f"has {path.stat().st_size:,} bytes, {entry['name']} had {entry['bytes']:,}"
+    elif "sha256" in entry and raw_digest(folder, path) != entry["sha256"]:  # builds of older versions record no hash
+        differs = f"has other content than {entry['name']} had, by its SHA-256"
+    if differs:
+        raise InputError(f"{folder} was made from another file: {path} {differs}; {AGAIN}")
 
 
 def check_same_files(folder: Path | str, paths: Sequence[Path]) -> None:
@@ -77,22 +96,17 @@ def check_same_files(folder: Path | str, paths: Sequence[Path]) -> None:
         InputError: names the file, what differs, and the fix.
     """
     made_from = require_stats(folder).get("raw_files", [])
-    fix = f"delete {folder} to build it again, or give the data another --dataset or --data_path"
     if len(made_from) != len(paths):
         built = f"with the items of {made_from[1]['name']}" if len(made_from) > 1 else "without items"
         asked = f"with those of {paths[1]}" if len(paths) > 1 else "without"
-        raise InputError(f"{folder} was made {built}, asked is {asked}; {fix}")
+        raise InputError(f"{folder} was made {built}, asked is {asked}; {AGAIN}")
     for path, entry in zip(paths, made_from):
-        differs = None
-        if path.stat().st_size != entry["bytes"]:
-            differs = f"has {path.stat().st_size:,} bytes, {entry['name']} had {entry['bytes']:,}"
-        elif "sha256" in entry and file_sha256(path) != entry["sha256"]:  # builds of older versions record no hash
-            differs = f"has other content than {entry['name']} had, by its SHA-256"
-        if differs:
-            raise InputError(f"{folder} was made from another file: {path} {differs}; {fix}")
+        refuse_other_content(folder, path, entry)
 
 
-def ensure_written(folder: Path, settings: BuildSettings, fill: Callable[[Path], dict[str, Any]]) -> None:
+def ensure_written(
+    folder: Path, settings: BuildSettings, fill: Callable[[Path], dict[str, Any]], force: bool = False
+) -> None:
     """Write a build unless it is whole, once, whichever processes want it at the same time.
 
     Killed at any point and called again, it ends with the same bytes as a call that was not killed.
@@ -101,9 +115,10 @@ def ensure_written(folder: Path, settings: BuildSettings, fill: Callable[[Path],
         folder: of the build; its parent is made when missing.
         settings: what the build must be made with.
         fill: writes the data files into the folder it is given and returns the content of stats.json.
+        force: write it even where it is whole or was made with other settings.
     """
     with locked_folder(folder.parent, f".{folder.name}.lock"):
-        if not build_is_whole(folder, settings):  # another process may have made it meanwhile
+        if force or not build_is_whole(folder, settings):  # another process may have made it meanwhile
             _write_build(folder, fill)
 
 
@@ -112,7 +127,26 @@ def _write_build(folder: Path, fill: Callable[[Path], dict[str, Any]]) -> None:
     with work_folder(folder) as temporary:
         stats = fill(temporary)
         folder.mkdir(exist_ok=True)
+        keep_items(folder, temporary)
         stats_path(folder).unlink(missing_ok=True)  # from here until it is written again the build is not whole
         for name in build_file_names(folder.name):
             put_in_place(temporary / name, folder / name)
     write_stats(folder, stats)  # last: no temporary folder is left beside a whole build, whenever the process is killed
+
+
+def keep_items(folder: Path, temporary: Path) -> None:
+    """Keep the `.item` file that a build's feature files were made from in `.cache/`, before that in `temporary` comes.
+
+    `recbole_blair/text/reuse.py` reads from it which rows of those files are of texts that are still there.
+    """
+    items = folder / f"{folder.name}{ITEM_SUFFIX}"
+    if not items.is_file() or not any(folder.glob(f"*{FEATURE_SUFFIX}")):
+        return
+    digest = file_sha256(items)
+    if digest == file_sha256(temporary / items.name):
+        return
+    kept = folder / CACHE_DIR / f"{KEPT_ITEMS}{digest[:16]}{ITEM_SUFFIX}"
+    kept.parent.mkdir(exist_ok=True)
+    if not kept.exists():
+        with whole_file(kept) as temporary:
+            shutil.copy2(items, temporary)  # with its time: feature files that are older were made from another

@@ -13,6 +13,8 @@ from recbole_blair.files.write import write_json
 from recbole_blair.schema import SPLITS, STATS_SUFFIX, VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dataset_tools.conversion.settings import BuildSettings
 
 FORMAT = 1  # raised when the files' layout or the cleaning changes: older builds are then refused
@@ -47,9 +49,9 @@ def describe_build(
     }
 
 
-def describe_file(path: Path) -> dict[str, Any]:
-    """Return what stats.json says of a file that a build was made from."""
-    return {"name": path.name, "bytes": path.stat().st_size}
+def describe_file(path: Path, entry: Sequence[Any]) -> dict[str, Any]:
+    """Return what stats.json says of a file that a build was made from; `entry` as `raw_digests.DIGESTS` has it."""
+    return {"name": path.name, "bytes": entry[0], "sha256": entry[3]}
 
 
 def load_stats(folder: Path | str) -> dict[str, Any] | None:
@@ -108,7 +110,7 @@ def check_settings(folder: Path | str, stats: dict[str, Any], settings: BuildSet
 
 
 def _fix(folder: Path | str) -> str:
-    return f"delete {folder} to build it again, or pass another --data_path"
+    return f"prepare --force builds {folder} again, or pass another --data_path"
 
 
 def table3_line(stats: dict[str, Any]) -> str:

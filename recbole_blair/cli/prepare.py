@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from argparse import Action
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from recbole_blair.schema import MAX_HISTORY, TEST_START_MS, VALID_START_MS, for
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from dataset_tools.builds.settings import AmazonSettings
     from recbole_blair.cli.options import Parser
@@ -107,6 +109,7 @@ def configure(parser: Parser) -> None:
     add("--sample_users", key="sample_users", help="users of the generated dataset")
     add("--sample_items", key="sample_items", help="items of the generated dataset")
     add("--dry_run", kind="bool", nargs="?", const=True, default=False, help="print the plan and do nothing")
+    add("--force", kind="bool", nargs="?", const=True, default=False, help="build again, whatever is there")
     add("--quiet", action="store_true", help="no progress bars")
     add_ray_options(parser)
 
@@ -224,10 +227,10 @@ def run_amazon(builds: list[AmazonSettings], args: Namespace, ray: RayOptions | 
     from recbole_blair.cluster import prepare as many
 
     resources = Resources(args.memory_limit, args.threads, not args.quiet)
-    workplace = many.Workplace(args.data_path, args.raw_dir, resources)
+    workplace = many.Workplace(args.data_path, args.raw_dir, resources, args.force)
     if args.source == "split":
         for settings in builds:
-            folder = prepare_split(settings, args.data_path, args.raw_dir, resources, args.dry_run)
+            folder = prepare_split(settings, args.data_path, args.raw_dir, resources, args.dry_run, args.force)
             if not args.dry_run:
                 print_split(require_stats(folder))
     elif args.dry_run:
@@ -238,7 +241,10 @@ def run_amazon(builds: list[AmazonSettings], args: Namespace, ray: RayOptions | 
     elif len(builds) > 1:
         return many.report(many.prepare_each(builds, workplace), len(builds))
     else:
-        print(table3_line(require_stats(prepare_build(builds[0], args.data_path, args.raw_dir, resources))))
+        started_ns = time.time_ns()
+        folder = prepare_build(builds[0], args.data_path, args.raw_dir, resources, args.force)
+        print_if_reused(folder, started_ns)
+        print(table3_line(require_stats(folder)))
         print_next(train_command(args, "UniSRecBlair", ("raw_dir", "data_path", *AMAZON_KEYS)))
     return 0
 
@@ -258,6 +264,14 @@ def print_split(stats: dict[str, Any]) -> None:
         )
 
 
+def print_if_reused(folder: Path, started_ns: int) -> None:
+    """Say so if a build was there before the command started."""
+    from dataset_tools.builds.statistics_file import stats_path
+
+    if stats_path(folder).stat().st_mtime_ns < started_ns:
+        print(f"{folder}: existing build reused, made from files of the same content; --force builds it again")
+
+
 def train_command(args: Namespace, model: str, keys: Sequence[str]) -> str:
     """Return the command that trains on what was prepared; of `keys` those that are not `train`'s defaults."""
     defaults = props_keys("overall.yaml").defaults
@@ -275,9 +289,11 @@ def run_own(args: Namespace) -> int:
         raise InputError("data of your own needs --interactions=FILE")
     skipped = ("command", "quiet", "engine", "given", *RECIPE, *AMAZON_ONLY, *RAY_ONLY)
     options = {key: value for key, value in vars(args).items() if key not in skipped}
+    started_ns = time.time_ns()
     folder = prepare_own(progress=not args.quiet, **options)
     if args.dry_run:
         return 0
+    print_if_reused(folder, started_ns)
     stats = require_stats(folder)
     print(table3_line(stats))
     if args.protocol == "timestamp":

@@ -49,6 +49,7 @@ class Workplace:
     data_path: str
     raw_dir: str
     resources: Resources
+    force: bool = False  # build again, whatever is there
 
 
 def prepare_each(builds: Sequence[AmazonSettings], workplace: Workplace) -> Iterator[Outcome]:
@@ -97,7 +98,7 @@ def convert_one(settings: AmazonSettings, workplace: Workplace) -> Outcome:
     """
     name = settings.raw_name
     try:
-        folder = prepare_build(settings, workplace.data_path, workplace.raw_dir, workplace.resources)
+        folder = prepare_build(settings, workplace.data_path, workplace.raw_dir, workplace.resources, workplace.force)
         return Outcome(name, table3_line(require_stats(folder)))
     except InputError as error:
         return Outcome(name, error=str(error), fixable=True)

@@ -20,6 +20,7 @@ from recbole_blair.text.encoders import check_options, drop_unused, resolve_plm
 from recbole_blair.text.features import feature_path, features_are_whole, read_header
 from recbole_blair.text.options import KEYS as ENCODER_KEYS
 from recbole_blair.text.options import EncoderOptions
+from recbole_blair.text.reuse import kept_items
 from recbole_blair.text.vectors import PREFIX as READY_VECTORS
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ def ensure_features(config: Mapping[str, Any], build_dir: Path, trained_with: st
     path = feature_path(build_dir, name)
     if features_are_whole(build_dir, name):
         check_feature_settings(config, path, options)
-        return name
+        if not kept_items(build_dir):  # else the build was made again, and its features may be of the former one
+            return name
     encode_build(
         build_dir, config["plm"], device=str(config["device"]), precision=config["precision"],
         progress=config["show_progress"], read_released=partial(released_texts, config, build_dir), **options,

@@ -28,6 +28,7 @@ from recbole_blair.text.layout import DOCUMENT, Layout, read_layout
 from recbole_blair.text.options import DECIDING, EncoderOptions
 from recbole_blair.text.partial import PartialFeatures
 from recbole_blair.text.prompts import find_prompt
+from recbole_blair.text.reuse import OF_THE_DATA, Reusing, drop_kept_items, find_former_rows, is_same_encoder
 from recbole_blair.text.vectors import VectorsEncoder
 from recbole_blair.text.weights import hash_files, weights_hash
 
@@ -48,8 +49,9 @@ def encode_build(
     """Encode the texts of a build's `.item` file into `<build>.<encoder>.feature` and its header.
 
     Features are what the encoder's own modules give. A feature file that is whole and was made from the same ids,
-    texts and settings is left alone, without loading a model; an interrupted one is gone on with; a whole one that was
-    made from something else is refused unless `force`.
+    texts and settings is left alone, without loading a model; an interrupted one is gone on with; one of a former build
+    in the same folder keeps the rows of texts that are still there, and only new texts are encoded; a whole one that
+    was made from something else is refused unless `force`.
 
     Args:
         build_dir: folder of the build, `<build>.item` in it.
@@ -80,9 +82,12 @@ def encode_build(
         raise InputError(f"{features.build_path(build_dir, '.item')} holds no item, so there is nothing to encode")
     about = {"ids_sha256": ids_hash(ids), "text_sha256": text_hash(texts), "rows": len(ids)}
     path = features.feature_path(build_dir, name)
-    if not force and features.features_are_whole(build_dir, name):
-        _check_matches(path, plm, about, wanted)
+    whole = not force and features.features_are_whole(build_dir, name)
+    if whole and not _differences(path, plm, about, wanted):
         return path
+    former = None if force else find_former_rows(path, wanted.item_columns)
+    if whole:
+        _check_matches(path, plm, {**about, **({k: former.header[k] for k in OF_THE_DATA} if former else {})}, wanted)
     if wanted.text_recipe != "own":
         if read_released is None:
             raise InputError("text_recipe=released needs the raw metadata of a build of Amazon's; leave it out here")
@@ -91,14 +96,19 @@ def encode_build(
     encoder = (load or load_encoder)(plm, **options)
     about = {"format": FORMAT, **encoder.description(), "text_fields": wanted.item_columns, **about}
     about["asked"] = wanted.asked()
-    with naming_items(ids):
+    reusing = Reusing(encoder, former, texts) if former and is_same_encoder(former.header, about) else None
+    if reusing and progress:
+        tqdm.write(f"{path.name}: {len(reusing.new):,} of {len(texts):,} texts are new, the rows of the others stay")
+    with naming_items([ids[row] for row in reusing.new] if reusing else ids):
         if isinstance(encoder, VectorsEncoder):
             encoder.take_items(ids)
-        plan = encoder.plan(texts, batch_tokens)
-        with PartialFeatures(path, about, len(plan), encoder, batch_tokens) as work:
-            _encode_rows(work, encoder, texts, plan, batch_tokens, progress)
+        plan = reusing.plan(batch_tokens) if reusing else encoder.plan(texts, batch_tokens)
+        reused = len(reusing.old) if reusing else 0
+        with PartialFeatures(path, about, len(plan), encoder, batch_tokens, reused) as work:
+            _encode_rows(work, reusing or encoder, texts, plan, batch_tokens, progress)
             work.about.update(encoder.description())  # what only the run itself could tell
             work.finish()
+    drop_kept_items(build_dir)
     return path
 
 
@@ -221,7 +231,7 @@ def _layout_here(kind: str, value: Any, options: EncoderOptions) -> Layout | Non
 
 def _encode_rows(
     work: PartialFeatures,
-    encoder: Encoder,
+    encoder: Encoder | Reusing,
     texts: Sequence[str],
     plan: Sequence[np.ndarray],
     batch_tokens: int | None,

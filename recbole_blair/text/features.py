@@ -67,25 +67,28 @@ def find_encoder_files(build_dir: Path | str) -> dict[str, Path]:
     return found
 
 
-def read_item_header(build_dir: Path | str) -> list[str]:
-    """Return the columns of `<build>.item`, `name:type` each.
+def read_item_header(build_dir: Path | str, path: Path | None = None) -> list[str]:
+    """Return the columns of `<build>.item`, or of the file at `path`, `name:type` each.
 
     Raises:
         InputError: the file is missing.
     """
-    path = build_path(build_dir, ITEM_SUFFIX)
+    path = path or build_path(build_dir, ITEM_SUFFIX)
     if not path.is_file():
         raise InputError(f"{path} is missing; make the atomic files first: recbole-blair prepare")
     with open(path, encoding="utf-8", errors="replace") as handle:
         return handle.readline().rstrip("\r\n").split("\t")
 
 
-def read_items(build_dir: Path | str, columns: Sequence[str] = (ITEM_ID, "text")) -> list[list[str]]:
+def read_items(
+    build_dir: Path | str, columns: Sequence[str] = (ITEM_ID, "text"), path: Path | None = None
+) -> list[list[str]]:
     """Read columns of `<build>.item`.
 
     Args:
         build_dir: folder of the build.
         columns: names without their type.
+        path: another file than the build's.
 
     Returns:
         one list per column, rows in file order.
@@ -97,7 +100,8 @@ def read_items(build_dir: Path | str, columns: Sequence[str] = (ITEM_ID, "text")
     import pyarrow as pa
     from pyarrow import csv
 
-    path, header = build_path(build_dir, ITEM_SUFFIX), read_item_header(build_dir)
+    header = read_item_header(build_dir, path)
+    path = path or build_path(build_dir, ITEM_SUFFIX)
     kinds = dict(column.partition(":")[::2] for column in header)
     wanted = [f"{name}:{kinds[name] if kinds.get(name) == 'token_seq' else 'token'}" for name in columns]
     absent = [name for name in wanted if name not in header]
@@ -122,12 +126,15 @@ def read_items(build_dir: Path | str, columns: Sequence[str] = (ITEM_ID, "text")
     return [table.column(name).to_pylist() for name in wanted]
 
 
-def read_item_texts(build_dir: Path | str, fields: str | None = None) -> tuple[list[str], list[str]]:
+def read_item_texts(
+    build_dir: Path | str, fields: str | None = None, path: Path | None = None
+) -> tuple[list[str], list[str]]:
     """Read ids and texts of a build's items.
 
     Args:
         build_dir: folder of the build.
         fields: columns of the `.item` file joined by commas, each closed as a sentence; None: `text`.
+        path: another file than the build's.
 
     Returns:
         ids and texts, in file order.
@@ -136,17 +143,17 @@ def read_item_texts(build_dir: Path | str, fields: str | None = None) -> tuple[l
         InputError: as `read_items`.
     """
     if fields is None:
-        ids, texts = read_items(build_dir)
+        ids, texts = read_items(build_dir, path=path)
         return ids, texts
     names = list(dict.fromkeys(name.strip() for name in fields.split(",")))
-    there = [column.split(":")[0] for column in read_item_header(build_dir) if ":token" in column]
+    there = [column.split(":")[0] for column in read_item_header(build_dir, path) if ":token" in column]
     absent = next((name for name in names if name not in there), None)
     if absent is not None:
         raise InputError(
             f"text_fields={fields}: {build_path(build_dir, ITEM_SUFFIX)} has no text {absent!r}; it has "
             f"{', '.join(there)}.{nearest(absent, there)}"
         )
-    ids, *columns = read_items(build_dir, [ITEM_ID, *names])
+    ids, *columns = read_items(build_dir, [ITEM_ID, *names], path)
     return ids, text_of_columns([dict(zip(names, row)) for row in zip(*columns)], fields)
 
 

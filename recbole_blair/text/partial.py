@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from recbole_blair.text.encoders import Encoder
 
 # Header keys that must agree for rows of two runs to go into one file.
-_SAME_ROWS = (
+SAME_ROWS = (
     "format",
     "encoder",
     "source",
@@ -60,17 +60,19 @@ class PartialFeatures:
         n_chunks: chunks of the encoder's plan.
         encoder: its device and batch size are part of what a resumed run must share.
         batch_tokens: as asked for.
+        reused: rows that are carried over from another file: the chunks are then others.
     """
 
     def __init__(
-        self, path: Path | str, about: dict[str, Any], n_chunks: int, encoder: Encoder, batch_tokens: int | None
-    ) -> None:
+        self, path: Path | str, about: dict[str, Any], n_chunks: int, encoder: Encoder, batch_tokens: int | None,
+        reused: int = 0,
+    ) -> None:  # fmt: skip
         self.path = Path(path)
         self.header_path = Path(f"{path}.json")
         self.partial = Path(f"{path}.partial")
         self.progress = Path(f"{path}{PROGRESS_SUFFIX}")
         self.about = about
-        self.n_chunks = n_chunks
+        self.n_chunks, self.reused = n_chunks, reused
         self.run = {"device": encoder.device_type, "batch_tokens": batch_tokens or encoder.batch_tokens}
         found = encoder.libraries  # names, or, from processes elsewhere, names and versions
         self.libraries = dict(found) if isinstance(found, dict) else {name: version(name) for name in found}
@@ -152,7 +154,10 @@ class PartialFeatures:
 
     def _state(self) -> dict[str, Any]:
         """Return the progress file: what is being made, and the chunks that are in, as ranges."""
-        return {"about": self.about, "run": self.run, "chunks": self.n_chunks, "done": _to_ranges(self.done)}
+        return {
+            "about": self.about, "run": self.run, "chunks": self.n_chunks, "reused": self.reused,
+            "done": _to_ranges(self.done),
+        }  # fmt: skip
 
     def _read_progress(self) -> set[int] | None:
         """Return the chunks an earlier run of the same work left; None when there is none."""
@@ -163,8 +168,10 @@ class PartialFeatures:
             return None
         if self.about["width"] is None:  # a lexical fit is one chunk: nothing to go on with
             return None
-        same = all(before.get(key) == self.about.get(key) for key in _SAME_ROWS)
+        same = all(before.get(key) == self.about.get(key) for key in SAME_ROWS)
         if not same or state.get("run") != self.run or state.get("chunks") != self.n_chunks:
+            return None
+        if state.get("reused", 0) != self.reused:
             return None
         if self.partial.exists() and done and self.partial.stat().st_size != self._size():
             return None
@@ -177,7 +184,7 @@ class PartialFeatures:
         if not self.header_path.exists():
             return True
         header = read_header(self.header_path)
-        return all(header.get(key) == self.about.get(key) for key in _SAME_ROWS)
+        return all(header.get(key) == self.about.get(key) for key in SAME_ROWS)
 
     def _reserve(self, handle: BinaryIO) -> None:
         """Take the disk space now, so that a disk that is too small is known before the hours of encoding."""

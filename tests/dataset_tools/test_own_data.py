@@ -314,13 +314,18 @@ OTHER_FILES = [  # which file changes, its new name and content: what the second
         lambda text: text + "1,2,1500000000000\n",
         r"b\.csv has [\d,]+ bytes, log\.csv had [\d,]+",
     ),
-    ("items", "items.csv", str.swapcase, r"items\.csv has other content than items\.csv had, by its SHA-256; delete "),
+    (
+        "items",
+        "items.csv",
+        str.swapcase,
+        r"items\.csv has other content than items\.csv had, by its SHA-256; prepare --force",
+    ),
     ("items", "b.csv", str.swapcase, r"b\.csv has other content than items\.csv had"),
     (
         "items",
         None,
         None,
-        r"made with the items of items\.csv, asked is without; delete .* or give .* another --dataset",
+        r"made with the items of items\.csv, asked is without; prepare --force builds it again",
     ),
 ]
 
