@@ -204,7 +204,7 @@ def test_options_are_checked(tiny_bert):
         ({"prompt": "passage"}, "--plm_prompt=passage is no prompt of the model's own .it declares none"),
         ({"device": "tpu"}, "--device=tpu is not here; choose one of auto, cpu"),
         ({"max_length": 0}, "--plm_max_length=0 is not a number of tokens"),
-        ({"revision": "v1"}, "--revision=v1 belongs to a hub id"),
+        ({"revision": "v1"}, "--plm_revision=v1 belongs to a hub id"),
     ]:
         with pytest.raises(InputError, match=message):
             load_encoder(tiny_bert, **options)
