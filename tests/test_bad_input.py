@@ -222,7 +222,7 @@ def test_both_commands_exit_with_two(command, tmp_path):
     [
         ("--plm_dimensions=10", "--plm_dimensions=10 belongs to a pretrained encoder"),
         ("--feature_transform=pca:0", "feature_transform=pca:0 is not one of none, rms"),
-        ("--plm=vectors:none.npy", "none.npy: no such file"), ("--init_from=nowhere", "nowhere holds no checkpoint"),
+        ("--plm=vectors:none.npy", "none.npy: no such file"), ("--init_from=nowhere", "best.safetensors: it is no run folder"),
         ("--data_path=file", "file/tiny"),
     ],
 )  # fmt: skip

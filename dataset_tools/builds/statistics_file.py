@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataset_tools.conversion.file_names import build_file_names
 from recbole_blair.errors import InputError
+from recbole_blair.files.read import read_own_json
 from recbole_blair.files.write import write_json
 from recbole_blair.schema import SPLITS, STATS_SUFFIX, VERSION
 
@@ -60,15 +60,12 @@ def load_stats(folder: Path | str) -> dict[str, Any] | None:
     Raises:
         InputError: the file is there but cannot be read.
     """
-    path = stats_path(folder)
-    try:
-        stats = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    path, fix = stats_path(folder), "delete it and run prepare again"
+    if not path.exists():
         return None
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); delete it and run prepare again") from error
-    if not isinstance(stats, dict) or not isinstance(stats.get("settings"), dict):
-        raise InputError(f"{path} is not the statistics of a build; delete it and run prepare again")
+    stats = read_own_json(path, "the statistics of a build", fix, ("settings",))
+    if not isinstance(stats["settings"], dict):
+        raise InputError(f"{path} is damaged: its settings are no object; {fix}")
     return stats
 
 

@@ -7,7 +7,6 @@ not name, of an item the whole dictionary of its attributes; so token counts are
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from dataset_tools.storage.duckdb_session import quote
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
 from recbole_blair.files.paths import file_stamps
+from recbole_blair.files.read import read_own_json
 from recbole_blair.files.write import write_json
 from recbole_blair.schema import VERSION
 
@@ -113,10 +113,7 @@ def _load_kept(folder: Path, name: str, counted_of: dict[str, Any]) -> dict[str,
     path, ids = folder / f"{name}.json", [folder / f"{name}.{kind}.parquet" for kind in ("users", "items")]
     if not path.is_file() or not all(one.is_file() for one in ids):
         return None
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); delete it to count {name} again") from error
+    kept = read_own_json(path, "kept counts", f"delete it to count {name} again", ("found", "counted_of"))
     return kept["found"] if kept["counted_of"] == counted_of else None
 
 

@@ -25,7 +25,7 @@ from dataset_tools.storage.duckdb_session import quote
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import file_sha256
-from recbole_blair.files.read import check_file, iter_lines
+from recbole_blair.files.read import check_file, iter_lines, read_own_json
 from recbole_blair.files.write import locked_folder, put_in_place, work_folder, write_json
 from recbole_blair.schema import VALID_START_MS
 from recbole_blair.text.item_text import clean_text, item_text
@@ -43,6 +43,7 @@ CACHED_TEXTS = 100_000  # metadata texts kept for items that come again
 META_FIELDS = ("title", "features", "description")
 UNFINISHED = ".unfinished"  # in a folder whose pairs are not all there yet
 MANIFEST = "manifest.json"
+NO_REPORTS = (MANIFEST, "contamination.json")  # JSON files of the folder that record no domain
 BROKEN_REVIEW = "user_id IS NULL AND parent_asin IS NULL AND timestamp IS NULL AND text IS NULL"
 
 # (name, SQL over a raw line that is true when the review is left out); the first that holds counts.
@@ -140,6 +141,19 @@ def file_hash(path: Path | str | None) -> str | None:
         raise InputError(f"{path} cannot be read ({error.strerror}); it lists what stays out of the pairs") from error
 
 
+def read_report(path: Path) -> dict[str, Any]:
+    """Return what is recorded of a domain's pairs.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    keys = ("domain", "settings", "counts", "shards", "pairs")
+    report = read_own_json(path, "the record of a domain's pairs", "delete it: its pairs are made again", keys)
+    if not isinstance(report["settings"], dict):
+        raise InputError(f"{path} is damaged: its settings are no object; delete it: its pairs are made again")
+    return report
+
+
 def check_settings(folder: Path, settings: dict[str, Any], domains: Sequence[str]) -> None:
     """Refuse a folder that holds pairs of other settings or other domains.
 
@@ -147,13 +161,13 @@ def check_settings(folder: Path, settings: dict[str, Any], domains: Sequence[str
         InputError: names the first key that differs.
     """
     for path in sorted(folder.glob("*.json")):
-        if path.name in (MANIFEST, "contamination.json"):
+        if path.name in NO_REPORTS:
             continue
-        saved = json.loads(path.read_text(encoding="utf-8"))
         if path.stem not in domains:
             raise InputError(
                 f"{folder} holds pairs of {path.stem} too, which is not asked for; choose another --pairs_path"
             )
+        saved = read_report(path)
         for key, value in settings.items():
             if saved["settings"].get(key) != value:
                 raise InputError(
@@ -340,8 +354,8 @@ def write_manifest(folder: Path, settings: dict[str, Any]) -> None:
     Raises:
         InputError: no pair in any domain.
     """
-    reports = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json")) if p.name != MANIFEST]
-    reports = [report for report in reports if "domain" in report]
+    paths = [path for path in sorted(folder.glob("*.json")) if path.name not in NO_REPORTS]
+    reports = [read_report(path) for path in paths]
     shards = [shard for report in reports for shard in report["shards"]]
     digest = hashlib.sha256("\n".join(shard["sha256"] for shard in shards).encode()).hexdigest()
     domains = {report["domain"]: {"pairs": report["pairs"], **report["counts"]} for report in reports}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import re
 import shutil
 import time
@@ -19,6 +18,7 @@ from dataset_tools.raw.domains import find_raw_file, raw_relative, raw_root
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import file_sha256
 from recbole_blair.files.output import check_output_folder
+from recbole_blair.files.read import read_own_json
 from recbole_blair.files.write import locked_folder, put_in_place, write_json
 from recbole_blair.schema import HF_DATASET
 
@@ -77,7 +77,8 @@ def check_revision(path: Path, revision: str) -> None:
     """Refuse a downloaded file of another revision; a file put there by hand is taken as it is."""
     if revision == "main" or not source_path(path).is_file():
         return
-    source = json.loads(source_path(path).read_text(encoding="utf-8"))
+    fix = f"delete it and {path.name}, which is then downloaded again"
+    source = read_own_json(source_path(path), "where a file was downloaded from", fix, ("revision", "commit"))
     if revision != source["revision"] and not source["commit"].startswith(revision):
         raise InputError(
             f"{path} was downloaded at revision {source['revision']} (commit {source['commit']}), asked is "

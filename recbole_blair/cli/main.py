@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from recbole_blair import cli
 from recbole_blair.cli.options import Parser, naming_own_flags
 from recbole_blair.errors import run_guarded
+from recbole_blair.files.read import check_folder_flag
 from recbole_blair.parallel.environment import set_environment
 from recbole_blair.parallel.launch import end_together, is_first_process
 from recbole_blair.schema import VERSION
@@ -75,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = build_parser(wanted)
         args = parser.parse_args(argv)
         with naming_own_flags(find_subparser(parser, args.command), args):
+            for key in ("data_path", "raw_dir"):
+                if getattr(args, key, None) is not None:
+                    check_folder_flag(key, getattr(args, key))
             return load_command(args.command).run(args)
 
     return guard(run, argv)

@@ -18,6 +18,7 @@ from typing import Any
 
 from recbole_blair.cluster.pool import first_line
 from recbole_blair.errors import InputError
+from recbole_blair.files.read import read_own_json
 from recbole_blair.parallel.distributed import WAIT
 from recbole_blair.parallel.ray_cluster import RayOptions, cpus_that_fit, environment, node_resources, places
 from recbole_blair.pretrain.run import METRICS, STATE_DIR, check_folder, pretrain
@@ -62,7 +63,7 @@ def pretrain_over_cluster(settings: Settings, num_workers: int, ray_options: Ray
         raise InputError(
             f"the workers are through, but {metrics} is not seen from here; put --output_dir on storage all nodes share"
         )
-    return json.loads(metrics.read_text(encoding="utf-8"))
+    return read_own_json(metrics, "a pretraining's results", "delete it, and the same command makes it again")
 
 
 def absolute(path: str | None) -> str | None:

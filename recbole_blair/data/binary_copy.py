@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-import zlib
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from recbole_blair.files.checksum import crc32_blocks
 from recbole_blair.files.paths import file_stamps
 from recbole_blair.files.write import whole_folder
 from recbole_blair.parallel.launch import is_first_process
@@ -31,8 +30,6 @@ ARRAYS = ("events", *(f"{split}_rows" for split in SPLITS), "user_start")
 TOKENS = ("item_tokens", "user_tokens")
 FILES = (*(f"{name}.npy" for name in ARRAYS), *(f"{name}.arrow" for name in TOKENS))
 STAMP = "stamp.json"
-BLOCK_BYTES = 4 << 20  # of one checksum: a file's blocks are checked side by side, CRC-32 takes .24 s of a core per GB
-MAX_THREADS = 8
 
 
 def copy_folder(build_dir: Path) -> Path:
@@ -77,24 +74,11 @@ def find_fault(folder: Path, recorded: Mapping[str, Mapping[str, Any]]) -> str |
             size, checksums = (folder / name).stat().st_size, recorded[name]["crc32"]
             if size != recorded[name]["bytes"]:
                 return f"{name} has {size:,} bytes, {recorded[name]['bytes']:,} were written"
-            if checksum_blocks(folder / name) != checksums:
+            if crc32_blocks(folder / name) != checksums:
                 return f"{name} has another checksum than when it was written"
         except OSError as error:
             return f"{name}: {error.strerror}"
     return None
-
-
-def checksum_blocks(path: Path) -> list[int]:
-    """Return the CRC-32 of each `BLOCK_BYTES` of a file."""
-
-    def checksum(start: int) -> int:  # reading and CRC-32 both release the interpreter
-        with open(path, "rb", buffering=0) as file:
-            file.seek(start)
-            return zlib.crc32(file.read(BLOCK_BYTES))
-
-    starts = range(0, path.stat().st_size, BLOCK_BYTES)
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
-        return list(pool.map(checksum, starts))
 
 
 def map_copy(folder: Path) -> dict[str, Any]:
@@ -119,7 +103,7 @@ def write_copy(folder: Path, tables: Mapping[str, Any], stamp: Mapping[str, Any]
             ):
                 out.write_batch(batch)
         files = {
-            name: {"bytes": (temporary / name).stat().st_size, "crc32": checksum_blocks(temporary / name)}
+            name: {"bytes": (temporary / name).stat().st_size, "crc32": crc32_blocks(temporary / name)}
             for name in FILES
         }
         (temporary / STAMP).write_text(json.dumps({**stamp, "files": files}))

@@ -14,6 +14,7 @@ from dataset_tools.own_data import find_own_build
 from dataset_tools.prepare import plan_build, prepare_build
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
+from recbole_blair.files.read import check_folder_flag
 from recbole_blair.schema import DOMAINS, SPLITS, STATS_SUFFIX
 from recbole_blair.text.encode import encode_build, find_feature_name, other_settings
 from recbole_blair.text.encoders import check_options, drop_unused, resolve_plm
@@ -38,6 +39,8 @@ def foreign_build(config: Mapping[str, Any]) -> Path | None:
     Raises:
         InputError: data of one's own that were prepared in another way than is asked for.
     """
+    for key in ("data_path", "raw_dir"):
+        check_folder_flag(key, config[key])
     name = config["dataset"]
     if Path(name).name != name:
         raise InputError(f"dataset={name!r} is a path; give a name, and its folder by --data_path")

@@ -5,7 +5,6 @@ Shapes: R rows of a split, S events of all users, N items and U users with paddi
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from recbole_blair.data.interactions import load_interactions
 from recbole_blair.data.sequences import ragged_range
 from recbole_blair.data.user_items import UserItems
 from recbole_blair.errors import InputError
+from recbole_blair.files.read import read_own_json
 from recbole_blair.schema import ITEM_ID, ITEM_SUFFIX, SPLITS, STATS_SUFFIX, USER_ID
 from recbole_blair.text.features import feature_path, load_features
 
@@ -169,7 +169,8 @@ class BlairDataset(UserItems):
     def stats(self) -> dict[str, Any]:
         """Return the build's stats.json; empty for a build of other tools."""
         path = self.build_dir / f"{self.name}{STATS_SUFFIX}"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        fix = "delete it and run prepare again"
+        return read_own_json(path, "the statistics of a build", fix) if path.is_file() else {}
 
     # Counts.
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,12 +181,19 @@ def load_transform(
     if path.is_file():
         try:
             with safe_open(path, "np") as kept:
-                if kept.metadata() == about:
-                    return Transform(name, **{key: kept.get_tensor(key) for key in kept.keys()})  # noqa: SIM118
+                arrays = {key: kept.get_tensor(key) for key in kept.keys()}  # noqa: SIM118
+                if kept.metadata() == {**about, "crc32": _checksum(arrays)}:
+                    return Transform(name, **arrays)
         except (SafetensorError, OSError):
             pass  # damaged: it is fitted again
     fitted = fit_transform(name, features, rows)
     arrays = {key: value for key in ("shift", "factor", "matrix") if (value := getattr(fitted, key)) is not None}
     with whole_file(path) as temporary:
-        save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, temporary, about)
+        contiguous = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
+        save_file(contiguous, temporary, {**about, "crc32": _checksum(contiguous)})
     return fitted
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return the CRC-32 of a transform's arrays."""
+    return str(zlib.crc32(b"".join(arrays[key].tobytes() for key in sorted(arrays))))

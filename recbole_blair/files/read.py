@@ -25,7 +25,7 @@ from recbole_blair.errors import InputError
 from recbole_blair.files.yaml_loader import YamlLoader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import pyarrow as pa
 
@@ -76,7 +76,20 @@ def why_no_folder(path: Path | str) -> str | None:
     reason = why_no_file(path)
     if reason is None:
         return "a file, not a folder"
+    if reason == _REASONS[errno.ENOTDIR]:
+        return reason
     return None if reason == _REASONS[errno.EISDIR] else reason.replace("file", "folder")
+
+
+def check_folder_flag(flag: str, path: Path | str) -> None:
+    """Refuse a file where a folder should be; a folder that is missing passes: it is made, or missed later.
+
+    Raises:
+        InputError: names the flag.
+    """
+    reason = why_no_folder(Path(os.path.expanduser(path)))
+    if reason in ("a file, not a folder", _REASONS[errno.ENOTDIR]):
+        raise InputError(f"--{flag}={shown(path)}: {reason}; give a folder")
 
 
 def check_file(path: Path | str, expected: str) -> Path:
@@ -248,6 +261,28 @@ def read_json(path: Path | str, expected: str = "JSON") -> object:
     if not text.strip():
         raise InputError(f"{shown(path)}: it is empty; expected {expected}")
     return parse_json(text, shown(path))
+
+
+def read_own_json(path: Path | str, what: str, fix: str, keys: Iterable[str] = ()) -> dict:
+    """Return the object of a JSON file that this tool wrote.
+
+    Args:
+        what: the file is, as in "the statistics of a build".
+        fix: what to do where it is damaged, the end of the message.
+        keys: that it must have.
+
+    Raises:
+        InputError: see `read_json`; no object, or one without a key.
+    """
+    try:
+        value = read_json(path, what)
+    except InputError as error:
+        raise InputError(f"{error}; {fix}") from error
+    lacking = [key for key in keys if key not in value] if isinstance(value, dict) else []
+    if not isinstance(value, dict) or lacking:
+        found = f"it has no {lacking[0]!r}" if lacking else f"it holds a {type(value).__name__}"
+        raise InputError(f"{shown(path)} is damaged: {found}; expected {what}; {fix}")
+    return value
 
 
 def read_yaml(path: Path | str, expected: str = "YAML") -> object:

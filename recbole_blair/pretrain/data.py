@@ -6,6 +6,7 @@ kept as Arrow beside the run, with the keys that say which pairs share an item; 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.files.paths import file_stamps
-from recbole_blair.files.read import iter_jsonl, reading, shown, why_no_file, why_no_folder
+from recbole_blair.files.read import iter_jsonl, read_own_json, reading, shown, why_no_file, why_no_folder
 from recbole_blair.files.write import whole_file, write_json
 from recbole_blair.schema import MATCHED_REVIEWS, VALID_START_MS
 
@@ -211,17 +212,24 @@ def load_pair_tables(
     folder = Path(folder)
     stamp = source_stamp(files, holdout, seed, min_chars)
     manifest = folder / "tables.json"
-    if not (manifest.is_file() and json.loads(manifest.read_text())["stamp"] == stamp):
+    if _read_manifest(manifest).get("stamp") != stamp:
         manifest.unlink(missing_ok=True)
         counts = _write_tables(files, folder, holdout, seed, min_chars, progress)
         write_json(manifest, {"stamp": stamp, "counts": counts}, ensure_ascii=True)
-    tables = PairTables(folder, json.loads(manifest.read_text())["counts"])
+    tables = PairTables(folder, _read_manifest(manifest)["counts"])
     if not len(tables.train):
         raise InputError(
             f"no pairs left to train on in {path}: {json.dumps(tables.counts)}; both sides need more than {min_chars} "
             f"characters, and --holdout={holdout} holds the others out"
         )
     return tables
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Return what is recorded of tables; {} where nothing is, or what is damaged: they are made again."""
+    with contextlib.suppress(InputError):
+        return read_own_json(path, "the record of tables", "", ("stamp", "counts"))
+    return {}
 
 
 def _write_tables(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import resource
 import shutil
 import time
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.read import read_own_json
 from recbole_blair.files.write import needed_folder, remove, write_json
 from recbole_blair.ops import has_fast_bf16, keep_freed_memory
 from recbole_blair.parallel.distributed import rank, world_size
@@ -67,6 +67,7 @@ STATE_DIR, CONFIG, METRICS, BEFORE, START = (
     "before.json",
     "start.safetensors",
 )
+FIX_STATE = "delete it, and the same command makes it again"
 FORWARD_TEXTS = {"cpu": 64, "cuda": 1024}  # a CPU's caches hold few texts, a GPU is idle with few
 TOKENIZER_PAIRS = 200_000  # pairs that a tokenizer from scratch is trained on at most
 
@@ -153,7 +154,7 @@ def check_folder(folder: Path, settings: Settings) -> dict[str, Any] | None:
     config = folder / STATE_DIR / CONFIG
     if not config.is_file():
         return None
-    saved = json.loads(config.read_text(encoding="utf-8"))
+    saved = read_own_json(config, "the settings of a pretraining", f"choose another --output_dir or delete {folder}")
     asked = settings.fingerprint() | {"pairs_hash": pairs_hash(settings.pairs)}
     differ = sorted(key for key in saved.keys() | asked.keys() if saved.get(key) != asked.get(key))
     if differ:
@@ -164,7 +165,7 @@ def check_folder(folder: Path, settings: Settings) -> dict[str, Any] | None:
         return None
     if rank() == 0:
         drop_resume_state(folder / STATE_DIR)  # a kill may have left some of it
-    return json.loads(metrics.read_text(encoding="utf-8"))
+    return read_own_json(metrics, "a pretraining's results", FIX_STATE, ("before", "after"))
 
 
 @contextlib.contextmanager
@@ -297,11 +298,11 @@ def final_metrics(trainer: PairTrainer, keep_best: bool, folder: Path) -> dict[s
     """Load the best weights where asked for, and return the metrics of the weights that are exported."""
     record = folder / (BEST_METRICS if keep_best else LAST_METRICS)
     if record.is_file():
-        found = json.loads(record.read_text(encoding="utf-8"))
+        found = read_own_json(record, "a checkpoint's metrics", FIX_STATE, ("metrics",))
         if keep_best:
             load_weights(folder / BEST, trainer.step.model)
             return found["metrics"]
-        if found["step"] == trainer.state.global_step:
+        if found.get("step") == trainer.state.global_step:
             return found["metrics"]
     return strip_prefix(trainer.evaluate(metric_key_prefix="after"), "after_")
 
@@ -312,7 +313,7 @@ def before_training(trainer: PairTrainer, state: Path) -> dict[str, float]:
     if trainer.task is None:
         return {}
     if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_own_json(path, "the untrained encoder's metrics", FIX_STATE)
     found = strip_prefix(trainer.evaluate(metric_key_prefix="before"), "before_")
     if rank() == 0:
         write_json(path, found, indent=2)

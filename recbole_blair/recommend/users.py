@@ -146,7 +146,7 @@ def iterate_entries(users: Any, noun: str = "user", keep_surrogates: bool = Fals
 def read_users(path: Path, keep_surrogates: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield (place, id or mapping) of a file: JSON objects, or one id per line."""
     for number, line in iter_lines(path, "JSON lines or one id per line"):
-        place = f"{path.name} line {number}"
+        place = f"{shown(path)} line {number}"
         yield place, parse_json(line, place, keep_surrogates) if line[0] == "{" else line
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.output import check_output_folder
-from recbole_blair.files.read import why_no_folder
+from recbole_blair.files.read import read_own_json, why_no_folder
 from recbole_blair.files.write import whole_folder, write_json, write_text
 from recbole_blair.schema import ITEM_ID, TFIDF_SVD
 from recbole_blair.search import approx
@@ -55,11 +55,8 @@ class IndexDir:
 
     def _check(self, known: Path) -> None:
         """Refuse the index of another pool."""
-        try:
-            before = json.loads(known.read_text(encoding="utf-8"))
-            other = before["pool_hash"], before["items"]
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{known} is not a pool description; choose another --index_dir") from None
+        before = read_own_json(known, "a pool description", "choose another --index_dir", ("pool_hash", "items"))
+        other = before["pool_hash"], before["items"]
         if other[0] != self.hash:
             raise InputError(
                 f"{self.path} holds the index of another pool ({other[1]} items, hash {other[0]}), but "
@@ -147,9 +144,9 @@ def load_bm25(index: BM25Index, folder: Path | str, n_items: int) -> BM25Index:
         index.vocab = {t: i for i, t in enumerate(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))}
         for name in ("data", "indices", "indptr"):
             setattr(index, name, np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{folder} is not a whole BM25 index ({error}); delete it, it is built again") from None
-    if about.get("items") != n_items or about.get("settings") != index.settings:
+    if not isinstance(about, dict) or about.get("items") != n_items or about.get("settings") != index.settings:
         raise InputError(f"{folder} is the BM25 index of another pool or other settings; delete it")
     index.n_items = n_items
     return index

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.read import read_own_json
 from recbole_blair.files.write import whole_file, write_json, write_text
 from recbole_blair.search.tasks import RELEVANT_GAIN
 from recbole_blair.search.topk import NOTHING
@@ -133,8 +133,8 @@ def load_metrics(folder: Path | str) -> dict[str, Any]:
     """
     path = Path(folder) / METRICS_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_own_json(path, "a search run's results", "")
+    except InputError:
         raise InputError(f"{folder} holds no whole search run ({METRICS_FILE} missing or broken)") from None
 
 

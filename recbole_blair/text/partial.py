@@ -22,7 +22,7 @@ import numpy as np
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import explained, put_in_place, write_json
 from recbole_blair.schema import VERSION
-from recbole_blair.text.features import PROGRESS_SUFFIX, read_header
+from recbole_blair.text.features import CHECKSUM_KEY, PROGRESS_SUFFIX, content_checksum, read_header
 
 if TYPE_CHECKING:
     from recbole_blair.text.encoders import Encoder
@@ -101,7 +101,11 @@ class PartialFeatures:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close; what was refused before a chunk was in, or is read from a file at once, leaves nothing."""
+        if kind is not None and issubclass(kind, InputError) and (not self.done or self.run["device"] == "file"):
+            self.progress.unlink(missing_ok=True)  # first: from now on an earlier file counts as whole again
+            self.partial.unlink(missing_ok=True)
         if self.handle is not None:
             self.handle.close()
 
@@ -135,6 +139,7 @@ class PartialFeatures:
             "dtype": "float32",
             "order": "row-major",
             "normalised": bool(self.about.get("normalised")),
+            CHECKSUM_KEY: content_checksum(self.path),
             **self._tools(),
         }
         write_json(self.header_path, header)

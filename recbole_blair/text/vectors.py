@@ -140,6 +140,8 @@ def find_vectors(text: str) -> Path:
     Raises:
         InputError: no such file, or one of another kind.
     """
+    if not text.strip():
+        raise InputError(f"--plm={PREFIX} names no file; expected --plm={PREFIX}FILE, {EXPECTED}")
     path = check_file(Path(text).expanduser().absolute(), EXPECTED)
     if path.suffix not in SUFFIXES:
         raise InputError(f"--plm={PREFIX}{text}: {path.suffix or 'no ending'}, expected {EXPECTED}")

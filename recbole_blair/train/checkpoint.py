@@ -23,7 +23,7 @@ from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import check_recorded, recorded_file, write_checksums
 from recbole_blair.files.write import remove, whole_folder
 from recbole_blair.train.display import say
-from recbole_blair.train.run_folder import CHECKPOINT
+from recbole_blair.train.run_folder import CHECKPOINT, CONFIG, METRICS
 
 BEST, WEIGHTS, STATE = "best.safetensors", "model.safetensors", "state.pt"
 FIX_BEST = "copy the run again, or train it again in another output_dir"
@@ -144,8 +144,17 @@ def check_best(run_dir: Path | str) -> bool:
     """
     path = best_path(run_dir)
     if not path.exists():
-        raise InputError(f"{run_dir} holds no {CHECKPOINT}/{BEST}: it is no run folder, or its training has not begun")
+        raise InputError(f"{run_dir} holds no {CHECKPOINT}/{BEST}: {why_no_weights(Path(run_dir))}")
     return check_recorded(path, FIX_BEST)
+
+
+def why_no_weights(run_dir: Path) -> str:
+    """Say why a folder holds no weights."""
+    if not (run_dir / CONFIG).is_file():
+        return f"it is no run folder, which has {CONFIG}"
+    if (run_dir / METRICS).is_file():
+        return f"the run is finished, but its weights are missing; {FIX_BEST}"
+    return f"no epoch of the run is finished yet; go on with `recbole-blair train --resume={run_dir}`"
 
 
 def load_best(run_dir: Path | str) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from recbole_blair.config import load_yaml
 from recbole_blair.errors import InputError
+from recbole_blair.files.read import read_own_json
 from recbole_blair.files.write import remove_leftovers, write_json, write_text
 from recbole_blair.tune.settings import VOLATILE
 
@@ -65,12 +66,9 @@ def read_json(path: Path) -> Any:
     Raises:
         InputError: it is not JSON.
     """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not Path(path).exists():
         return None
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); restore it, or start a new sweep in another folder") from error
+    return read_own_json(path, "a file of a sweep", "restore it, or start a new sweep in another folder")
 
 
 def trial_dir(sweep_dir: Path | str, number: int) -> Path:

@@ -15,7 +15,7 @@ from builds import TEST_MS, VALID_MS, write_build
 
 from recbole_blair.data import binary_copy, interactions
 from recbole_blair.data.interactions import load_interactions
-from recbole_blair.files import write
+from recbole_blair.files import checksum, write
 
 BY_HAND = {
     "u1": [("a", 10), ("b", 20), ("c", VALID_MS), ("d", TEST_MS)],
@@ -110,7 +110,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", [*binary_copy.FILES, binary_copy.STAMP])
 def test_a_damaged_copy_is_noticed_and_made_again(tmp_path, capsys, monkeypatch, name, damage):
-    monkeypatch.setattr(binary_copy, "BLOCK_BYTES", 100)  # several blocks in each file
+    monkeypatch.setattr(checksum, "CRC_BLOCK_BYTES", 100)  # several blocks in each file
     folder = write_build(tmp_path, BY_HAND)
     whole = load_interactions(folder)
     DAMAGES[damage](folder / ".cache/interactions" / name)

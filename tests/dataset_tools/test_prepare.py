@@ -179,7 +179,7 @@ def test_a_changed_raw_file_is_refused(small):
 def test_unreadable_stats_are_named(small):
     folder = make(small)
     (folder / "Appliances.stats.json").write_text("{")
-    with pytest.raises(InputError, match=r"Appliances\.stats\.json is not JSON"):
+    with pytest.raises(InputError, match=r"Appliances\.stats\.json is not JSON .*; delete it and run prepare again"):
         make(small)
 
 

@@ -12,12 +12,14 @@ from recbole_blair.errors import InputError
 from recbole_blair.files.read import (
     MAX_DEPTH,
     check_file,
+    check_folder_flag,
     iter_csv,
     iter_jsonl,
     iter_lines,
     json_depth,
     parse_json,
     read_json,
+    read_own_json,
     read_parquet,
     read_text,
     read_yaml,
@@ -184,3 +186,29 @@ def test_json_that_is_right_passes_unchanged(tmp_path):
     rows = [{"a": "[" * 100, "b": [[1.5, None, True]], "c": "\\ud800 é 😀"}, {"x": ["{"] * 100}]
     path = file(tmp_path, "".join(json.dumps(row) + "\n" for row in rows))
     assert [row for _, row in iter_jsonl(path, "rows")] == rows
+
+
+OWN = {  # a file that this tool wrote, damaged: what is said of it
+    "empty": (b"", "it is empty; expected the results; run again"),
+    "cut": (b'{"a": 1, "b"', r"is not JSON \(.*\); run again"),
+    "deep": (b'{"a": ' + b"[" * 100_000, "more than 64 deep in each other; run again"),
+    "bytes": (b"\xff\x00", "not UTF-8 text .*; run again"),
+    "list": (b"[1]", "is damaged: it holds a list; expected the results; run again"),
+    "lacks a key": (b'{"a": 1}', "is damaged: it has no 'b'; expected the results; run again"),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), OWN.values(), ids=list(OWN))
+def test_a_damaged_file_of_our_own_is_one_line(tmp_path, data, message):
+    (tmp_path / "x.json").write_bytes(data)
+    with pytest.raises(InputError, match=f"^.*x.json.*{message}$"):
+        read_own_json(tmp_path / "x.json", "the results", "run again", ("a", "b"))
+
+
+def test_a_file_where_a_flags_folder_should_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path, reason in [("file", "a file, not a folder"), ("file/x", "a part of this path is a file")]:
+        with pytest.raises(InputError, match=f"^--data_path=.*{path}: {reason}; give a folder$"):
+            check_folder_flag("data_path", tmp_path / path)
+    check_folder_flag("data_path", tmp_path)
+    check_folder_flag("data_path", tmp_path / "none")

@@ -172,7 +172,10 @@ def test_weights_and_data_that_are_gone_are_named(own_runs, tmp_path):
     shutil.rmtree(own_runs / "SASRec-1/checkpoint")
     panel = collect([own_runs], QUICK)["panels"][0]
     assert {one["label"] for one in panel["examples"][0]["lists"]} == {"SASRecText", "SeqPop"}
-    assert any("SASRec-1 holds no checkpoint/best.safetensors" in line for line in panel["missing"]["examples"])
+    assert any(
+        "SASRec-1 holds no checkpoint/best.safetensors: the run is finished, but its weights are missing" in line
+        for line in panel["missing"]["examples"]
+    )
     gone = Options(samples=200, progress=False, data_path=str(tmp_path / "nowhere"))
     report = collect([own_runs], gone)
     panel = report["panels"][0]

@@ -9,6 +9,8 @@ import pytest
 from tiny_encoders import some_texts, write_items
 
 from recbole_blair.errors import InputError
+from recbole_blair.files import checksum
+from recbole_blair.text import features
 from recbole_blair.text.encode import encode_build
 from recbole_blair.text.features import (
     feature_path,
@@ -190,3 +192,28 @@ def test_texts_of_columns(tmp_path):
         InputError, match=r"text_fields=title,pricy: .*shop.item has no text 'pricy'; it has item_id, t"
     ):
         read_item_texts(folder, "title,pricy")
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])  # of four: the first and last byte and two between
+def test_a_flipped_bit_is_seen(build, monkeypatch, place):
+    monkeypatch.setattr(checksum, "CRC_BLOCK_BYTES", 100)  # several blocks
+    monkeypatch.setattr(features, "CRC_BLOCK_BYTES", 100)
+    encode_build(build, "tfidf-svd", progress=False, force=True)
+    path, (rows, header) = feature_path(build, "tfidf-svd"), load_features(build, "tfidf-svd")
+    assert len(header["crc32_4MiB"]) == 8 * -(-path.stat().st_size // 100)
+    data = bytearray(path.read_bytes())
+    at = (len(data) - 1) * place // 3
+    data[at] ^= 1 << place
+    path.write_bytes(data)
+    row = at // 100 * 100 // (4 * rows.shape[1])
+    with pytest.raises(InputError, match=rf"feature is damaged: from row {row} on its checksum .*--force"):
+        load_features(build, "tfidf-svd")
+    encode_build(build, "tfidf-svd", progress=False, force=True)
+    assert load_features(build, "tfidf-svd")[1] == header
+
+
+def test_a_header_of_an_earlier_version_has_no_checksum(build):
+    path = header_path(build, "tfidf-svd")
+    header = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in header.items() if key != "crc32_4MiB"}))
+    assert load_features(build, "tfidf-svd")[0].shape == (30, header["width"])

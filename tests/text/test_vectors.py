@@ -9,6 +9,7 @@ import pytest
 from tiny_encoders import write_items
 
 from recbole_blair.errors import InputError
+from recbole_blair.text import vectors
 from recbole_blair.text.encode import encode_build
 from recbole_blair.text.encoders import encoder_name, load_encoder
 from recbole_blair.text.features import load_features
@@ -111,8 +112,20 @@ def spoil_bytes(folder):
 )  # fmt: skip
 def test_files_without_ids_that_cannot_be_taken(build, tmp_path, spoil, message):
     spoil(tmp_path)
+    before = sorted(build.iterdir())
     with pytest.raises(InputError, match=message):
         encode_build(build, f"vectors:{tmp_path / 'v.npy'}", progress=False)
+    assert sorted(build.iterdir()) == before
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_refused_vectors_leave_nothing(build, tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(vectors, "CHUNK", chunk)  # rows before the wrong one may be written already
+    before = sorted(build.iterdir())
+    np.save(tmp_path / "v.npy", np.where(np.arange(12).reshape(3, 4) == 11, np.nan, VECTORS))
+    with pytest.raises(InputError, match=r"item 'B3' .row 3 of the .item file.: .*not finite"):
+        encode_build(build, f"vectors:{tmp_path / 'v.npy'}", progress=False)
+    assert sorted(build.iterdir()) == before
 
 
 def test_files_with_ids_that_cannot_be_taken(build, tmp_path):
@@ -145,6 +158,8 @@ def test_wrong_use(build, tmp_path):
             encode_build(build, plm, progress=False, **options)
     with pytest.raises(InputError, match="holds vectors of a build's items, no encoder for other texts"):
         load_encoder(plm).encode_queries(["a"])
+    with pytest.raises(InputError, match=r"^--plm=vectors: names no file; expected --plm=vectors:FILE"):
+        encoder_name("vectors: ")
     for name, message in [("none.npy", "none.npy"), ("shop", "shop"), ("shop/shop.item", ".item, expected vectors")]:
         with pytest.raises(InputError, match=message):
             encoder_name(f"vectors:{tmp_path / name}")

@@ -180,5 +180,5 @@ def test_damaged_files_are_named(tmp_path):
     folder = tmp_path / "trials" / "0000"
     folder.mkdir(parents=True)
     (folder / files.TRIAL).write_text(json.dumps({"number": 0})[:-1])
-    with pytest.raises(InputError, match=r"trial\.json is not JSON"):
+    with pytest.raises(InputError, match=r"trial\.json.*restore it, or start a new sweep"):
         files.load_trials(tmp_path)
