@@ -222,8 +222,9 @@ def test_both_commands_exit_with_two(command, tmp_path):
     [
         ("--plm_dimensions=10", "--plm_dimensions=10 belongs to a pretrained encoder"),
         ("--feature_transform=pca:0", "feature_transform=pca:0 is not one of none, rms"),
-        ("--plm=vectors:none.npy", "none.npy: no such file"), ("--init_from=nowhere", "best.safetensors: it is no run folder"),
-        ("--data_path=file", "file/tiny"),
+        ("--plm=vectors:none.npy", "none.npy: no such file"),
+        ("--init_from=nowhere", "best.safetensors: it is no run folder"),
+        ("--data_path=file", "--data_path=file: a file, not a folder; give a folder"),
     ],
 )  # fmt: skip
 def test_what_is_refused_once_data_and_encoder_are_looked_at_leaves_no_folder_behind(refused, wrong, words, more):
