@@ -129,8 +129,9 @@ def open_source(settings: OwnSettings, interactions: Path | str, items: Path | s
     file = open_own(interactions, settings.file_format, [name for names in columns.values() for name in names])
     if items is not None:
         return OwnSource(file, columns, *open_items(items, settings))
-    if settings.item_columns:
-        raise InputError("--item_columns needs --items=FILE")
+    for key in ("item_columns", "titled_only"):
+        if getattr(settings, key):
+            raise InputError(f"--{key} needs --items=FILE")
     return OwnSource(file, columns, None, {})
 
 

@@ -258,6 +258,7 @@ MISTAKES = {
     "an encoding": ({"encoding": "ebcdic"}, "unknown encoding 'ebcdic'; known: utf-8, utf-16, latin-1"),
     "no such file": ({"interactions": "gone.csv"}, "gone.csv: no such file"),
     "item columns alone": ({"item_columns": "title=x"}, "--item_columns needs --items"),
+    "titles without items": ({"titled_only": True}, "--titled_only needs --items"),
     "instants with last_out": ({"protocol": "last_out", "test_start_ms": 10**12}, "last_out has no instants"),
 }  # fmt: skip
 

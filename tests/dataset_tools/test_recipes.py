@@ -14,9 +14,10 @@ import own_raw
 import recipe_raw
 from test_own_data import inter_rows, items_of, naive_rows, read_rows
 
+from dataset_tools.builds.settings import OWN_KEYS
 from dataset_tools.builds.statistics_file import load_stats
 from dataset_tools.recipes import find_recipe, load_recipe, prepare_recipe, recipe_names
-from recbole_blair.cli.main import main
+from recbole_blair.cli.main import build_parser, main
 from recbole_blair.errors import InputError
 from recbole_blair.schema import SPLITS
 
@@ -231,6 +232,12 @@ def test_recipes_are_found_by_name(capsys, tmp_path):
     )
     assert main(["prepare", "--source_dir=x", "--dataset=shop"]) == 2
     assert "--source_dir is the folder of a recipe's files; add --recipe" in capsys.readouterr().err
+
+
+def test_every_key_of_a_recipe_is_an_option_of_prepare():
+    command = build_parser(["prepare"])._subparsers._group_actions[0].choices["prepare"]
+    options = {action.dest for action in command._actions}
+    assert {*OWN_KEYS, "interactions", "items"} <= options
 
 
 def prepare_lines(tmp_path, name, lines, **options):
