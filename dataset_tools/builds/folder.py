@@ -11,7 +11,7 @@ from dataset_tools.builds.statistics_file import check_settings, load_stats, req
 from dataset_tools.conversion.file_names import build_file_names
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import file_sha256
-from recbole_blair.files.write import locked_folder, put_in_place, whole_file, work_folder
+from recbole_blair.files.write import locked_folder, put_in_place, sync_to_disk, whole_file, work_folder
 from recbole_blair.schema import CACHE_DIR, FEATURE_SUFFIX, ITEM_SUFFIX, KEPT_ITEMS
 
 if TYPE_CHECKING:
@@ -130,7 +130,9 @@ def _write_build(folder: Path, fill: Callable[[Path], dict[str, Any]]) -> None:
         keep_items(folder, temporary)
         stats_path(folder).unlink(missing_ok=True)  # from here until it is written again the build is not whole
         for name in build_file_names(folder.name):
-            put_in_place(temporary / name, folder / name)
+            sync_to_disk(temporary / name)
+            put_in_place(temporary / name, folder / name, sync=False)
+        sync_to_disk(folder)  # once for all names
     write_stats(folder, stats)  # last: no temporary folder is left beside a whole build, whenever the process is killed
 
 
