@@ -130,8 +130,7 @@ def _write_build(folder: Path, fill: Callable[[Path], dict[str, Any]]) -> None:
         keep_items(folder, temporary)
         stats_path(folder).unlink(missing_ok=True)  # from here until it is written again the build is not whole
         for name in build_file_names(folder.name):
-            sync_to_disk(temporary / name)
-            put_in_place(temporary / name, folder / name, sync=False)
+            put_in_place(temporary / name, folder / name, sync=False)  # SyncedFile has waited for their bytes
         sync_to_disk(folder)  # once for all names
     write_stats(folder, stats)  # last: no temporary folder is left beside a whole build, whenever the process is killed
 
