@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from dataset_tools.builds.statistics_file import require_stats
+from dataset_tools.recipes import load_recipe, prepare_recipe
 from recbole_blair.bench.suite import Part
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import file_sha256
@@ -17,7 +19,8 @@ from recbole_blair.steps.step import Places
 from recbole_blair.steps.world import World
 from recbole_blair.text.features import build_path
 
-BUILD_KEYS = ("protocol", "max_history")  # of a part, that decide its build
+BUILD_KEYS = ("protocol", "max_history", "split_seed")  # of a part, that decide its build
+POOL_KEYS = ("pool_text",)  # that decide its pool
 
 
 def make_data(part: Part, places: Places, folder: Path) -> dict[str, Any]:
@@ -36,8 +39,8 @@ def make_data(part: Part, places: Places, folder: Path) -> dict[str, Any]:
     """
     (maker, given), *_ = part.source.items()
     keys = {"maker": maker, "given": fill(given, places)}
-    if maker in ("prepare", "recipe"):
-        keys |= {key: part.keys[key] for key in BUILD_KEYS if key in part.keys}
+    deciding = BUILD_KEYS if maker in ("prepare", "recipe") else POOL_KEYS
+    keys |= {key: part.keys[key] for key in deciding if key in part.keys}
     own = folder / f"{part.dataset}-{keys.get('protocol', 'data')}"
     made = keep_result(MAKERS[maker])(keys, places, own)
     if not Path(made["folder"]).is_dir():  # the data were removed since
@@ -66,6 +69,19 @@ def prepare_amazon(keys: dict[str, Any], places: Places, folder: Path) -> Result
     return describe_build(Path(made["runs"][0]), options, made["metrics"])
 
 
+def make_from_recipe(keys: dict[str, Any], places: Places, folder: Path) -> Result:
+    """Make a build of a publisher's files by a recipe."""
+    given = dict(keys["given"])
+    recipe, source = given.pop("name"), given.pop("source_dir")
+    options = {**given, **build_options(keys)}
+    build = prepare_recipe(recipe, source, data_path=places.data_path, progress=places.progress, **options)
+    made = load_recipe(recipe, source)
+    chosen = {key: options.get(key, made.get(key)) for key in ("dataset", *BUILD_KEYS)}
+    stats = require_stats(build)
+    counts = {**stats["table3"], "rows": stats["rows"], "users": stats["users"]}
+    return describe_build(build, {key: value for key, value in chosen.items() if value is not None}, counts)
+
+
 def describe_build(build: Path, keys: dict[str, Any], counts: dict[str, Any]) -> Result:
     """Return what is kept of a build: the hash of its rows and item texts."""
     files = [build_path(build, f".{split}.inter") for split in SPLITS] + [build_path(build, ITEM_SUFFIX)]
@@ -75,7 +91,7 @@ def describe_build(build: Path, keys: dict[str, Any], counts: dict[str, Any]) ->
 def find_queries(keys: dict[str, Any], places: Places, folder: Path) -> Result:
     """Find a query set with its pool."""
     name = keys["given"]
-    files = datasets.find_files(name, places.data_path)
+    files = datasets.find_files(name, places.data_path, pool_text=keys.get("pool_text", "all"))
     pool = files.pool or files.products
     there = [path for path in (files.queries, files.examples, pool, files.categories) if path is not None]
     return {"keys": {"dataset": name}, "folder": str(files.folder), "sha256": hash_files(there), "counts": {}}
@@ -86,7 +102,7 @@ def generate_queries(keys: dict[str, Any], places: Places, folder: Path) -> Resu
     given = keys["given"]
     sizes = {"world": {key: given[key] for key in ("users", "items")}, "queries": given["queries"]}
     made = World(folder, sizes).queries(given["kind"])
-    return find_queries({"given": str(made)}, places, folder)
+    return find_queries({**keys, "given": str(made)}, places, folder)
 
 
 def hash_files(paths: Iterable[Path]) -> str:
@@ -94,7 +110,7 @@ def hash_files(paths: Iterable[Path]) -> str:
     return hashlib.sha256("".join(file_sha256(path) for path in paths).encode()).hexdigest()
 
 
-MAKERS = {"prepare": prepare_amazon, "queries": find_queries, "generate": generate_queries}
+MAKERS = {"prepare": prepare_amazon, "queries": find_queries, "generate": generate_queries, "recipe": make_from_recipe}
 
 
 def require_same(part: str, known: str, found: str) -> None:

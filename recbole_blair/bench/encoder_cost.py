@@ -53,7 +53,7 @@ def sample_texts(folder: Path) -> list[str]:
     if build_path(folder, ITEM_SUFFIX).is_file():
         _, texts = read_item_texts(folder, "title")
     else:
-        texts = load_pool(find_files(str(folder)))[0].texts
+        texts = load_pool(find_files(str(folder), pool_text="title"), "title")[0].texts
     return texts[:: max(1, len(texts) // TEXTS)][:TEXTS]
 
 

@@ -14,9 +14,10 @@ from recbole_blair.schema import TFIDF_SVD
 from recbole_blair.text.encoders import resolve_plm
 from recbole_blair.text.weights import weight_files
 
-TOKENS = {"train": 20, "search": 120}  # of a title; of a text of a pool
+TOKENS = 20  # of a title
 BASE_BYTES, BASE_WIDTH = 4 * 125e6, 768  # of an encoder whose weights are not here: base-sized
 WIDTHS = ((60e6, 384), (400e6, 768), (1e12, 1024))  # about, by bytes of the weights
+CORES_OF_GPU = 50  # cores that a GPU replaces in training, a guess
 OVERHEAD_S = 15  # of a cell: loading, evaluating, writing
 
 
@@ -63,9 +64,9 @@ def estimate_cell(cell: Cell, kind: str, encodes: bool) -> Estimate:
     part, (n_bytes, width) = cell.part, encoder_size(cell.encoder.plm)
     texts = (part.items if encodes else 0) + (part.rows if part.task.command == "search" else 0)
     # 2 multiplications and additions per weight and token; half of FLOPS_PER_S, which is two cores'
-    flops = 2 * n_bytes / 4 * TOKENS[part.task.command] * texts
+    flops = 2 * n_bytes / 4 * TOKENS * texts
     rate = FLOPS_PER_S[kind] / (2 if kind == "cpu" else 1)
-    training = part.hours * part.runs / (10 if kind == "cuda" else 1)
+    training = part.hours * part.runs / (CORES_OF_GPU if kind == "cuda" else 1)
     hours = flops / rate / 3600 + training + OVERHEAD_S / 3600
     disk = (4 * part.items * width * encodes + part.runs * 4e6) / 2**20
     memory = 1.2 + n_bytes / 2**30 + 4 * part.items * width * 14 / 2**30

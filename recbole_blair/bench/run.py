@@ -94,14 +94,17 @@ def run_bench(bench: Bench, run_cells: RunCells | None = None) -> tuple[Board, l
         write_json(bench.folder / BENCH, {"suite": bench.suite.name})
         failures: list[Failure] = []
         bar = progress_bar(len(bench.cells), "bench", "cells", bench.places.progress)
-        bar.update(len(bench.cells) - len(missing))
+        done = len(bench.cells) - len(missing)
+        bar.update(done)
 
         def finished(cell: Cell, about: dict[str, Any] | None, error: str | None) -> None:
+            nonlocal done
+            done += 1
             bar.update(1)
             if about is None:
                 failures.append((cell.id, error or ""))
             result = f"{about['metric']} {about['value']:.4f}" if about else f"failed: {error}"
-            say(f"cell {int(bar.n)} of {len(bench.cells)}  {cell.id}  {result}")
+            say(f"cell {done} of {len(bench.cells)}  {cell.id}  {result}")
 
         (run_cells or run_here)(bench, missing, finished)
         bar.close()

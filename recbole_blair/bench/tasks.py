@@ -12,11 +12,11 @@ import numpy as np
 
 from recbole_blair.bench.cells import Cell, to_table
 from recbole_blair.files.read import read_parquet
-from recbole_blair.report.paired import metric_of_rows
 from recbole_blair.search.runs import PER_QUERY_FILE
 from recbole_blair.steps.commands import run_search, run_train
 from recbole_blair.steps.step import Places
 from recbole_blair.text.encoders import resolve_plm
+from recbole_blair.train.metrics import metric_values
 from recbole_blair.train.run_folder import METRICS, RANKS
 
 if TYPE_CHECKING:
@@ -77,10 +77,13 @@ def train(keys: dict[str, Any], setting: dict[str, Any], seed: int, places: Plac
 
 
 def read_values(folder: Path, run: dict[str, Any]) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Return the user and, for each metric, the value of every test row."""
+    """Return the user and, for each metric, the value of every test row; of pairs, of every user."""
     ranks = read_parquet(folder / RANKS, ["user_id", "rank"], "the ranks of a run")
-    rank = ranks.column("rank").to_numpy()
-    return ranks.column("user_id").to_pylist(), {name: metric_of_rows(rank, name) for name in run["test"]}
+    rank, users = ranks.column("rank").to_numpy(), ranks.column("user_id").to_numpy(zero_copy_only=False)
+    number = None
+    if "users" in run:  # protocol=random: a user's metrics are of all of the user's pairs
+        users, number = np.unique(users.astype(str), return_inverse=True)
+    return users.tolist(), {name: metric_values(rank, name, number) for name in run["test"]}
 
 
 def run_retrieval(cell: Cell, data: dict[str, Any], places: Places, folder: Path) -> Outcome:

@@ -1,5 +1,7 @@
 """The suites: their cells, what may be chosen of them, and that their keys are known."""
 
+from collections import Counter
+
 import pytest
 
 from recbole_blair.bench.suite import load_suite, suite_names
@@ -21,6 +23,12 @@ def test_every_key_of_a_suite_is_one_of_its_model(name):
                 assert (
                     part.task.metric == config["valid_metric"] or part.task.metric in config["metrics"] or point == {}
                 )
+
+
+def test_blair_bench_has_the_published_cells():
+    """Three Amazon sets, ML-1M, Yelp in sequence; those and Book-Crossing for users; three query sets."""
+    found = Counter(part.task.name for part in load_suite("blair-bench").parts)
+    assert found == {"sequential": 5, "collaborative": 6, "search-short": 1, "search-complex": 2}
 
 
 def test_parts_of_one_task_stand_together_and_the_seeds_are_not_in_their_hash():
