@@ -120,7 +120,7 @@ class OwnSettings(BuildSettings):
             header is never that of the interactions.
         list_separator, parse_lists, repeated_items: see `ItemRules`.
         missing_text: texts of items that mean "no value", joined by commas.
-        titled_only, min_events: see `Limits`.
+        titled_only, min_events, min_item_events: see `Limits`.
         events_from, events_until: first instant that is kept, first that is not; ISO dates, UTC without zone.
 
     Raises:
@@ -145,6 +145,7 @@ class OwnSettings(BuildSettings):
     repeated_items: str = "first"
     titled_only: bool = False
     min_events: int = 1
+    min_item_events: int = 1
     events_from: str | None = None
     events_until: str | None = None
 
@@ -163,8 +164,9 @@ class OwnSettings(BuildSettings):
         for key in ("delimiter", "list_separator", "items_delimiter", "header", "items_header", "missing_text"):
             if getattr(self, key) == "":
                 raise InputError(f"{key} is empty; give a character such as ';', or leave the option out")
-        if self.min_events < 1:
-            raise InputError(f"min_events is {self.min_events}, expected 1 or more")
+        for key in ("min_events", "min_item_events"):
+            if getattr(self, key) < 1:
+                raise InputError(f"{key} is {getattr(self, key)}, expected 1 or more")
         window = self.limits
         if window.from_ms is not None and window.until_ms is not None and window.from_ms >= window.until_ms:
             raise InputError(f"events_from={self.events_from} is not before events_until={self.events_until}")
@@ -192,7 +194,7 @@ class OwnSettings(BuildSettings):
     def limits(self) -> Limits:
         """Return what is left out."""
         first, after = (parse_instant(key, getattr(self, key)) for key in ("events_from", "events_until"))
-        return Limits(first, after, self.titled_only, self.min_events)
+        return Limits(first, after, self.titled_only, self.min_events, self.min_item_events)
 
     @property
     def build_name(self) -> str:

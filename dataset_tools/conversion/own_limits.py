@@ -16,12 +16,13 @@ DATE_MS = 1000  # per second
 
 
 class Limits(NamedTuple):
-    """What is left out: events outside [from_ms, until_ms), items without a title, users with few events."""
+    """What is left out: events outside [from_ms, until_ms), items without a title, users, then items, with few."""
 
     from_ms: int | None = None
     until_ms: int | None = None
     titled_only: bool = False
     min_events: int = 1
+    min_item_events: int = 1
 
 
 def parse_instant(key: str, text: str | None) -> int | None:
@@ -83,5 +84,11 @@ def apply_limits(session: DuckDBSession, limits: Limits) -> int:
             f"""UPDATE review SET rule = {NUMBER["few_events"]} WHERE {left} AND user_id IN (
                 SELECT user_id FROM review WHERE {left} GROUP BY user_id
                 HAVING count(DISTINCT item_id) < {limits.min_events})"""
+        )
+    if limits.min_item_events > 1:  # counted once, as the users were
+        session.run(
+            f"""UPDATE review SET rule = {NUMBER["few_events_of_item"]} WHERE rule = 0 AND item_id IN (
+                SELECT item_id FROM review WHERE rule = 0 GROUP BY item_id
+                HAVING count(DISTINCT user_id) < {limits.min_item_events})"""
         )
     return untitled

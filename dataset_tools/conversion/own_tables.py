@@ -38,6 +38,7 @@ RULES = (
     Rule("outside_window", "the time is before `events_from`, or not before `events_until`"),
     Rule("item_without_title", "the item has no title, and `titled_only` is set"),
     Rule("few_events", "the user has fewer than `min_events` items that are left"),
+    Rule("few_events_of_item", "the item has fewer than `min_item_events` users that are left"),
 )
 
 

@@ -162,6 +162,7 @@ def add_own_options(add: Callable[..., None]) -> None:
     )
     add("--titled_only", kind="bool", nargs="?", const=True, default=False, help="own data: only items with a title")
     add("--min_events", kind="int, >=1, <=1e6", default=1, help="own data: leave out users with fewer items")
+    add("--min_item_events", kind="int, >=1, <=1e6", default=1, help="own data: then leave out items with fewer users")
     add("--events_from", help="own data: only events from this date on, as 2019-01-01")
     add("--events_until", help="own data: only events before this date")
     add("--delimiter", help="own data: of CSV; empty: by extension (a comma, a tab for .tsv, :: for .dat)")

@@ -212,7 +212,7 @@ def test_bad_rows_are_counted_under_their_rule(log, tmp_path):
     assert counts == {
         "broken_line": 1, "empty_ids": 1, "time_missing_or_not_positive": 1, "time_in_seconds": 1,
         "time_in_microseconds": 1, "unusable_ids": 1, "repeated_user_item": 1, "item_without_metadata": 0,
-        "outside_window": 0, "item_without_title": 0, "few_events": 0,
+        "outside_window": 0, "item_without_title": 0, "few_events": 0, "few_events_of_item": 0,
     }  # fmt: skip
     assert load_stats(folder)["percent_encoded_ids"] == {"users": 1, "items": 0}
     assert any(line.startswith("x%20y\t2\t3\t") for line in inter_rows(folder, "train"))

@@ -188,6 +188,17 @@ def test_limits_leave_out_what_they_say(ten, tmp_path):
     assert "a1" not in items_of(tmp_path / "dataset/ten")
 
 
+def test_items_with_few_users_go_after_the_users_with_few_items(ten, tmp_path):
+    """u2 has three items and goes; so a0, b1 and a2, which it had, have one user left, as b2 has."""
+    assert run_ten("--min_events=4", "--min_item_events=2", "--protocol=random", "--split_shares=1,1,1") == 0
+    rules = load_stats(tmp_path / "dataset/ten-random")["cleaning"]["interactions"]
+    events = [(n % 3, "ab"[n % 2] + str(n // 4)) for n in range(11)]
+    users = {u for u in range(3) if len({i for v, i in events if v == u}) >= 4}
+    kept = [(u, i) for u, i in events if u in users]
+    few = sum(len({u for u, j in kept if j == i}) < 2 for _, i in kept)
+    assert (rules["few_events"], rules["few_events_of_item"]) == (len(events) - len(kept), few) and few
+
+
 def test_the_command_line_outranks_a_recipe_even_with_a_default(ten, tmp_path):
     own_raw.write(tmp_path / "ten.yaml", [*ten, "max_history: 2"])
     assert run_ten() == 0 and load_stats(tmp_path / "dataset/ten")["settings"]["max_history"] == 2
