@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from recbole_blair import compat
 from recbole_blair.config import VOLATILE_KEYS, Config, load_yaml, resolve_config
-from recbole_blair.data.build import check_encoder_keys, ensure_build, ensure_features
+from recbole_blair.data.build import check_encoder_keys, ensure_build, ensure_features, text_source
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.feature_transforms import chosen_transform
 from recbole_blair.errors import InputError, require
@@ -30,8 +30,12 @@ from recbole_blair.registry.build_model import (
     check_protocol,
     check_rows,
     describe_batches,
+    trains_encoder,
     uses_text,
 )
+from recbole_blair.text.encoders import encoder_name
+from recbole_blair.text.trained.choice import chosen_training
+from recbole_blair.text.trained.export import export_encoder, write_features
 from recbole_blair.train import checkpoint, run_folder
 from recbole_blair.train.display import run_logger, say
 from recbole_blair.train.interrupted import choose_root
@@ -39,6 +43,9 @@ from recbole_blair.train.ranks_file import save_ranks
 from recbole_blair.train.results import summarise_run
 from recbole_blair.train.runtime import count_processes, runtime_config, seed_everything
 from recbole_blair.train.trainer import BlairTrainer
+
+if TYPE_CHECKING:
+    from recbole_blair.text.trained.source import TextSource
 
 OnEpoch = Callable[[int, dict[str, float]], "bool | None"]  # see BlairTrainer
 OnSaved = Callable[[BlairTrainer], None]
@@ -229,10 +236,21 @@ def evaluate_test(trainer: BlairTrainer, dataset: BlairDataset, seconds: dict[st
     test, ranks = trainer.evaluator("test").evaluate(trainer.model, "test")
     metrics = summarise_run(trainer, dataset, test, {**seconds, "test": time.perf_counter() - started})
     if rank() == 0:
+        if dataset.text_source is not None:
+            source = dataset.text_source
+            metrics["base_encoder"] = encoder_name(source.plm, **source.options)
+            metrics["encoder"] = keep_encoder(trainer, source)
         if trainer.config["save_ranks"]:
             save_ranks(trainer.run_dir, dataset, ranks)
         run_folder.save_metrics(trainer.run_dir, metrics)
     return metrics
+
+
+def keep_encoder(trainer: BlairTrainer, source: TextSource) -> str:
+    """Write the trained encoder into the run's folder, whole, and its features beside the build; returns its name."""
+    folder = trainer.run_dir / run_folder.ENCODER
+    export_encoder(trainer.model.item_texts, source, folder)
+    return write_features(trainer.model.item_texts, source, folder)
 
 
 def default_root(config: Config) -> Path:
@@ -267,13 +285,20 @@ def open_dataset(info: ModelInfo, config: Config, datasets: Datasets) -> BlairDa
     transform = chosen_transform(config)  # a wrong name is refused before hours of work
     if reads_text:
         check_encoder_keys(config)  # likewise
+    training = chosen_training(config, trains_encoder(info), transform)
     build_dir = ensure_build(config)
-    encoder = ensure_features(config, build_dir) if reads_text else None
-    key = (build_dir, encoder, transform)
+    frozen = reads_text and (training is None or transform != "none")  # its scale comes from the frozen features
+    encoder = ensure_features(config, build_dir) if frozen else None
+    rates = [config[key] for key in ("encoder_batch_tokens", "encoder_caching", "learner")]
+    key = (build_dir, encoder, transform, training, *(rates if training else ()))
     if key not in datasets:
         dataset = BlairDataset(build_dir)
         if encoder:
             dataset.load_text_features(encoder, config["plm_size"], transform)
+        if training:
+            scale = float(dataset.transform.factor[0]) if dataset.transform.factor is not None else 1.0
+            dataset.text_source = text_source(config, build_dir, training, scale)
+            dataset.text_source.prepare()
         datasets[key] = dataset
     check_rows(info, datasets[key])
     return datasets[key]

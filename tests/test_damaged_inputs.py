@@ -5,6 +5,7 @@ The options come from the commands' own parsers and key files; the work behind t
 
 import gzip
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -109,6 +110,7 @@ def world(tmp_path_factory):
         "doctor": [],
         "encode": [f"--build={build}", f"--plm={plm}", "--device=cpu", "--quiet"],
         "evaluate": [f"--checkpoint={run}", "--device=cpu"],
+        "export-encoder": [f"--checkpoint={with_trained_encoder(run, plm)}", "--output_dir=exported"],
         "export-vectors": [f"--checkpoint={run}", "--device=cpu", "--quiet"],
         "models": [],
         "new-model": ["MyRec", "--dir=mine"],
@@ -123,6 +125,17 @@ def world(tmp_path_factory):
         "train": ours,
         "tune": ours,
     }
+
+
+def with_trained_encoder(run, plm):
+    """Copy a run as if it had trained its text encoder; returns the copy."""
+    joint = run.with_name("joint")
+    shutil.copytree(run, joint)
+    shutil.copytree(plm, joint / "encoder")
+    config = joint / "config.yaml"
+    lines = config.read_text().splitlines(keepends=True)[1:]  # without the checksum
+    config.write_text("".join(lines).replace("train_encoder: none", "train_encoder: last:1"))
+    return joint
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ LIMIT_S = 20
 MODELS = ("UniSRecBlair", "HSTUBlair", "SASRecID", "LRURecText", "GRU4Rec")
 UNSTUBBED = ("doctor", "models")  # they only look
 STUBS = [  # where the work of each command begins
+    "recbole_blair.runs.trained_encoder.copy_encoder",
     *("recbole_blair.cli.train.train", "recbole_blair.cli.train.launch", "recbole_blair.tune.run.run_sweep"),
     *("recbole_blair.cli.pretrain.train", "recbole_blair.cli.pretrain.make_pairs", "recbole_blair.load"),
     "recbole_blair.cli.pretrain.make_pairs_of_build",
@@ -139,6 +140,7 @@ NEEDED = {  # arguments without which nothing is looked at
     "recommend": ["--checkpoint=run", "--users=u1"],
     "similar": ["--checkpoint=run", "--items=i1"],
     "export-vectors": ["--checkpoint=run"],
+    "export-encoder": ["--checkpoint=run", "--output_dir=out"],
     "evaluate": ["--checkpoint=run"],
     "report": ["run"],
     "stats": ["sample"],

@@ -18,14 +18,18 @@ from recbole_blair.files.read import check_folder_flag
 from recbole_blair.schema import DOMAINS, SPLITS, STATS_SUFFIX
 from recbole_blair.text.encode import encode_build, find_feature_name, other_settings
 from recbole_blair.text.encoders import check_options, drop_unused, resolve_plm
-from recbole_blair.text.features import feature_path, features_are_whole, read_header
+from recbole_blair.text.features import feature_path, features_are_whole, read_header, read_item_texts
+from recbole_blair.text.item_text import text_hash
 from recbole_blair.text.options import KEYS as ENCODER_KEYS
 from recbole_blair.text.options import EncoderOptions
 from recbole_blair.text.reuse import kept_items
+from recbole_blair.text.trained.source import TextSource
 from recbole_blair.text.vectors import PREFIX as READY_VECTORS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from recbole_blair.text.trained.choice import EncoderTraining
 
 PREPARE_KEYS = ("data_path", "raw_dir", "memory_limit", *AMAZON_KEYS)  # that decide where and how a build is made
 SPLIT_KEYS = ("split_seed", "split_shares")  # of protocol=random
@@ -165,6 +169,33 @@ def encoder_has_gone(plm: str, trained_with: str) -> bool:
     if kind != "hub":
         return False
     return not trained_with.startswith((str(value).replace("/", "--"), str(value).rsplit("/", 1)[-1]))
+
+
+def text_source(
+    config: Mapping[str, Any], build_dir: Path, training: EncoderTraining, scale: float = 1.0
+) -> TextSource:
+    """Return what a text encoder is made from that trains with the recommender.
+
+    Args:
+        config: a resolved configuration.
+        build_dir: folder of the atomic files.
+        training: what is trained.
+        scale: every vector is multiplied by it.
+
+    Raises:
+        InputError: no item has text.
+    """
+    check_has_text(build_dir)
+    options = encoder_options(config)
+    ids, texts = read_item_texts(build_dir, EncoderOptions(**options).item_columns)
+    own_hash = None
+    if config["text_recipe"] != "own":
+        own_hash, texts = text_hash(texts), released_texts(config, build_dir, ids)
+    return TextSource(
+        training, build_dir, config["plm"], options, ids, texts, config["device"], config["compute_dtype"],
+        own_texts_sha256=own_hash, batch_tokens=config["encoder_batch_tokens"], caching=config["encoder_caching"],
+        scale=scale, moments=1 if config["learner"] == "sgd" else 2, progress=config["show_progress"],
+    )  # fmt: skip
 
 
 def check_has_text(build_dir: Path) -> None:

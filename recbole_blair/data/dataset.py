@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import torch
 
 from recbole_blair.data.atomic import has_histories, open_atomic
-from recbole_blair.data.feature_transforms import load_transform
+from recbole_blair.data.feature_transforms import Transform, load_transform
 from recbole_blair.data.interactions import load_interactions
 from recbole_blair.data.sequences import ragged_range
 from recbole_blair.data.user_items import UserItems
@@ -23,11 +23,15 @@ from recbole_blair.errors import InputError
 from recbole_blair.files.read import read_own_json
 from recbole_blair.schema import ITEM_ID, ITEM_SUFFIX, SPLITS, STATS_SUFFIX, USER_ID
 from recbole_blair.text.features import feature_path, load_features
+from recbole_blair.text.trained.item_texts import FrozenTexts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+
+    from recbole_blair.text.trained.item_texts import TrainedTexts
+    from recbole_blair.text.trained.source import TextSource
 
 
 class Rows:
@@ -75,6 +79,8 @@ class BlairDataset(UserItems):
         self.has_histories = has_histories(self.build_dir / f"{self.name}.train.inter")
         self.text_header: dict[str, Any] | None = None
         self._text_features: np.ndarray | Tensor | None = None  # (N - 1, D)
+        self.transform = Transform("none")  # of the features
+        self.text_source: TextSource | None = None  # of an encoder that trains with the recommender
         self.field2seqlen: dict[str, int] = {}  # set with the model; RecBole's CORE reads it
 
     # What RecBole's models ask a dataset for.
@@ -138,8 +144,8 @@ class BlairDataset(UserItems):
                 f"set plm_size: {header['width']} (or leave it empty) or encode again"
             )
         path = feature_path(self.build_dir, encoder_name)
-        fitted = load_transform(path, transform, features, header, self.items_of_rows("train") - 1)
-        self.set_text_features(fitted.apply(features), header)
+        self.transform = load_transform(path, transform, features, header, self.items_of_rows("train") - 1)
+        self.set_text_features(self.transform.apply(features), header)
 
     def set_text_features(self, features: np.ndarray | Tensor, header: dict[str, Any] | None = None) -> None:
         """Attach features (N - 1, D) float32; row i - 1 is item i."""
@@ -160,6 +166,27 @@ class BlairDataset(UserItems):
         if isinstance(self._text_features, torch.Tensor):
             return self._text_features
         return readonly_tensor(self._text_features)
+
+    def item_texts(self, dtype: torch.dtype) -> FrozenTexts | TrainedTexts:
+        """Return what gives a model the text vectors of its items: rows of the features, or an encoder that trains.
+
+        Args:
+            dtype: of the vectors.
+
+        Raises:
+            InputError: no features were loaded, or the encoder cannot be trained on this machine.
+        """
+        if self.text_source is not None:
+            return self.text_source.build()
+        return FrozenTexts(self.text_features.to(dtype))
+
+    @property
+    def drawn_items(self) -> np.ndarray | None:
+        """Return the ids that negatives are drawn from, (m,) int64; None: all.
+
+        An encoder that trains draws from the items of training rows, so that no text of a later item enters a step.
+        """
+        return None if self.text_source is None else self.items_of_rows("train")
 
     def titles(self) -> pa.StringArray:
         """Return the item titles as a pyarrow array in id order."""

@@ -41,6 +41,7 @@ class HSTU(DotProductRecommender):
     """
 
     uses_text = False
+    drawn_items: Tensor | None
 
     def __init__(self, config: Config, dataset: BlairDataset) -> None:
         super().__init__(config, dataset)
@@ -48,6 +49,9 @@ class HSTU(DotProductRecommender):
         self.temperature, self.softmax, self.n_negatives = (
             config["temperature"], config["softmax"], config["n_negatives"],
         )  # fmt: skip
+        self.shares_negatives = config["negatives_of"] == "step"
+        drawn = None if dataset.drawn_items is None else torch.from_numpy(dataset.drawn_items)
+        self.register_buffer("drawn_items", drawn, persistent=False)  # (M,) ids; None: all
         if config["time_bias"] != "none" and not dataset.has_times:
             raise InputError(
                 f"{dataset.name} carries no times ({TIMESTAMP}, {TIMESTAMP_SEQ}), which "
@@ -123,9 +127,10 @@ class HSTU(DotProductRecommender):
         target, supervised = self.supervised(interaction, pairs.histories)  # (S,), (S,) among the P packed items
         candidates = target[:, None]
         if self.softmax == "sampled":
-            draws = (len(target), self.n_negatives)
-            candidates = torch.cat([candidates, torch.randint(1, self.n_items, draws, device=target.device)], 1)
-            items, row = step_items(self.n_items, interaction[self.ITEM_SEQ], candidates)  # (M,), (N,)
+            draws = (1 if self.shares_negatives else len(target), self.n_negatives)
+            negatives = self.draw_negatives(draws)  # (S, K), or (1, K)
+            items, row = step_items(self.n_items, interaction[self.ITEM_SEQ], target, negatives)  # (M,), (N,)
+            candidates = torch.cat([candidates, negatives.expand(len(target), -1)], 1)  # (S, 1 + K)
         else:
             items, row = None, torch.arange(-1, self.n_items - 1, device=target.device)
         vectors, table = self.step_vectors(items)
@@ -134,6 +139,13 @@ class HSTU(DotProductRecommender):
         if len(target) < len(states):
             states = states.index_select(0, supervised)
         return self.softmax_loss(self.normalise(states), table, row[candidates])
+
+    def draw_negatives(self, shape: tuple[int, int]) -> Tensor:
+        """Draw item ids of a shape uniformly, among all or among `drawn_items`."""
+        device = self.id_embedding.weight.device
+        if self.drawn_items is None:
+            return torch.randint(1, self.n_items, shape, device=device)
+        return self.drawn_items[torch.randint(len(self.drawn_items), shape, device=device)]
 
     def supervised(self, interaction: Interaction, histories: PackedHistories) -> tuple[Tensor, Tensor]:
         """Return the items to predict (S,) and the numbers (S,) of the packed items that they follow."""

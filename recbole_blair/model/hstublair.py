@@ -1,4 +1,4 @@
-"""HSTU whose items are an id embedding and frozen text, fused in one of three ways."""
+"""HSTU whose items are an id embedding and text, fused in one of three ways."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recbole_blair.errors import InputError
 from recbole_blair.model.hstu import HSTU
 from recbole_blair.ops import apply_linear, gated_cross_entropy, gated_scores, row_chunks
+from recbole_blair.text.trained.item_texts import FrozenTexts
 
 if TYPE_CHECKING:
     from typing import Any
@@ -27,7 +28,9 @@ Sources = tuple[Tensor, Tensor, Tensor]  # e (M, H), t (M, H) and trained (M, 1)
 
 
 class HSTUBlair(HSTU):
-    """HSTU over the sum of an item's id embedding and a linear map of its frozen text, or a learnt mix of the two.
+    """HSTU over the sum of an item's id embedding and a linear map of its text, or a learnt mix of the two.
+
+    The text's encoder is frozen unless `train_encoder` says otherwise.
 
     `fusion`, with e the id embedding of an item and t = W text + b:
 
@@ -44,17 +47,17 @@ class HSTUBlair(HSTU):
     """
 
     uses_text = True
+    trains_encoder = True
 
     def __init__(self, config: Config, dataset: BlairDataset) -> None:
         super().__init__(config, dataset)
         hidden, heads, self.fusion = config["hidden_size"], config["n_heads"], config["fusion"]
         self.compute_dtype = config["compute_dtype"]
-        features = dataset.text_features
-        check_features(features, dataset)
-        self.register_buffer("text_features", features.to(self.compute_dtype), persistent=False)  # (N - 1, D)
+        self.item_texts = dataset.item_texts(self.compute_dtype)  # items (M,) -> (M, D)
+        check_texts(self.item_texts, dataset)
         trained = torch.from_numpy(dataset.seen_items("train")[1:])
         self.register_buffer("trained_id", trained, persistent=False)  # (N - 1,) True: was input or target
-        self.text_projection = nn.Linear(features.shape[1], hidden)
+        self.text_projection = nn.Linear(self.item_texts.width, hidden)
         self.n_fusion_heads = heads
         # A gate is no dot product of two vectors, so the evaluator asks for full_sort_predict.
         self.scores_by_dot_product = self.fusion != "gate"
@@ -84,12 +87,11 @@ class HSTUBlair(HSTU):
     def sources(self, items: Tensor | None = None) -> Sources:
         """Return e (M, H), zero without a trained id, t (M, H) and that mask (M, 1) of items, or of all."""
         if items is None:
-            e, features, trained = self.id_embedding.weight, self.text_features, self.trained_id
+            e, trained = self.id_embedding.weight, self.trained_id
         else:
-            row = items - 1
-            e, features, trained = self.id_embedding(row), self.text_features[row], self.trained_id[row]
+            e, trained = self.id_embedding(items - 1), self.trained_id[items - 1]
         trained = trained[:, None]  # (M, 1)
-        return e * trained, self.project_text(features), trained
+        return e * trained, self.project_text(self.item_texts(items)), trained
 
     def project_items(self, items: Tensor | None = None) -> Tensor:
         """Return the input vectors of items `items` (M,), ids from 1, or of all: (M, H) or (N - 1, H)."""
@@ -149,12 +151,13 @@ def unit(x: Tensor) -> Tensor:
     return F.normalize(x, dim=1) * math.sqrt(x.shape[1])
 
 
-def check_features(features: Tensor, dataset: BlairDataset) -> None:
-    """Refuse features with a row that is not finite: it would turn every score into NaN.
+def check_texts(texts: nn.Module, dataset: BlairDataset) -> None:
+    """Refuse frozen features with a row that is not finite: it would turn every score into NaN.
 
     Raises:
         InputError: names the first such item.
     """
+    features = texts.features if isinstance(texts, FrozenTexts) else torch.empty(0, 0)
     for part in row_chunks(len(features), CHECKED_ROWS):
         bad = (~torch.isfinite(features[part]).all(1)).nonzero()
         if len(bad):

@@ -1,4 +1,4 @@
-"""SASRec (Text): SASRec whose item vectors are an MLP of frozen text features."""
+"""SASRec (Text): SASRec whose item vectors are an MLP of text features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class SASRecText(DotProductRecommender):
-    """SASRec over frozen item text: no item ids, no temperature, no normalisation.
+    """SASRec over item text, frozen unless `train_encoder` says otherwise: no item ids, temperature or normalisation.
 
     Trains on rows (`train_style: prefix`, as released) or on whole sequences, every position supervised in one pass.
 
@@ -31,6 +31,7 @@ class SASRecText(DotProductRecommender):
     """
 
     uses_text = True
+    trains_encoder = True
 
     def __init__(self, config: Config, dataset: BlairDataset) -> None:
         super().__init__(config, dataset)
@@ -38,19 +39,22 @@ class SASRecText(DotProductRecommender):
         self.encoder = HistoryEncoder.from_config(config)
         self.make_items(config, dataset)
         self.softmax = Softmax(
-            config["softmax"], config["n_negatives"], config["negatives"], dataset.item_counts("train")
+            config["softmax"],
+            config["n_negatives"],
+            config["negatives"],
+            dataset.item_counts("train"),
+            drawn_items=dataset.drawn_items,
         )
 
     def make_items(self, config: Config, dataset: BlairDataset) -> None:
         """Make what `project_items` reads."""
-        features = dataset.text_features.to(self.compute_dtype)
-        self.register_buffer("text_features", features, persistent=False)  # (N - 1, D)
-        sizes = [features.shape[1], *config["adaptor_hidden_sizes"], config["hidden_size"]]
+        self.item_texts = dataset.item_texts(self.compute_dtype)  # items (M,) -> (M, D)
+        sizes = [self.item_texts.width, *config["adaptor_hidden_sizes"], config["hidden_size"]]
         self.adaptor = MLPAdaptor(sizes, config["adaptor_dropout_prob"], config["initializer_range"])
 
     def project_items(self, items: Tensor | None = None) -> Tensor:
         """Project items `items` (M,), ids from 1, or all of them: (M, H) or (N - 1, H)."""
-        return self.adaptor(self.text_features if items is None else self.text_features[items - 1], self.compute_dtype)
+        return self.adaptor(self.item_texts(items), self.compute_dtype)
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Return the cross-entropy of the next item, a scalar: -log softmax over the candidates j of s . v_j."""

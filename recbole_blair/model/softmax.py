@@ -57,14 +57,16 @@ class Softmax(nn.Module):
         negatives: uniform or popularity (train targets, plus one).
         item_counts (N,) int64: train targets per item, for popularity.
         options: what else a sampled loss may be.
+        drawn_items (M,) int64: ids that negatives are drawn from; None: all.
     """
 
     log_share: Tensor
     cumulative: Tensor
+    drawn: Tensor | None
 
     def __init__(
         self, kind: str, n_negatives: int, negatives: str, item_counts: np.ndarray,
-        options: LossOptions = TEXT_MODELS,
+        options: LossOptions = TEXT_MODELS, drawn_items: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.kind, self.n_negatives, self.options = kind, n_negatives, options
@@ -72,9 +74,14 @@ class Softmax(nn.Module):
         weights = torch.as_tensor(item_counts[1:], dtype=torch.float64) + 1.0
         if self.uniform:
             weights = torch.ones_like(weights)
+        drawn = None if drawn_items is None else torch.from_numpy(drawn_items)
+        if drawn is not None:
+            weights = torch.zeros_like(weights).index_copy_(0, drawn - 1, weights[drawn - 1])
         share = weights / weights.sum()  # (N - 1,)
         self.register_buffer("log_share", share.log().float(), persistent=False)
-        self.register_buffer("cumulative", share.cumsum(0).float(), persistent=False)
+        share = share if drawn is None else share[drawn - 1]
+        self.register_buffer("cumulative", share.cumsum(0).float(), persistent=False)  # (N - 1,), or (M,)
+        self.register_buffer("drawn", drawn, persistent=False)
 
     @property
     def beta(self) -> float:
@@ -90,10 +97,11 @@ class Softmax(nn.Module):
     def draw(self, target: Tensor) -> Tensor:
         """Draw negatives for the targets (S,): ids (K,) that all share, or (S, K)."""
         shape = (len(target), self.n_negatives) if self.options.negatives_of == "position" else (self.n_negatives,)
-        if self.uniform and len(shape) == 2:  # many draws: without a search per draw
+        if self.uniform and len(shape) == 2 and self.drawn is None:  # many draws: without a search per draw
             return torch.randint(1, len(self.log_share) + 1, shape, device=target.device)
         draws = torch.rand(shape, device=target.device)
-        return torch.searchsorted(self.cumulative, draws).clamp_(max=len(self.cumulative) - 1) + 1
+        found = torch.searchsorted(self.cumulative, draws).clamp_(max=len(self.cumulative) - 1)
+        return found + 1 if self.drawn is None else self.drawn[found]
 
     def log_expected(self, ids: Tensor) -> Tensor | None:
         """Return the logarithm of how often each id is expected in a draw of K; None without the correction."""

@@ -1,4 +1,4 @@
-"""UniSRec over frozen BLaIR features."""
+"""UniSRec over BLaIR features."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 class UniSRecBlair(DotProductRecommender):
-    """UniSRec: frozen item text through a mixture-of-experts adaptor into a SASRec encoder, cosine scores.
+    """UniSRec: item text through a mixture-of-experts adaptor into a SASRec encoder, cosine scores.
+
+    The text's encoder is frozen unless `train_encoder` says otherwise.
 
     `train_stage`: `inductive_ft` sees text alone, so new items need only their text; `transductive_ft` adds an
     embedding of the item's id; `pretrain` trains the contrastive objectives instead of next-item softmax.
@@ -38,6 +40,7 @@ class UniSRecBlair(DotProductRecommender):
     """
 
     uses_text = True
+    trains_encoder = True
 
     def __init__(self, config: Config, dataset: BlairDataset) -> None:
         super().__init__(config, dataset)
@@ -51,11 +54,10 @@ class UniSRecBlair(DotProductRecommender):
         self.lam = config["lambda"]
         self.item_drop_ratio = config["item_drop_ratio"]
         self.compute_dtype = config["compute_dtype"]
-        features = dataset.text_features.to(self.compute_dtype)
-        self.register_buffer("text_features", features, persistent=False)  # (N - 1, D)
+        self.item_texts = dataset.item_texts(self.compute_dtype)  # items (M,) -> (M, D)
         self.encoder = HistoryEncoder.from_config(config)
         self.adaptor = MoEAdaptor(
-            config["n_exps"], features.shape[1], config["hidden_size"], config["adaptor_dropout_prob"],
+            config["n_exps"], self.item_texts.width, config["hidden_size"], config["adaptor_dropout_prob"],
             config["noisy_gating"], config["initializer_range"],
         )  # fmt: skip
         self.id_embedding = None
@@ -63,7 +65,11 @@ class UniSRecBlair(DotProductRecommender):
             self.id_embedding = nn.Embedding(self.n_items - 1, config["hidden_size"])
             self.id_embedding.weight.data.normal_(0.0, config["initializer_range"])
         self.softmax = Softmax(
-            config["softmax"], config["n_negatives"], config["negatives"], dataset.item_counts("train")
+            config["softmax"],
+            config["n_negatives"],
+            config["negatives"],
+            dataset.item_counts("train"),
+            drawn_items=dataset.drawn_items,
         )
 
     def project_items(self, items: Tensor | None = None) -> Tensor:
@@ -71,8 +77,7 @@ class UniSRecBlair(DotProductRecommender):
 
         v_i = adaptor(x_i), or adaptor(x_i) + e_i with an id embedding e.
         """
-        features = self.text_features if items is None else self.text_features[items - 1]  # (M, D)
-        vectors = self.adaptor(features, self.compute_dtype)
+        vectors = self.adaptor(self.item_texts(items), self.compute_dtype)
         if self.id_embedding is not None:
             vectors = vectors + (self.id_embedding.weight if items is None else self.id_embedding(items - 1))
         return vectors

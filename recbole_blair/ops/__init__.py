@@ -27,6 +27,7 @@ ops/plain.py says what each operation means; the other files hold its fast forms
 - prefers_onednn, takes_onednn: whether products go to oneDNN on this processor, and of these tensors.
 - resolve_device, resolve_precision, has_fast_bf16: the device and the precision of a run.
 - per_device, row_chunks: sizes by device, slices of so many rows.
+- get_random_state, set_random_state: the states of the generators that dropout draws from.
 - keep_freed_memory, give_back_memory: how the C library treats freed memory.
 - no_collection: a while without Python's search for cycles.
 """
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from recbole_blair.ops.normalise import normalise_rows
     from recbole_blair.ops.pointwise_attention import N_TIME_BUCKETS, HeadSizes, HistoryPairs, hstu_attention
     from recbole_blair.ops.ragged import PackedHistories, gather_rows
+    from recbole_blair.ops.random_state import get_random_state, set_random_state
     from recbole_blair.ops.ranking import drop_scores, rank_in_chunks, rank_targets
     from recbole_blair.ops.sampled_softmax import (
         gated_cross_entropy,
@@ -76,6 +78,7 @@ _NAMES = {
     ),
     "mixture": ("mix_experts",),
     "normalise": ("normalise_rows",),
+    "random_state": ("get_random_state", "set_random_state"),
     "ranking": ("drop_scores", "rank_in_chunks", "rank_targets"),
     "softmax": ("LossWithGradients", "full_softmax_loss"),
     "switch": ("plain_ops", "use_ops"),

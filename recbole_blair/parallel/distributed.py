@@ -82,6 +82,13 @@ def all_reduce_sum(values: Any) -> Any:
     return total.numpy() if isinstance(values, np.ndarray) else total.item()
 
 
+def add_up(tensor: Tensor) -> Tensor:
+    """Add up a tensor over the processes, in place."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
 def world_size() -> int:
     """Return the number of processes that train together, 1 outside torchrun."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -122,7 +122,9 @@ def check_times(dataset: BlairDataset) -> None:
         InputError: names the first such row.
     """
     instant = (dataset.stats().get("instants") or {}).get("valid_start_ms")
-    late = np.flatnonzero(dataset.seq_times[dataset.rows["train"].target] >= instant) if instant is not None else ()
+    late: np.ndarray | list[int] = (
+        [] if instant is None else np.flatnonzero(dataset.seq_times[dataset.rows["train"].target] >= instant)
+    )
     if len(late):
         raise InputError(
             f"{dataset.name}.train.inter row {int(late[0]) + 1} is of the first instant {instant} or later, which is "

@@ -7,7 +7,6 @@ them.
 
 from __future__ import annotations
 
-import json
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +20,7 @@ from recbole_blair.files.checksum import write_checksums
 from recbole_blair.files.write import put_in_place, work_folder
 from recbole_blair.pretrain.load import HEADS_FILE, quiet_loading
 from recbole_blair.schema import VERSION
+from recbole_blair.text.export import write_sentence_transformer_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,27 +78,6 @@ def text_limit(model: PairEncoder, tokenizer: PreTrainedTokenizerBase) -> int:
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             limit = min(limit, module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
     return int(limit) if limit < 1 << 20 else 512
-
-
-def write_sentence_transformer_files(folder: Path, pooling: str, width: int, max_length: int) -> None:
-    """Write what tells sentence-transformers (and `recbole-blair encode`) the pooling and the length."""
-    modules = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling")]
-    listed = [
-        {"idx": i, "name": name, "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (name, path, kind) in enumerate(modules)
-    ]
-    flags = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "mean_sqrt_len_tokens": "mean_sqrt"}
-    modes = {f"pooling_mode_{flag}": pooling == mode for flag, mode in flags.items()}
-    files = {
-        "modules.json": listed,
-        "1_Pooling/config.json": {"word_embedding_dimension": width, **modes},
-        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
-        "config_sentence_transformers.json": {"similarity_fn_name": "cosine"},
-    }
-    for name, value in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def base_licence(folder: Path | str) -> str | None:

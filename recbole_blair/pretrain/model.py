@@ -10,27 +10,10 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from recbole_blair.pretrain.noise import IGNORE
+from recbole_blair.text.pooling import pool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-def pool_states(states: Tensor, lengths: Tensor, pooling: str) -> Tensor:
-    """Pool the last hidden states; as `recbole_blair.text.pooling.pool`, but float64 stays float64.
-
-    Args:
-        states (n, T, D): last hidden states of right-padded texts.
-        lengths (n,) int64: tokens of each text.
-        pooling: `cls` or `mean`.
-
-    Returns:
-        Tensor: (n, D), float32 at least.
-    """
-    states = states.to(torch.promote_types(states.dtype, torch.float32))
-    if pooling == "cls":
-        return states[:, 0]
-    keep = torch.arange(states.shape[1], device=states.device) < lengths[:, None]  # (n, T)
-    return (states * keep[..., None]).sum(1) / lengths[:, None].to(states.dtype)
 
 
 class _GivenStates(nn.Module):
@@ -112,7 +95,7 @@ class PairEncoder(nn.Module):
 
     def embed(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Return the vectors (n, D) that the contrastive loss compares: in training through the dense layer."""
-        vectors = pool_states(self.hidden_states(ids, lengths), lengths, self.pooling)
+        vectors = pool(self.hidden_states(ids, lengths), lengths, self.pooling)
         if self.dense is not None and self.training:
             vectors = torch.tanh(self.dense(vectors))
         return vectors

@@ -18,14 +18,12 @@ import torch
 from torch import Tensor
 
 from recbole_blair.losses import info_nce_loss
-from recbole_blair.ops import all_gather_rows
+from recbole_blair.ops import all_gather_rows, get_random_state, set_random_state
 from recbole_blair.parallel.distributed import gather_values, mean_over_devices, rank
 from recbole_blair.pretrain.noise import IGNORE, counter_uniform, drop_spans, mask_tokens
 
 if TYPE_CHECKING:
     from recbole_blair.pretrain.model import PairEncoder
-
-RandomState = tuple[Tensor, "Tensor | None"]  # of the CPU's and the GPU's generator
 
 
 class Objective(NamedTuple):
@@ -153,18 +151,18 @@ class Step:
         device = batch["ids"].device
         with torch.no_grad(), self.autocast():
             for rows in batch["chunks"]:
-                states.append(_random_state(device))
+                states.append(get_random_state(device))
                 vectors.append(self._embed_chunk(batch, rows))
-        after = _random_state(device)
+        after = get_random_state(device)
         leaf = _in_order(vectors, batch["chunks"]).requires_grad_()
         loss = contrastive_loss(leaf, batch, self.objective)
         (gradient,) = torch.autograd.grad(loss, leaf)  # (2B, D)
         for rows, state in zip(batch["chunks"], states):
-            _set_random_state(state, device)
+            set_random_state(state, device)
             with self.autocast():
                 again = self._embed_chunk(batch, rows)
             self.backward((again * gradient[rows]).sum())
-        _set_random_state(after, device)
+        set_random_state(after, device)
         return loss.detach()
 
     def _own_loss(self, batch: dict[str, Any], own: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -241,14 +239,3 @@ def _in_order(parts: list[Tensor], chunks: Sequence[Tensor]) -> Tensor:
     """Put the rows of chunks back in the batch's order."""
     order = torch.cat(list(chunks))
     return torch.cat(parts)[torch.argsort(order)]
-
-
-def _random_state(device: torch.device) -> RandomState:
-    """The states of the generators that dropout draws from."""
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-
-def _set_random_state(state: RandomState, device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)

@@ -113,14 +113,15 @@ def item_entries(source: str | Path | Sequence[Mapping[str, Any]]) -> Iterator[t
 def check_takes_items(run: OpenRun) -> None:
     """Refuse a model that cannot score an item it has no weights for.
 
-    A model can when its items come from the buffer `text_features` (N - 1, D). An `id_embedding` of N - 1 rows is
-    extended by zeros, a mask `trained_id` by False. Any other weight with one row per item stands in the way.
+    A model can when its items come from `item_texts`, or from a buffer `text_features` (N - 1, D) of its own. An
+    `id_embedding` of N - 1 rows is extended by zeros, a mask `trained_id` by False. Any other weight with one row per
+    item stands in the way.
 
     Raises:
         InputError: names the model and what is in the way.
     """
     model, name = run.model, run.info.name
-    if not getattr(model, "uses_text", False) or not hasattr(model, "text_features"):
+    if not getattr(model, "uses_text", False) or not (hasattr(model, "item_texts") or hasattr(model, "text_features")):
         raise InputError(
             f"{name} knows items by their ids alone, so it cannot score items it was not trained on; train a text "
             "model: UniSRecBlair, SASRecText or HSTUBlair"
@@ -172,7 +173,9 @@ class NewItemEncoder:
             self.encoder = load_same_encoder(run, header, plm)
             check_encoder(self.encoder, features, catalogue, plm)
         path, rows = feature_path(run.dataset.build_dir, run.encoder), run.dataset.items_of_rows("train") - 1
-        self.transform = load_transform(path, chosen_transform(run.config), features, header, rows)
+        self.scaled = run.scaled if run.text_scale is not None else None  # of an encoder that the run trained
+        transform = "none" if self.scaled else chosen_transform(run.config)
+        self.transform = load_transform(path, transform, features, header, rows)
 
     def encode(self, ids: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         """Encode texts (M) of new items `ids`, which errors name: (M, D) float32.
@@ -187,7 +190,7 @@ class NewItemEncoder:
                 vectors = self.encoder.encode(texts, progress=self.progress)
             except RowError as error:
                 raise InputError(f"new item {ids[error.row]}: {error}") from None
-        return self.transform.apply(vectors)
+        return self.scaled(torch.from_numpy(vectors)).numpy() if self.scaled else self.transform.apply(vectors)
 
 
 def load_same_encoder(run: OpenRun, header: Mapping[str, Any], plm: Path | str) -> Any:
@@ -284,9 +287,12 @@ def append_items(model: SequentialRecommender, features: np.ndarray) -> None:
         model: see `check_takes_items`.
         features (M, D) float32: at the scale of the model's own.
     """
-    own = model.text_features
-    added = torch.from_numpy(np.ascontiguousarray(features)).to(own.device, own.dtype)
-    model.text_features = torch.cat([own, added])
+    added = torch.from_numpy(np.ascontiguousarray(features))  # (M, D)
+    if hasattr(model, "item_texts"):
+        model.item_texts.append(added)
+    else:
+        own = model.text_features
+        model.text_features = torch.cat([own, added.to(own.device, own.dtype)])
     ids = getattr(model, "id_embedding", None)
     if ids is not None:
         weight = torch.cat([ids.weight.data, ids.weight.new_zeros(len(added), ids.weight.shape[1])])

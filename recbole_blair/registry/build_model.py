@@ -102,6 +102,11 @@ def uses_text(info: ModelInfo) -> bool:
     return getattr(info.load_class(), "uses_text", False)
 
 
+def trains_encoder(info: ModelInfo) -> bool:
+    """Tell whether a model can train the text encoder."""
+    return getattr(info.load_class(), "trains_encoder", False)
+
+
 def trims_histories(info: ModelInfo, config: Config) -> bool:
     """Tell whether a model's batches are trimmed to their longest history."""
     return config["trim_histories"] and (not info.from_recbole or info.name in TRIMMABLE)

@@ -140,7 +140,7 @@ def features(context: Context, tolerance: dict[str, Any]) -> Check:
     if isinstance(encoder, TransformerEncoder):
         items = np.linspace(1, dataset.n_items - 1, FEATURE_ITEMS).astype(int)
     wanted = np.asarray(encoder.encode([texts[dataset.item_tokens[i - 1].as_py()] for i in items], progress=False))
-    wrong = np.abs(opened.model.text_features.float().numpy()[items - 1] - wanted).max() / np.sqrt(
+    wrong = np.abs(opened.model.item_texts().float().numpy()[items - 1] - wanted).max() / np.sqrt(
         np.mean(np.square(wanted))
     )
     what = "largest relative difference to a fresh encoding"

@@ -46,7 +46,7 @@ class SmokePlanner(Planner):
 
     def pretraining(self, keys: dict[str, Any]) -> Step:
         """Return the small pretraining: the row's objective on generated pairs."""
-        keys = {k: v for k, v in keys.items() if k != "pairs"}
+        keys = {k: v for k, v in keys.items() if k not in ("pairs", "pairs_from")}  # reviews stand in for both
         own = self.settings["pretrain_mlm"] if keys["objective"] == "mlm" else {}
         return Step("pretrain", {**keys, "dataset": self.world.domain, **self.settings["pretrain"], **own})
 
@@ -62,6 +62,8 @@ class SmokePlanner(Planner):
             keys = {**keys, **budget}
             if keys.get("plm") == TFIDF_SVD:  # a stand-in with a width of its own
                 keys.pop("plm_dimensions", None)
+        if command == "prepare" and "recipe" in keys:
+            return None  # the generated data stand in
         if command == "prepare" and "source" in keys:
             return Step(command, {**keys, "interactions": self.world.steam()[0], "items": self.world.steam()[1]})
         keys["dataset"] = self.dataset(command, keys["dataset"])

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from recbole_blair import compat
 from recbole_blair.config import Config, resolve_config
 from recbole_blair.data.build import encoder_options, ensure_build, ensure_features, find_build
@@ -22,12 +24,14 @@ from recbole_blair.registry import ModelInfo, find_model, remember_plugins, use_
 from recbole_blair.registry.build_model import build_model, uses_text
 from recbole_blair.schema import SPLITS
 from recbole_blair.text.encoders import encoder_name
+from recbole_blair.text.trained.item_texts import PREFIX, SCALE
 from recbole_blair.train import checkpoint
-from recbole_blair.train.run_folder import CONFIG, load_config, load_metrics
+from recbole_blair.train.run_folder import CONFIG, ENCODER, METRICS, load_config, load_metrics
 from recbole_blair.train.runtime import runtime_config
 
 if TYPE_CHECKING:
     from recbole.model.abstract_recommender import SequentialRecommender
+    from torch import Tensor
 
 
 @dataclass
@@ -81,18 +85,40 @@ class OpenRun:
     encoder: str | None
 
     @functools.cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """The best weights, those of a text encoder that was trained among them.
+
+        Raises:
+            InputError: there are none, or they are damaged.
+        """
+        return checkpoint.load_best(self.folder)
+
+    @property
+    def text_scale(self) -> float | None:
+        """The factor of the vectors of a text encoder that was trained with the run; None: none was trained."""
+        return float(self.weights[SCALE]) if SCALE in self.weights else None
+
+    @functools.cached_property
     def model(self) -> SequentialRecommender:
         """The model with the best weights, on its device in evaluation mode; built when it is first asked for.
 
         Raises:
             InputError: weights or features that are gone, damaged, or of another dataset.
         """
-        weights = checkpoint.load_best(self.folder)  # first: what is damaged is named before features are read
-        if self.encoder is not None:
+        weights = {k: v for k, v in self.weights.items() if not k.startswith(PREFIX)}
+        # The weights come first: what is damaged is named before features are read.
+        if self.encoder is not None and self.text_scale is not None:
+            self.dataset.load_text_features(self.encoder, self.config["plm_size"])
+            self.dataset.set_text_features(self.scaled(self.dataset.text_features), self.dataset.text_header)
+        elif self.encoder is not None:
             self.dataset.load_text_features(self.encoder, self.config["plm_size"], chosen_transform(self.config))
         model = build_model(self.info, self.config, self.dataset)
         checkpoint.fit_weights(model, weights, self.folder, f"{self.info.name} on {self.dataset.build_dir}")
         return model.eval()
+
+    def scaled(self, features: Tensor) -> Tensor:
+        """Return features of the trained text encoder as the model takes them."""
+        return features * torch.tensor(self.text_scale, dtype=torch.float64)  # as TrainedTexts does
 
 
 def open_run(
@@ -116,6 +142,8 @@ def open_run(
     places = places or Places()
     use_plugins(places.plugin)
     saved = load_config(run_dir)
+    if saved.get("train_encoder", "none") != "none":
+        saved.update(trained_encoder_keys(run_dir))
     if saved.get("seeds") or saved.get("baselines"):
         folders = sorted(str(path.parent) for path in Path(run_dir).glob(f"*/{CONFIG}"))
         raise InputError(f"{run_dir} holds several runs; name one of them: {', '.join(folders)}")
@@ -137,6 +165,24 @@ def open_run(
         datasets[build_dir] = BlairDataset(build_dir)
     check_same_dataset(run_dir, datasets[build_dir], metrics)
     return OpenRun(Path(run_dir), info, config, datasets[build_dir], metrics, encoder)
+
+
+def trained_encoder_keys(run_dir: Path | str) -> dict[str, Any]:
+    """Return the keys by which a run whose text encoder was trained reads as one over the encoder that it holds.
+
+    Raises:
+        InputError: the training has not ended, or the encoder has gone.
+    """
+    folder = Path(run_dir) / ENCODER
+    if not (folder / "config.json").is_file():
+        ended = (Path(run_dir) / METRICS).is_file()
+        fix = "copy the run again" if ended else f"finish it by `recbole-blair train --resume={run_dir}`"
+        raise InputError(f"{run_dir} trains its text encoder and holds no {ENCODER}/; {fix}")
+    return {
+        "train_encoder": "none",
+        "plm": str(folder),
+        **{f"plm_{name}": None for name in ("revision", "pooling", "normalise")},
+    }
 
 
 def need_build(config: Config, run_dir: Path | str) -> Path:

@@ -28,6 +28,7 @@ from dataset_tools.recipes import prepare_recipe
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import write_text
+from recbole_blair.pretrain.collaborative_pairs import CollaborativeSettings, make_collaborative_pairs
 from recbole_blair.pretrain.run import pretrain
 from recbole_blair.pretrain.settings import resolve_settings
 from recbole_blair.quick_start import run_many
@@ -180,7 +181,7 @@ def run_train(keys: dict[str, Any], places: Places, folder: Path) -> Result:
 def run_pretrain(keys: dict[str, Any], places: Places, folder: Path) -> Result:
     """Pretrain an encoder; retrieval before and after."""
     given = {**keys, "raw_dir": str(places.raw_dir), "output_dir": str(folder), "show_progress": places.progress}
-    if "dataset" in keys:
+    if "dataset" in keys or "pairs_from" in keys:
         given["pairs_path"] = str(folder.with_name(f"{folder.name}-pairs"))
     settings = resolve_settings(given)
     if settings.dataset is not None:
@@ -189,6 +190,11 @@ def run_pretrain(keys: dict[str, Any], places: Places, folder: Path) -> Result:
         resources = Resources(settings.memory_limit, progress=settings.show_progress)
         made = make_pair_files(settings.dataset, settings.raw_dir, settings.pairs_path, wanted, resources)
         settings["pairs"] = str(made)
+    if settings.pairs_from is not None:  # the name of a build
+        build, kinds = Path(places.data_path) / settings.pairs_from, settings.pairs_kinds
+        wanted_pairs = CollaborativeSettings(kinds, settings.history_items, settings.history_chars)
+        paths = settings.pairs_path, wanted_pairs, settings.pairs
+        settings["pairs"] = str(make_collaborative_pairs(build, *paths, settings.show_progress))
     with contextlib.redirect_stdout(sys.stderr):  # transformers prints its log lines where no bar is drawn
         result = pretrain(settings)
     before = {f"before {name}": value for name, value in result["before"].items()}

@@ -39,6 +39,7 @@ class EncoderOptions:
         text_fields: columns of the `.item` file that make an item's text, joined by commas; None: its `text`.
         text_recipe: `own`, or `released`: from the raw metadata, to the byte as the released code makes it;
             `text_fields` are then fields of the metadata.
+        trainable: the weights stay where gradients reach them: no forms that only encode faster.
         cache_dir: where hub downloads are kept; None: the hub's own cache.
         base_url, concurrency, send_dimensions: of an API's model; see `OpenAIEncoder`.
     """
@@ -54,6 +55,7 @@ class EncoderOptions:
     dimensions: int | None = None
     text_fields: str | None = None
     text_recipe: str = "own"
+    trainable: bool = False
     cache_dir: str | None = None
     base_url: str | None = None
     concurrency: int = 4

@@ -34,7 +34,7 @@ def pool(states: Tensor, lengths: Tensor, pooling: str) -> Tensor:
             positions, special tokens included (as sentence-transformers does).
 
     Returns:
-        (B, D) float32, not normalised.
+        (B, D) float32, not normalised; float64 stays float64.
 
     Raises:
         ValueError: another pooling.
@@ -44,14 +44,15 @@ def pool(states: Tensor, lengths: Tensor, pooling: str) -> Tensor:
     """
     import torch  # heavy
 
+    dtype = torch.promote_types(states.dtype, torch.float32)
     if pooling == "cls":
-        return states[:, 0].float()  # (B, D)
+        return states[:, 0].to(dtype)  # (B, D)
     if pooling == "lasttoken":
-        return states[torch.arange(len(states), device=states.device), lengths - 1].float()  # (B, D)
+        return states[torch.arange(len(states), device=states.device), lengths - 1].to(dtype)  # (B, D)
     if pooling != "mean":
         raise ValueError(f"pooling {pooling!r} is not one of {', '.join(OWN_POOLINGS)}")
     keep = torch.arange(states.shape[1], device=states.device) < lengths[:, None]  # (B, T)
-    total = (states.float() * keep[..., None]).sum(dim=1)  # (B, D)
+    total = (states.to(dtype) * keep[..., None]).sum(dim=1)  # (B, D)
     return total / lengths[:, None].to(total.dtype)
 
 

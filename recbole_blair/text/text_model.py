@@ -49,28 +49,36 @@ class TextModel(nn.Module):
         self.normalise, self.whole = normalise, whole
         self.n_parameters = sum(weight.numel() for weight in self.parameters())  # before products are packed
 
-    def forward(self, ids: Tensor, lengths: Tensor, padded: bool = True, prompt_tokens: int = 0) -> Tensor:
+    def forward(self, inputs: Tensor, lengths: Tensor, padded: bool = True, prompt_tokens: int = 0) -> Tensor:
         """Encode right-padded texts.
 
         Args:
-            ids: (B, T) int64.
+            inputs: token ids (B, T) int64, or states (B, T, H) for a transformer without its lowest layers.
             lengths: (B,) int64, tokens of each text; positions from `lengths` on are padding.
             padded: whether any text is shorter than T.
             prompt_tokens: tokens at the beginning that belong to the prompt, for poolings that leave them out.
 
         Returns:
-            (B, D) float32.
+            (B, D) float32; float64 stays float64.
         """
-        mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()  # (B, T)
-        attended = mask if padded else None  # no padding, no mask: the faster attention
-        states = self.transformer(input_ids=ids, attention_mask=attended).last_hidden_state  # (B, T, H)
+        states = self.token_states(inputs, lengths, padded)  # (B, T, H)
         if not self.whole:
             vectors = pool(states, lengths, self.poolings[0])  # (B, H)
             return nn.functional.normalize(vectors, dim=1) if self.normalise else vectors
+        mask = (torch.arange(inputs.shape[1], device=inputs.device) < lengths[:, None]).long()  # (B, T)
         features = {"token_embeddings": states.float(), "attention_mask": mask, "prompt_length": prompt_tokens}
         for head in self.heads:
             features = head(features)
         return features["sentence_embedding"].float()  # (B, D)
+
+    def token_states(self, inputs: Tensor, lengths: Tensor, padded: bool = True) -> Tensor:
+        """Return the transformer's last hidden states, (B, T, H); arguments as of `forward`."""
+        mask = (torch.arange(inputs.shape[1], device=inputs.device) < lengths[:, None]).long()  # (B, T)
+        name = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
+        # no padding, no mask: the faster attention
+        output = self.transformer(**{name: inputs}, attention_mask=mask if padded else None)
+        states: Tensor = output.last_hidden_state
+        return states
 
     @property
     def width(self) -> int:

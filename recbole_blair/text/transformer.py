@@ -110,7 +110,7 @@ class TransformerEncoder:
         precision = pick_precision(options.precision, devices[0])
         poolings = parse_modes(options.pooling) if options.pooling else ()
         model, tokenizer = load_text_model(layout, precision, poolings)
-        if devices[0].type == "cpu":
+        if devices[0].type == "cpu" and not options.trainable:
             _speed_up(model.transformer)
         about = Side(name, layout, options, precision, dict(source), task)
         return cls(_replicate(model, devices), tokenizer, about)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import check_recorded, recorded_file, write_checksums
 from recbole_blair.files.write import remove, whole_folder
+from recbole_blair.text.trained.item_texts import PREFIX
 from recbole_blair.train.display import say
 from recbole_blair.train.run_folder import CHECKPOINT, CONFIG, METRICS
 
@@ -196,7 +197,11 @@ def load_initial_weights(model: nn.Module, run_dir: Path | str, strict: bool) ->
     Raises:
         InputError: weights that do not fit, with the first of them, when strict.
     """
-    own, given = model.state_dict(), load_best(run_dir)
+    # A text encoder starts from its own folder, whatever the other run trained.
+    own, given = (
+        {k: v for k, v in weights.items() if not k.startswith(PREFIX)}
+        for weights in (model.state_dict(), load_best(run_dir))
+    )
     fit = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     fresh = sorted(own.keys() - fit.keys())
     if strict and (fresh or given.keys() - fit.keys()):

@@ -2,6 +2,7 @@
 
 config.yaml       the resolved configuration          metrics.json    the results; a run without it is unfinished
 checkpoint/       weights, see checkpoint.py          ranks.parquet   see ranks_file.py
+encoder/          the trained text encoder, of runs that train one
 log.txt           what the screen showed              events.*        TensorBoard's curves
 """
 
@@ -16,13 +17,15 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from recbole_blair.config import Config, load_yaml
+from recbole_blair.config import VOLATILE_KEYS, Config, load_yaml
+from recbole_blair.config.keys import props_keys
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import read_json, shown
 from recbole_blair.files.write import write_json, write_text
 from recbole_blair.parallel.distributed import broadcast, rank
 
 CHECKPOINT, METRICS, CONFIG, RANKS = "checkpoint", "metrics.json", "config.yaml", "ranks.parquet"
+ENCODER = "encoder"  # the text encoder that was trained with the recommender, whole
 CHECKSUM_LINE = "# SHA-256 of the lines below: "
 LOCK = ".lock"  # held by the process that trains in a run folder; the file means nothing once that process has ended
 
@@ -108,8 +111,10 @@ def check_same_run(run_dir: Path | str, config: Config) -> None:
     Raises:
         InputError: names the keys that differ.
     """
-    saved = {"ops": "fast", **Config(load_config(run_dir)).fingerprint()}  # a run without the key was fast
+    # Keys that are younger than the run had the value that is their default now.
+    saved = {**props_keys("overall.yaml").defaults, **Config(load_config(run_dir)).fingerprint()}
     asked = Config(config.plain()).fingerprint()
+    saved = {key: value for key, value in saved.items() if key not in VOLATILE_KEYS}
     differ = [k for k in saved.keys() | asked.keys() if saved.get(k) != asked.get(k)]
     differ.sort(key=lambda k: (k not in ("model", "dataset", "seed"), k))
     if differ:

@@ -33,6 +33,7 @@ from recbole_blair.parallel.distributed import (
     rank,
     world_size,
 )
+from recbole_blair.text.trained.item_texts import TrainedTexts
 from recbole_blair.train import checkpoint
 from recbole_blair.train.batch_share import iterate_shares
 from recbole_blair.train.evaluation import Evaluator
@@ -97,9 +98,8 @@ class BlairTrainer:
         self.rates = {"lr": config["learning_rate"], "weight_decay": config["weight_decay"]}
         if config["learner"] != "sgd":
             self.rates["betas"] = adam_betas(config)
-        # an optimiser refuses an empty list: a model without parameters (SeqPop) gets a scalar that nothing reads
-        trained = [p for p in model.parameters() if p.requires_grad] or [nn.Parameter(torch.zeros(()))]
-        self.optimiser = OPTIMISERS[config["learner"]](trained, fused=True, **self.rates)
+        self.encoder_rates = {**self.rates, "lr": config["encoder_learning_rate"]}
+        self.optimiser = OPTIMISERS[config["learner"]](self.parameter_groups(), fused=True, **self.rates)
         self.epoch, self.stopped, self.misses = 0, False, 0
         self.best_epoch: int | None = None
         self.best_value: float | None = None
@@ -108,6 +108,16 @@ class BlairTrainer:
         self.seconds = {"train": 0.0, "valid": 0.0}
         self.step_loss = torch.compile(model.calculate_loss) if config["compile"] else model.calculate_loss
         self.writer: Any = None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the weights that are trained: the recommender's, then those of a text encoder that trains with it."""
+        texts = getattr(self.model, "item_texts", None)
+        encoder = texts.trained_parameters() if isinstance(texts, TrainedTexts) else []
+        own = {id(p) for p in encoder}
+        trained = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
+        # an optimiser refuses an empty list: a model without parameters (SeqPop) gets a scalar that nothing reads
+        groups = [{"params": trained or [nn.Parameter(torch.zeros(()))], **self.rates}]
+        return [*groups, {"params": encoder, **self.encoder_rates}] if encoder else groups
 
     def autocast(self) -> AbstractContextManager:
         """Return the precision context of one forward pass."""
@@ -125,8 +135,8 @@ class BlairTrainer:
         weights, state = saved
         self.model.load_state_dict(weights)
         self.optimiser.load_state_dict(state["optimiser"])
-        for group in self.optimiser.param_groups:  # PBT goes on from another trial's checkpoint with other rates
-            group.update(self.rates)
+        for group, rates in zip(self.optimiser.param_groups, (self.rates, self.encoder_rates)):
+            group.update(rates)  # PBT goes on from another trial's checkpoint with other rates
         for name in SAVED:
             setattr(self, name, state[name])
         for name, value in state.get("counters", {}).items():
@@ -198,9 +208,10 @@ class BlairTrainer:
 
     def set_rate(self, step: int) -> None:
         """Give the optimiser the learning rate of a step, counted from the run's first."""
-        schedule, warmup = self.config["lr_schedule"], self.config["warmup_steps"]
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rates["lr"] * rate_factor(step, schedule, warmup, self.total_steps)
+        schedule, warmups = self.config["lr_schedule"], ("warmup_steps", "encoder_warmup_steps")
+        groups = zip(self.optimiser.param_groups, (self.rates, self.encoder_rates), warmups)
+        for group, rates, warmup in groups:
+            group["lr"] = rates["lr"] * rate_factor(step, schedule, self.config[warmup], self.total_steps)
 
     def run_epoch(self) -> None:
         """One epoch: train, validate, report, save."""

@@ -158,7 +158,7 @@ def category_popularity(build, item_ids, counts, new_items):
 
 def text_cosine(loaded, rows):
     """Cosine of every item with the mean of a history's normalised features, (U, N): text without training."""
-    features = loaded.scorer.model.text_features.float().numpy()
+    features = loaded.scorer.model.item_texts.features.float().numpy()
     features = features / np.linalg.norm(features, axis=1, keepdims=True)
     codes = loaded.scorer.catalogue.codes
     mean = [features[[codes[item] - 1 for item in row["item_id_list"].split()]].mean(0) for row in rows]

@@ -58,6 +58,8 @@ def loss_and_gradients(model, batch, monkeypatch):
         draw = lambda target: negatives.expand(len(target), -1) if own else negatives  # noqa: E731
         monkeypatch.setattr(model.softmax, "draw", draw)
     model.compute_dtype = torch.float64
+    if hasattr(model, "item_texts"):
+        model.item_texts.features = model.item_texts.features.double()
     if hasattr(model, "text_features"):
         model.text_features = model.text_features.double()
     loss = model.calculate_loss(batch)

@@ -55,7 +55,7 @@ def naive_layer(layer, x):
 
 def naive_logits(model, batch):
     """The released way: the adaptor on every position and on every item, the padding item left out."""
-    features = F.pad(model.text_features, (0, 0, 1, 0))
+    features = F.pad(model.item_texts.features, (0, 0, 1, 0))
 
     def adapt(x):
         gates = F.softmax(x @ model.adaptor.w_gate, -1).unsqueeze(-1)
@@ -115,11 +115,11 @@ def test_inductive_model_scores_by_text_alone(dataset):
     batch = batch_of(dataset)
     with torch.inference_mode():
         before = model.full_sort_predict(batch)
-        model.text_features[3] = model.text_features[7]  # item 4 gets the text of item 8
+        model.item_texts.features[3] = model.item_texts.features[7]  # item 4 gets the text of item 8
         after = model.full_sort_predict(batch)
     keep = ~(batch["item_id_list"] == 4).any(1)
     torch.testing.assert_close(after[keep][:, 4], before[keep][:, 8])
-    model.text_features[3] = torch.randn(12)
+    model.item_texts.features[3] = torch.randn(12)
 
 
 def test_sampled_softmax_trains(dataset):

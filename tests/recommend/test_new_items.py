@@ -59,7 +59,7 @@ def test_the_text_is_the_catalogues_recipe(make_run, plm):
     loaded = open_run(make_run("SASRecText"), NEW)
     text = "Small kettle. steel, red & blue. game."
     vector = load_encoder(plm, device="cpu", precision="fp32").encode([text], progress=False)
-    np.testing.assert_allclose(loaded.scorer.model.text_features[-2], vector[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(loaded.scorer.model.item_texts.features[-2], vector[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", ["UniSRecBlair", "HSTUBlair"])
@@ -75,7 +75,7 @@ def test_the_id_of_a_new_item_contributes_nothing(make_run):
     loaded = open_run(make_run("UniSRecBlair", train_stage="transductive_ft"), NEW)
     model = loaded.scorer.model
     with torch.inference_mode():
-        text_alone = F.normalize(model.adaptor(model.text_features[-3:]).float(), dim=1)
+        text_alone = F.normalize(model.adaptor(model.item_texts.features[-3:]).float(), dim=1)
     np.testing.assert_allclose(loaded.encode(items=["N1", "N2", "N3"]), text_alone, rtol=1e-5, atol=1e-6)
 
 
