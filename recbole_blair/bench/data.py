@@ -14,7 +14,7 @@ from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import file_sha256
 from recbole_blair.schema import ITEM_SUFFIX, SPLITS
 from recbole_blair.search import datasets
-from recbole_blair.steps.commands import Result, keep_result, run_prepare
+from recbole_blair.steps.commands import STEP_FILE, Result, keep_result, run_prepare
 from recbole_blair.steps.step import Places
 from recbole_blair.steps.world import World
 from recbole_blair.text.features import build_path
@@ -44,7 +44,7 @@ def make_data(part: Part, places: Places, folder: Path) -> dict[str, Any]:
     own = folder / f"{part.dataset}-{keys.get('protocol', 'data')}"
     made = keep_result(MAKERS[maker])(keys, places, own)
     if not Path(made["folder"]).is_dir():  # the data were removed since
-        (own / "step.json").unlink()
+        (own / STEP_FILE).unlink()
         made = keep_result(MAKERS[maker])(keys, places, own)
     return made
 

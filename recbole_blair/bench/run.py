@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from recbole_blair.files.output import check_output_folder
 from recbole_blair.files.read import read_json
 from recbole_blair.files.write import locked_folder, write_json, write_text
 from recbole_blair.schema import VERSION
+from recbole_blair.steps.commands import STEP_FILE
 from recbole_blair.steps.step import Places
 from recbole_blair.train.display import say
 from recbole_blair.train.progress import progress_bar
@@ -133,7 +135,7 @@ def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
         about = load_about(other.parent)
         if about:
             require_same(cell.part.id, about["data"]["sha256"], data["sha256"])
-    outcome = run_task(cell, data, bench.places, folder)
+    outcome = run_task(cell, {**data, "others": other_builds(bench, cell)}, bench.places, folder)
     task = cell.part.task
     values = [outcome.metrics[str(seed)][task.metric] for seed in task.seeds]
     about = {
@@ -161,6 +163,12 @@ def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
     }  # fmt: skip
     save_cell(folder, about, outcome.table)
     return about
+
+
+def other_builds(bench: Bench, cell: Cell) -> list[Path]:
+    """Return the builds that this bench has made of a cell's data set, of any protocol."""
+    steps = sorted(bench.folder.glob(f"data/{cell.part.dataset}-*/{STEP_FILE}"))
+    return [Path(json.loads(path.read_text(encoding="utf-8"))["result"]["folder"]) for path in steps]
 
 
 def library_versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recbole_blair.bench.cells import Cell, to_table
+from recbole_blair.bench.features import encode_texts
 from recbole_blair.files.read import read_parquet
 from recbole_blair.search.runs import PER_QUERY_FILE
 from recbole_blair.steps.commands import run_search, run_train
@@ -43,6 +44,7 @@ def run_training(cell: Cell, data: dict[str, Any], places: Places, folder: Path)
     """Train each point of the grid with the first seed, then the best on the validation rows with all seeds."""
     task, (first, *_) = cell.part.task, cell.part.task.seeds
     keys = {**text_keys(cell), **data["keys"], "model": task.model, "plm": cell.encoder.plm, "save_ranks": True}
+    encode_texts(str(task.model), without(keys, "model"), Path(data["folder"]), data["others"], places)
     tried = [(point, train(keys, point, first, places, folder)) for point in task.grid]
     valid = [run["best_valid"][task.metric] for _, run in tried]
     chosen = int(np.argmax(valid))  # of equals the first
@@ -60,6 +62,11 @@ def run_training(cell: Cell, data: dict[str, Any], places: Places, folder: Path)
         "precision": best.get("precision"),
     }
     return Outcome(table, metrics, setting, grid, about)
+
+
+def without(keys: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the keys but one."""
+    return {key: value for key, value in keys.items() if key != name}
 
 
 def text_keys(cell: Cell) -> dict[str, Any]:

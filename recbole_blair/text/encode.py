@@ -28,7 +28,14 @@ from recbole_blair.text.layout import DOCUMENT, Layout, read_layout
 from recbole_blair.text.options import DECIDING, EncoderOptions
 from recbole_blair.text.partial import PartialFeatures
 from recbole_blair.text.prompts import find_prompt
-from recbole_blair.text.reuse import OF_THE_DATA, Reusing, drop_kept_items, find_former_rows, is_same_encoder
+from recbole_blair.text.reuse import (
+    OF_THE_DATA,
+    Reusing,
+    drop_kept_items,
+    find_former_rows,
+    is_same_encoder,
+    rows_of_build,
+)  # fmt: skip
 from recbole_blair.text.vectors import VectorsEncoder
 from recbole_blair.text.weights import hash_files, weights_hash
 
@@ -44,6 +51,7 @@ def encode_build(
     force: bool = False,
     load: Callable[..., Encoder] | None = None,
     read_released: Callable[[Sequence[str]], list[str]] | None = None,
+    donor: Path | None = None,
     **options: Any,
 ) -> Path:
     """Encode the texts of a build's `.item` file into `<build>.<encoder>.feature` and its header.
@@ -61,6 +69,7 @@ def encode_build(
         force: replace a whole file too. What an interrupted run of the same work left is used anyway.
         load: gives the encoder when it is needed; None: `encoders.load_encoder`. It takes the same arguments;
             `cluster/encode.py` gives one whose work is done elsewhere.
+        donor: folder of another build, whose rows of equal texts by the same encoder are taken.
         read_released: gives the texts of item ids for `text_recipe=released`, when they are needed.
         **options: of `EncoderOptions`.
 
@@ -86,6 +95,8 @@ def encode_build(
     if whole and not _differences(path, plm, about, wanted):
         return path
     former = None if force else find_former_rows(path, wanted.item_columns)
+    if donor is not None and not (whole or force):
+        former = rows_of_build(donor, name, wanted.item_columns)
     if whole:
         _check_matches(path, plm, {**about, **({k: former.header[k] for k in OF_THE_DATA} if former else {})}, wanted)
     if wanted.text_recipe != "own":

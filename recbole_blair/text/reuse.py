@@ -1,4 +1,6 @@
-"""Rows of a feature file that stay when its build is made again: a text that is still there is not encoded twice.
+"""Rows of a feature file that stay when its build is made again, or that another build of the data offers.
+
+A text that is there already is not encoded twice.
 
 `dataset_tools.builds.folder.keep_items` keeps the `.item` file that the feature file was made from. Rows are carried
 over by their text, and only between equal encoders: same weights, modules, prompt, precision, columns of text.
@@ -104,6 +106,24 @@ def find_former_rows(path: Path, fields: str | None) -> FormerRows | None:
             if (header["ids_sha256"], header["text_sha256"]) == (ids_hash(ids), text_hash(texts)):
                 return FormerRows(path, header, {text: row for row, text in enumerate(texts)})
     return None
+
+
+def rows_of_build(build_dir: Path, encoder: str, fields: str | None) -> FormerRows | None:
+    """Return what a build's feature file holds for another build, or None where it is not there or not of its texts.
+
+    Args:
+        build_dir: folder of the build whose rows are offered.
+        encoder: its name in file names.
+        fields: columns that the texts are made of.
+    """
+    path = features.feature_path(build_dir, encoder)
+    if not features.features_are_whole(build_dir, encoder) or not Path(f"{path}.json").is_file():
+        return None
+    header = features.read_header(Path(f"{path}.json"))
+    ids, texts = features.read_item_texts(build_dir, fields)
+    if (header["ids_sha256"], header["text_sha256"]) != (ids_hash(ids), text_hash(texts)):
+        return None
+    return FormerRows(path, header, {text: row for row, text in enumerate(texts)})
 
 
 def is_same_encoder(header: dict[str, Any], about: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from recbole_blair.bench import data, encoder_cost, tasks
 from recbole_blair.bench.cells import choose_encoders, encoder_id
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
+from recbole_blair.text.transformer import TransformerEncoder
 
 
 @pytest.fixture
@@ -46,6 +47,25 @@ def test_an_encoder_more_makes_its_own_cells_alone(tiny_encoder, calls, tmp_path
     calls.clear()
     assert run_bench(tmp_path, f"--plm={tiny_encoder},tfidf-svd") == 0
     assert calls == []
+
+
+def test_builds_of_one_data_set_share_the_vectors_of_equal_texts(tiny_encoder, monkeypatch, tmp_path):
+    encoded = []
+    real = TransformerEncoder.encode_chunks
+
+    def counting(self, texts, **keys):
+        encoded.append(len(texts))
+        return real(self, texts, **keys)
+
+    monkeypatch.setattr(TransformerEncoder, "encode_chunks", counting)
+    monkeypatch.setattr(encoder_cost, "measure", lambda *given: {})
+    tasks = "--tasks=sequential,collaborative"
+    assert run_bench(tmp_path, f"--plm={tiny_encoder}", "--suite=smoke", tasks, "--seeds=1") == 0
+    first, second = encoded  # of the timestamp build, and what the random one has beyond it
+    assert first >= 90 and second <= 100 - first
+    board = json.loads(numbers(tmp_path / "out/leaderboard.html"))
+    users = next(part for part in board["parts"] if part["task"] == "collaborative")
+    assert users["rows"] == users["units"]  # one value per user
 
 
 def test_the_results_hold_every_cell_and_seed(finished_bench):
