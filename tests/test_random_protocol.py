@@ -10,6 +10,7 @@ import torch
 from builds import random_pairs, random_sequences, write_build, write_features, write_pair_build
 from safetensors.torch import load_file
 
+from recbole_blair.bench.tasks import read_values
 from recbole_blair.cli.main import main
 from recbole_blair.config import resolve_config
 from recbole_blair.data.dataset import BlairDataset
@@ -18,6 +19,7 @@ from recbole_blair.errors import InputError
 from recbole_blair.quick_start import run, run_many
 from recbole_blair.registry import find_model, list_models
 from recbole_blair.registry.build_model import build_loaders, build_model
+from recbole_blair.report.collect import Options, collect
 from recbole_blair.runs.evaluate_run import build_evaluator, evaluate_run
 from recbole_blair.runs.open_run import open_run
 from recbole_blair.schema import ITEM_ID, USER_ID
@@ -220,3 +222,66 @@ def test_the_wrong_protocol_is_named_in_one_line(data_path, sequences, tmp_path,
 def test_models_with_a_trainer_of_their_own_are_refused():
     with pytest.raises(InputError, match="RecBole's NCL needs its own trainer"):
         find_model("NCL")
+
+
+@pytest.fixture(scope="module")
+def three(trained, data_path, tmp_path_factory):
+    """A folder of runs: AlphaRec, LightGCN and Pop."""
+    root = tmp_path_factory.mktemp("three")
+    shutil.copytree(trained[0], root / "alpharec")
+    for model in ("LightGCN", "Pop"):
+        train(data_path, root / model, model)
+    return root
+
+
+def test_a_report_pairs_users(three, tmp_path):
+    data = collect([three], Options(samples=200, progress=False))
+    (panel,) = data["panels"]
+    assert {group["label"] for group in panel["groups"]} == {"AlphaRec", "LightGCN", "Pop"}
+    assert (panel["users"], panel["comparisons"]["rows"], panel["comparisons"]["users"]) == (60, 60, 60)
+    means = {group["label"]: group["mean"]["ndcg@10"] for group in panel["groups"]}
+    for pair in panel["comparisons"]["pairs"]:
+        assert pair["difference"] == pytest.approx(means[pair["a"]] - means[pair["b"]])
+        assert pair["wins"] + pair["losses"] + pair["ties"] == 60
+    assert {part["by"] for part in panel["breakdowns"]} == {"new_item", "popularity", "history_length"}
+    assert panel["examples"] and panel["examples"][0]["history"]
+    page = tmp_path / "report.html"
+    assert main(["report", str(three), f"--output={page}", "--samples=200", "--quiet"]) == 0
+    assert "of each of the 60 users" in page.read_text()
+
+
+def test_breakdowns_of_users_are_of_their_items_in_the_part(three, tmp_path):
+    out = tmp_path / "parts.json"
+    argv = ["evaluate", f"--checkpoint={three / 'alpharec'}", "--by=new_item,history_length", f"--output={out}"]
+    assert main([*argv, "--device=cpu"]) == 0
+    result = json.loads(out.read_text())
+    by = {row["bucket"]: row for row in result["by"]["new_item"]["table"]}
+    _, rank = evaluate_run(three / "alpharec")
+    dataset = open_run(three / "alpharec").dataset
+    known = dataset.seen_items("train")[dataset.seq_items[dataset.rows["test"].target]]
+    user = np.asarray(dataset.rows["test"].user)[known]
+    assert by["known item"]["recall@10"] == pytest.approx(metric_values(rank[known], "recall@10", user).mean())
+
+
+def test_recommendations_for_known_users_and_for_histories(three, tmp_path, capsys):
+    def recommend(model, users):
+        argv = ["recommend", f"--checkpoint={three / model}", f"--users={users}", "--top=3", "--format=jsonl"]
+        status = main([*argv, "--exclude_history", "--device=cpu", "--quiet"])
+        return status, capsys.readouterr()
+
+    for model in ("alpharec", "LightGCN", "Pop"):
+        status, shown = recommend(model, "u1,u2")
+        rows = [json.loads(line) for line in shown.out.splitlines()]
+        assert status == 0 and [(row["user_id"], len(row["items"])) for row in rows] == [("u1", 3), ("u2", 3)]
+    history = tmp_path / "history.jsonl"
+    history.write_text(json.dumps({"user_id": "new", "item_id_list": ["i001", "i002"]}) + "\n")
+    assert recommend("alpharec", history)[0] == 0
+    status, shown = recommend("LightGCN", history)
+    assert status == 2 and "LightGCN reads user ids: it knows only the users it was trained on" in shown.err
+
+
+def test_the_values_that_a_bench_reads_are_of_users(trained):
+    folder, metrics = trained
+    users, values = read_values(folder, metrics)
+    assert len(users) == 60 and users == sorted(users)
+    assert {name: column.mean() for name, column in values.items()} == pytest.approx(metrics["test"])

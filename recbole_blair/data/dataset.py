@@ -230,6 +230,13 @@ class BlairDataset(UserItems):
         seen[self.seq_items[np.cumsum(edge[:-1]) > 0]] = True
         return seen
 
+    def history_lengths(self, split: str) -> np.ndarray:
+        """Return the length of each row's history, (R,); of rows of pairs the user's items in the earlier splits."""
+        rows = self.rows[split]
+        if self.has_histories:
+            return np.asarray(rows.length)
+        return self.n_rows_of_user[: SPLITS.index(split)].sum(0)[rows.user]
+
     def history_of(self, split: str, rows: np.ndarray, full: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Return the history items of chosen rows, flat, and their lengths.
 

@@ -15,6 +15,7 @@ from recbole_blair.recommend.new_items import append_items
 from recbole_blair.recommend.users import load_users, parse_request_time
 from recbole_blair.registry.build_model import trims_histories
 from recbole_blair.schema import ITEM_SEQ, ITEM_SEQ_LEN, TIMESTAMP, TIMESTAMP_SEQ, USER_ID
+from recbole_blair.train.evaluation import score_all
 from recbole_blair.train.progress import progress_bar
 from recbole_blair.train.runtime import precision_context
 
@@ -213,7 +214,7 @@ class Scorer:
             InputError: it reads what these users do not have.
         """
         try:
-            return self.model.full_sort_predict(batch).view(len(batch), -1).float().clone()
+            return score_all(self.model, batch, self.dataset.n_items).clone()
         except KeyError as error:
             field = str(error).strip("'\"")
             words = {

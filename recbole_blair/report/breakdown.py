@@ -66,11 +66,14 @@ def split_rows(by: str, dataset: BlairDataset, split: str = "test") -> Buckets:
     return Buckets(by, names, code, note)
 
 
-def breakdown(rank: np.ndarray, buckets: Buckets, metrics: Sequence[str], topk: Sequence[int]) -> list[dict[str, Any]]:
+def breakdown(
+    rank: np.ndarray, buckets: Buckets, metrics: Sequence[str], topk: Sequence[int], user: np.ndarray | None = None
+) -> list[dict[str, Any]]:
     """Average the metrics in each bucket that has rows.
 
     Args:
-        rank (R,) float64: as `compute_metrics` takes.
+        rank (R,) float64, user: as `compute_metrics` takes; with users a bucket's value is the mean over those who have
+            relevant items in it, of these items alone.
 
     Returns:
         `bucket`, `rows`, `share` of all rows, and the metrics; together they hold each row once.
@@ -79,10 +82,12 @@ def breakdown(rank: np.ndarray, buckets: Buckets, metrics: Sequence[str], topk: 
         raise ValueError(f"{len(rank)} ranks for {len(buckets.code)} rows")
     table = []
     for number, name in enumerate(buckets.names):
-        part = rank[buckets.code == number]
+        inside = buckets.code == number
+        part = rank[inside]
         if len(part):
             head = {"bucket": name, "rows": len(part), "share": len(part) / len(rank)}
-            table.append({**head, **compute_metrics(part, metrics, topk)})
+            of_users = None if user is None else user[inside]
+            table.append({**head, **compute_metrics(part, metrics, topk, user=of_users)})
     return table
 
 
@@ -129,7 +134,7 @@ def by_new_item(dataset: BlairDataset, split: str) -> Parts:
 
 def by_history_length(dataset: BlairDataset, split: str) -> Parts:
     """By the items before the target that the row keeps."""
-    return length_buckets(np.asarray(dataset.rows[split].length))
+    return length_buckets(dataset.history_lengths(split))
 
 
 def length_buckets(length: np.ndarray) -> Parts:

@@ -93,6 +93,7 @@ def collect_panel(panel: Panel, opener: Opener, options: Options) -> dict[str, A
         "protocol": protocol,
         "n_items": n_items,
         "rows": first["rows"],
+        "users": first.get("users", {}).get("test"),
         "history_masked": masked,
         "ties": first.get("ties", ""),
         "metrics": list(dict.fromkeys(m for run in panel.runs for m in run.metrics["test"])),
@@ -187,11 +188,8 @@ def collect_comparisons(
         missing.append("one configuration alone: there is nothing to compare it with")
     if len(ranked) < 2:
         return None
-    values = {
-        label: np.mean([paired.metric_of_rows(own.rank, options.metric) for _, own in runs], axis=0)
-        for label, runs in ranked.items()
-    }
-    _, users = np.unique(first_ranks(ranked).user.to_numpy(zero_copy_only=False), return_inverse=True)
+    values = {label: np.mean([own.values(options.metric) for _, own in runs], axis=0) for label, runs in ranked.items()}
+    users = first_ranks(ranked).users_of_values()
     bar = progress_bar(len(values) * (len(values) - 1) // 2, "paired tests", "pairs", options.progress)
     pairs = paired.compare_pairs(values, users, options.samples, options.seed, lambda: bar.update(1))
     bar.close()
@@ -236,7 +234,7 @@ def collect_breakdowns(
             continue
         groups, head = {}, None
         for label, runs in ranked.items():
-            tables = [breakdown(own.rank, buckets, [name], [k or 1]) for _, own in runs]
+            tables = [breakdown(own.rank, buckets, [name], [k or 1], own.metric_user) for _, own in runs]
             cells = [mean_and_deviation([row[options.metric] for row in rows]) for rows in zip(*tables)]
             groups[label] = [{"mean": mean, "deviation": deviation} for mean, deviation in cells]
             head = [{key: row[key] for key in ("bucket", "rows", "share")} for row in tables[0]]
@@ -278,7 +276,7 @@ def collect_examples(
         missing.append(str(error))
         return []
     best = np.min([runs[0][1].rank for runs in ranked.values()], axis=0) if ranked else None
-    length = np.asarray(dataset.rows["test"].length)
+    length = dataset.history_lengths("test")
     chosen = examples.choose_rows(length, best, options.examples, options.seed)
     shown = [shelf.example(row, from_hits) for row, from_hits in chosen]
     bar = progress_bar(len(panel.groups), "examples", "models", options.progress)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -18,7 +19,7 @@ from recbole_blair.report.breakdown import breakdown, split_rows
 from recbole_blair.runs.evaluate_run import evaluate_opened
 from recbole_blair.runs.open_run import PLACES, Places, open_run
 from recbole_blair.train.display import shown_metrics
-from recbole_blair.train.results import TIES
+from recbole_blair.train.results import TIES, USER_TIES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,13 +60,16 @@ def evaluate_by(run_dir: Path | str, by: Sequence[str] = (), split: str = "test"
     buckets = [split_rows(name, run.dataset, split) for name in by]  # what is lacking shows before the evaluation
     config = run.config.replace(**changes)
     metrics, rank = evaluate_opened(run, split, **changes)
-    tables = {b.by: {"note": b.note, "table": breakdown(rank, b, config["metrics"], config["topk"])} for b in buckets}
+    user = None if run.dataset.has_histories else np.asarray(run.dataset.rows[split].user)
+    tables = {
+        b.by: {"note": b.note, "table": breakdown(rank, b, config["metrics"], config["topk"], user)} for b in buckets
+    }
     return {
         "run": str(run_dir),
         "split": split,
         "rows": len(rank),
         "history_masked": config["mask_history"],
-        "ties": TIES,
+        "ties": TIES if user is None else USER_TIES,
         "metrics": metrics,
         "by": tables,
     }

@@ -8,20 +8,8 @@ from typing import Any
 import numpy as np
 
 from recbole_blair.search.significance import compare_scores
-from recbole_blair.train.metrics import METRICS, parse_metric
 
 TESTS = ("p_value_bootstrap", "p_value", "p_value_t")
-
-
-def metric_of_rows(rank: np.ndarray, metric: str) -> np.ndarray:
-    """Return a metric's value for each row, (R,) float64.
-
-    Args:
-        rank (R,) float64: 1 is best.
-        metric: as in `ndcg@10`.
-    """
-    name, k = parse_metric(metric)
-    return METRICS[name](rank, k)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -56,7 +44,7 @@ def compare_pairs(
     Rows of one user are not independent, so samples draw whole users and signs flip for whole users.
 
     Args:
-        values: label -> (R,) float64, one metric of each row, averaged over the model's seeds.
+        values: label -> (R,) float64, one metric of each row or user, averaged over the model's seeds.
         users (R,) int64: each row's user.
         n_samples: bootstrap samples, and sign flips of the randomisation test.
         on_pair: called after each pair, for a progress bar.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,10 @@ import pyarrow.parquet as pq
 
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.errors import InputError
-from recbole_blair.report.paired import metric_of_rows
 from recbole_blair.report.runs import Run
 from recbole_blair.runs.evaluate_run import evaluate_opened
 from recbole_blair.runs.open_run import OpenRun, Places, open_run
+from recbole_blair.train.metrics import metric_values
 from recbole_blair.train.ranks_file import ranked_rows_table
 from recbole_blair.train.run_folder import METRICS, RANKS
 
@@ -25,6 +26,7 @@ class Ranks:
     """What a run ranked: of each test row the target's rank, the user, the target, the items in the history.
 
     `gap` is the largest difference of the metrics from metrics.json; None when the ranks are those of ranks.parquet.
+    `per_user` says that metrics are means over users, who may have several rows each.
     """
 
     rank: np.ndarray  # (R,) float64, 1 is best
@@ -32,12 +34,32 @@ class Ranks:
     item: pa.Array  # (R,) strings
     length: np.ndarray  # (R,) int64
     gap: float | None = None
+    per_user: bool = False
 
     @classmethod
-    def from_table(cls, table: pa.Table, gap: float | None = None) -> Ranks:
+    def from_table(cls, table: pa.Table, gap: float | None = None, per_user: bool = False) -> Ranks:
         """Take the columns of `ranked_rows_table`."""
         user, item = (table[name].combine_chunks() for name in ("user_id", "item_id"))
-        return cls(table["rank"].to_numpy(), user, item, table["history_length"].to_numpy().astype(np.int64), gap)
+        length = table["history_length"].to_numpy().astype(np.int64)
+        return cls(table["rank"].to_numpy(), user, item, length, gap, per_user)
+
+    @functools.cached_property
+    def user_number(self) -> np.ndarray:
+        """Each row's user as a number from 0, (R,) int64."""
+        return np.unique(self.user.to_numpy(zero_copy_only=False), return_inverse=True)[1].reshape(-1)
+
+    @property
+    def metric_user(self) -> np.ndarray | None:
+        """What `compute_metrics` takes as `user`: (R,) int64, or None where each row stands for itself."""
+        return self.user_number if self.per_user else None
+
+    def values(self, metric: str) -> np.ndarray:
+        """Return a metric's value for each row, (R,), or for each user, (U,), as `metric_values` does."""
+        return metric_values(self.rank, metric, self.metric_user)
+
+    def users_of_values(self) -> np.ndarray:
+        """Return whose each of `values` is, as numbers from 0."""
+        return np.unique(self.user_number) if self.per_user else self.user_number
 
 
 class Opener:
@@ -84,7 +106,7 @@ class Opener:
         opened = self.open(run)
         metrics, rank = evaluate_opened(opened, "test")
         gap = max(abs(metrics[m] - v) for m, v in run.metrics["test"].items() if m in metrics)
-        return Ranks.from_table(ranked_rows_table(opened.dataset, rank), gap)
+        return Ranks.from_table(ranked_rows_table(opened.dataset, rank), gap, run.per_user)
 
 
 def read_ranks(run: Run, path: Path) -> Ranks:
@@ -95,12 +117,13 @@ def read_ranks(run: Run, path: Path) -> Ranks:
     """
     try:
         columns = ["user_id", "item_id", "history_length", "rank"]
-        ranks = Ranks.from_table(pq.read_table(path, columns=columns, page_checksum_verification=True))
+        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+        ranks = Ranks.from_table(table, per_user=run.per_user)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is damaged ({reason}); delete it, and the run is evaluated again") from error
     for metric, recorded in run.metrics["test"].items():
-        value = float(metric_of_rows(ranks.rank, metric).mean()) if len(ranks.rank) else float("nan")
+        value = float(ranks.values(metric).mean()) if len(ranks.rank) else float("nan")
         if not abs(value - recorded) < 1e-9:
             raise InputError(
                 f"{path} is not of the evaluation in {METRICS}: its {metric} is {value:.6f}, there it is "

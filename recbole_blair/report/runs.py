@@ -35,6 +35,11 @@ class Run:
         """The folder as given, for messages."""
         return str(self.folder)
 
+    @property
+    def per_user(self) -> bool:
+        """True where the metrics are means over users (protocol=random)."""
+        return "users" in self.metrics
+
     def configuration(self) -> dict[str, Any]:
         """Return what makes two runs differ in more than their seed."""
         keys = {k: v for k, v in self.config.items() if k not in NOT_CONFIGURATION}

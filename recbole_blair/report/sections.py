@@ -98,8 +98,10 @@ def results(panel: Panel, metric: str) -> str:
     groups, rows = panel["groups"], panel["rows"]
     masked = "items of the history are taken out" if panel["history_masked"] else "items of the history stay in"
     encoders = sorted({g["encoder"] for g in groups if g["encoder"]})
+    users = f" of {panel['users']:,} users, over whom metrics are averaged" if panel["users"] else ""
     facts = (
-        f"{rows['test']:,} test rows, each target ranked among all {panel['n_items']:,} items; {masked} the ranking. "
+        f"{rows['test']:,} test rows{users}, each target ranked among all {panel['n_items']:,} items; {masked} the "
+        "ranking. "
         f"Trained on {rows['train']:,} rows, best epoch chosen on {rows['valid']:,}. Protocol {panel['protocol']}; "
         f"{panel['ties']}. Item text by: {', '.join(encoders) or 'no encoder'}."
     )
@@ -255,11 +257,13 @@ def differences(panel: Panel, metric: str) -> str:
              "low": pair["low"], "high": pair["high"], "points": [], "text": signed(pair["difference"])}
         )  # fmt: skip
     head = ["pair", "difference<br>95 % interval", "bootstrap p", "randomisation p", "t-test p", "all below 0.05"]
-    head.append("rows better<br>/ worse / equal")
+    head.append(f"{'users' if panel['users'] else 'rows'} better<br>/ worse / equal")
     figure = svg.range_chart(chart, f"differences in {metric_name(metric)} with their 95 % intervals", zero=True)
+    unit = "users" if panel["users"] else "test rows"
+    drawn = "" if panel["users"] else f"Rows of one user are drawn together: {comparisons['users']:,} users. "
     explained = (
-        f"{metric_name(metric)} of each of the {comparisons['rows']:,} test rows, averaged over a model's seeds, "
-        f"paired by row. Rows of one user are drawn together: {comparisons['users']:,} users. Paired bootstrap and "
+        f"{metric_name(metric)} of each of the {comparisons['rows']:,} {unit}, averaged over a model's seeds, "
+        f"paired by {unit.split()[-1][:-1]}. {drawn}Paired bootstrap and "
         f"sign flips, {comparisons['samples']:,} samples each, and a paired t-test; every p-value is corrected by Holm "
         f"for {count(len(rows), 'pair')}. They say whether other users would show the same difference between these "
         "trained models; how much training itself varies is the deviation over seeds above."

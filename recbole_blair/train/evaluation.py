@@ -20,7 +20,7 @@ from recbole_blair.train.progress import progress_bar
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
-    from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
+    from recbole.model.abstract_recommender import SequentialRecommender
     from torch import Tensor
 
     from recbole_blair.config import Config
@@ -138,10 +138,7 @@ class Evaluator:
         if self.user is not None:  # a user's pairs stand together and get the same scores: computed once
             users, row = torch.unique(piece[USER_ID], return_inverse=True)
             piece = type(batch)({USER_ID: users})
-        try:
-            scores = model.full_sort_predict(piece).to(self.device).view(len(piece), -1).float()
-        except NotImplementedError:  # of RecBole's NeuMF, ConvNCF and NNCF
-            scores = predict_all(model, piece, self.dataset.n_items)
+        scores = score_all(model, piece, self.dataset.n_items).to(self.device)
         scores = scores if row is None else scores[row]
         if torch.isnan(scores[:, 1:].amax(1)).any():  # a maximum is NaN where one of its values is
             raise FloatingPointError(f"the model scores an item as NaN; {FIX_NAN}")
@@ -162,8 +159,15 @@ class Evaluator:
         return compute_metrics(rank, config["metrics"], config["topk"], [config["valid_metric"]], self.user), rank
 
 
-def predict_all(model: GeneralRecommender, users: Interaction, n_items: int) -> Tensor:
-    """Score every item for users (B,) by a model that scores a pair at a time, (B, N) float32."""
+def score_all(model: SequentialRecommender, users: Interaction, n_items: int) -> Tensor:
+    """Return the scores of a model's own full sort for rows (B,), (B, N) float32.
+
+    A model without one (RecBole's NeuMF, ConvNCF and NNCF) scores every pair of a user and an item.
+    """
+    try:
+        return model.full_sort_predict(users).view(len(users), -1).float()
+    except NotImplementedError:
+        pass
     user, items = users[USER_ID], torch.arange(n_items, device=users[USER_ID].device)
     pairs = torch.cartesian_prod(user, items)  # (B N, 2)
     parts = (type(users)({USER_ID: part[:, 0], ITEM_ID: part[:, 1]}) for part in pairs.split(PAIRS_AT_ONCE))

@@ -28,12 +28,11 @@ def ranked_rows_table(dataset: BlairDataset, rank: np.ndarray) -> pa.Table:
     Of rows of pairs `history_length` counts the user's items in train and valid.
     """
     rows = dataset.rows["test"]
-    length = rows.length if dataset.has_histories else dataset.items_before("test", np.asarray(rows.user))[1]
     return pa.table(
         {
             "user_id": dataset.user_tokens.take(pa.array(np.asarray(rows.user) - 1)),
             "item_id": dataset.item_tokens.take(pa.array(dataset.seq_items[rows.target] - 1)),
-            "history_length": np.asarray(length),
+            "history_length": dataset.history_lengths("test"),
             "rank": rank,
         }
     )

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from recbole_blair.report.paired import compare_pairs, holm, metric_of_rows
+from recbole_blair.report.paired import compare_pairs, holm
+from recbole_blair.train.metrics import metric_values
 
 
 def test_holm_by_hand():
@@ -18,11 +19,11 @@ def test_an_undefined_test_is_not_counted():
     assert holm([None, 0.02, 0.04]) == [None, pytest.approx(0.04), pytest.approx(0.04)]
 
 
-def test_metric_of_rows_by_hand():
+def test_values_of_rows_by_hand():
     rank = np.array([1.0, 3.0, 11.0, 2.5])
-    assert metric_of_rows(rank, "ndcg@10") == pytest.approx([1.0, 0.5, 0.0, 1 / np.log2(3.5)])
-    assert metric_of_rows(rank, "recall@2").tolist() == [1.0, 0.0, 0.0, 0.0]
-    assert metric_of_rows(rank, "mrr") == pytest.approx([1.0, 1 / 3, 1 / 11, 0.4])
+    assert metric_values(rank, "ndcg@10") == pytest.approx([1.0, 0.5, 0.0, 1 / np.log2(3.5)])
+    assert metric_values(rank, "recall@2").tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert metric_values(rank, "mrr") == pytest.approx([1.0, 1 / 3, 1 / 11, 0.4])
 
 
 def models(seed=0, users=60):
