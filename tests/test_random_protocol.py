@@ -285,3 +285,9 @@ def test_the_values_that_a_bench_reads_are_of_users(trained):
     users, values = read_values(folder, metrics)
     assert len(users) == 60 and users == sorted(users)
     assert {name: column.mean() for name, column in values.items()} == pytest.approx(metrics["test"])
+
+
+def test_the_sample_has_baselines_for_pairs():
+    config = resolve_config(find_model("AlphaRec"), "sample", overrides={"protocol": "random"})
+    assert config["baselines"] == ["EASE", "Pop"] and config["train_batch_size"] == 256
+    assert resolve_config(find_model("SASRec"), "sample")["baselines"] == ["SASRec", "SeqPop"]

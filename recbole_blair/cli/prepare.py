@@ -246,7 +246,7 @@ def run_amazon(builds: list[AmazonSettings], args: Namespace, ray: RayOptions | 
         folder = prepare_build(builds[0], args.data_path, args.raw_dir, resources, args.force)
         print_if_reused(folder, started_ns)
         print(table3_line(require_stats(folder)))
-        print_next(train_command(args, "UniSRecBlair", ("raw_dir", "data_path", *AMAZON_KEYS)))
+        print_next(train_command(args, suggest_model(args.protocol), ("raw_dir", "data_path", *AMAZON_KEYS)))
     return 0
 
 
@@ -271,6 +271,13 @@ def print_if_reused(folder: Path, started_ns: int) -> None:
 
     if stats_path(folder).stat().st_mtime_ns < started_ns:
         print(f"{folder}: existing build reused, made from files of the same content; --force builds it again")
+
+
+def suggest_model(protocol: str, has_text: bool = True) -> str:
+    """Return a model that runs on such rows."""
+    if protocol == "random":
+        return "AlphaRec" if has_text else "LightGCN"
+    return "UniSRecBlair" if has_text else "SASRec"
 
 
 def train_command(args: Namespace, model: str, keys: Sequence[str]) -> str:
@@ -310,6 +317,6 @@ def run_own(args: Namespace) -> int:
         print(f"{table}: left out {dropped or 'nothing'}")
     if "unmatched_ids" in stats:
         print(f"warning: some interactions have no item: {stats['unmatched_ids']}", file=sys.stderr)
-    model = "UniSRecBlair" if args.items else "SASRec"
-    print_next(train_command(args, model, ("data_path", "protocol", "max_history", "ascii_text", "catalogue")))
+    keys = ("data_path", "protocol", "max_history", "ascii_text", "catalogue", "split_seed", "split_shares")
+    print_next(train_command(args, suggest_model(args.protocol, bool(args.items)), keys))
     return 0

@@ -120,8 +120,8 @@ def resolve_config(
 
     Args:
         info: the model's name and its YAML file.
-        dataset: name as typed; `props/dataset/<dataset>.yaml` is read when it exists, and then
-            `props/dataset/<dataset>.<model>.yaml`.
+        dataset: name as typed; `props/dataset/<dataset>.yaml` is read when it exists, then
+            `props/dataset/<dataset>.<protocol>.yaml` and `props/dataset/<dataset>.<model>.yaml`.
         config_files: YAML files of the user.
         overrides: command line or API values.
         strict: False drops keys this model does not know (a baseline given another model's keys).
@@ -131,15 +131,12 @@ def resolve_config(
     """
     check_dataset_name(dataset)
     keys = model_keys(info)
-    layers = []
     base = SAMPLE if re.fullmatch(SAMPLE_PATTERN, Path(dataset).name) else Path(dataset).name
-    for name in (base, f"{base}.{info.name}"):
-        file = props_dir() / "dataset" / f"{name}.yaml"
-        if file.is_file():
-            layers.append((file.name, load_yaml(file)))
-    layers += [(str(file), load_yaml(file)) for file in config_files]
-    layers.append(("the command line", dict(overrides or {})))
-    layers[:0] = protocol_layer(keys, layers)
+    of_dataset, of_model = props_layer("dataset", base), props_layer("dataset", f"{base}.{info.name}")
+    given = [(str(file), load_yaml(file)) for file in config_files] + [("the command line", dict(overrides or {}))]
+    protocol = choose_protocol(keys, [*of_dataset, *of_model, *given])
+    of_protocol = props_layer("dataset", f"{base}.{protocol}")
+    layers = [*props_layer("protocol", protocol), *of_dataset, *of_protocol, *of_model, *given]
     values = keys.merge(
         [
             (
@@ -174,9 +171,13 @@ def yaml_place(info: ModelInfo) -> str:
     return f"props/model/{info.name}.yaml" if inside else str(info.yaml_path)
 
 
-def protocol_layer(keys: Keys, layers: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
-    """Return what the protocol that `layers` end up with sets, as a list of (source, keys): one or none."""
+def choose_protocol(keys: Keys, layers: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Return the protocol that `layers` end up with."""
     given = [(layer["protocol"], source) for source, layer in layers if "protocol" in layer]
-    protocol = keys.check("protocol", *given[-1]) if given else keys.defaults["protocol"]
-    file = props_dir() / "protocol" / f"{protocol}.yaml"
+    return keys.check("protocol", *given[-1]) if given else keys.defaults["protocol"]
+
+
+def props_layer(room: str, name: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return what `props/<room>/<name>.yaml` sets, as a list of (source, keys): one or none."""
+    file = props_dir() / room / f"{name}.yaml"
     return [(file.name, load_yaml(file))] if file.is_file() else []

@@ -10,6 +10,7 @@ from raw_data import V, meta, review, write_raw
 from dataset_tools.conversion.random_split import RandomSplit, count_shares
 from dataset_tools.own_data import prepare_own
 from dataset_tools.prepare import prepare
+from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
 from recbole_blair.schema import SPLITS
 
@@ -104,3 +105,21 @@ def test_too_few_pairs_for_three_splits_are_named(tmp_path):
     write_raw(tmp_path, "Appliances", [review("u1", "i1", V), review("u1", "i2", V + 1)], [meta("i1"), meta("i2")])
     with pytest.raises(InputError, match=r"the split leaves train and valid without a row .*use other split_shares"):
         prepare("Appliances", tmp_path / "data", tmp_path, **QUIET)
+
+
+@pytest.mark.parametrize(("items", "model"), [(False, "LightGCN"), (True, "AlphaRec")])
+def test_prepare_names_a_model_for_the_pairs(tmp_path, capsys, items, model):
+    (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id", *(f"{u},{i}" for u, i in PAIRS)]) + "\n")
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"i{n},title {n}\n" for n in range(1, 6)))
+    argv = [
+        "prepare",
+        "--dataset=shop",
+        f"--interactions={tmp_path / 'log.csv'}",
+        "--protocol=random",
+        "--split_seed=7",
+    ]
+    more = [f"--items={tmp_path / 'items.csv'}"] if items else []
+    assert main([*argv, *more, f"--data_path={tmp_path / 'data'}", "--quiet"]) == 0
+    shown = capsys.readouterr().err
+    assert f"train --model={model} --dataset=shop" in shown
+    assert "--protocol=random" in shown and "--split_seed=7" in shown

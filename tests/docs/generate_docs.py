@@ -29,13 +29,13 @@ CONFIG_HEAD = """# Configuration keys
 
 Every key, its default and its meaning. Keys are given on the command line (`--key=value`) or in YAML files
 (`--config_files=mine.yaml,more.yaml`). Order of precedence, the last wins: `props/overall.yaml`,
-`props/model/<Model>.yaml`, what the protocol sets, `props/dataset/<Dataset>.yaml` and
-`props/dataset/<Dataset>.<Model>.yaml`, `--config_files`, the command line. A key that nothing defines is refused with
-the nearest known one; so is a value of another kind or outside its range. A kind is a type and its limits: `<=cores`
-is the number of this machine's CPU cores, `a / b / c` are the legal values (an `N` there is a whole number from 0, a
-`K` one from 1), `size` is memory such as `4GB`; the limits of a list hold for each of its items. `~` is an empty value,
-written `--key=` on the command line. `--print_config` prints what a command line resolves to, and every run saves it
-as `config.yaml`.
+`props/model/<Model>.yaml`, what the protocol sets, `props/dataset/<Dataset>.yaml`,
+`props/dataset/<Dataset>.<protocol>.yaml`, `props/dataset/<Dataset>.<Model>.yaml`, `--config_files`, the command line. A
+key that nothing defines is refused with the nearest known one; so is a value of another kind or outside its range. A
+kind is a type and its limits: `<=cores` is the number of this machine's CPU cores, `a / b / c` are the legal values (an
+`N` there is a whole number from 0, a `K` one from 1), `size` is memory such as `4GB`; the limits of a list hold for
+each of its items. `~` is an empty value, written `--key=` on the command line. `--print_config` prints what a command
+line resolves to, and every run saves it as `config.yaml`.
 
 RecBole's own models (`recbole-blair models --source=RecBole`) read the keys of the first table and those of RecBole's
 own YAML file: `recbole-blair train --help --model=GRU4Rec` lists them.
