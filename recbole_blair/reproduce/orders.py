@@ -171,16 +171,19 @@ def values_of_training(runs: Sequence[str], metric: str) -> PairedValues | None:
     """Read each run's ranks.parquet; see `load_values`."""
     import pyarrow.parquet as pq  # heavy
 
-    from recbole_blair.report.paired import metric_of_rows  # heavy: loads SciPy
-    from recbole_blair.train.run_folder import RANKS
+    from recbole_blair.train.metrics import metric_values  # train: loads torch
+    from recbole_blair.train.run_folder import RANKS, load_metrics
 
     paths = [Path(run) / RANKS for run in runs]
     if not all(path.is_file() for path in paths):
         return None
     tables = [pq.read_table(path, page_checksum_verification=True) for path in paths]
     users = tables[0]["user_id"].to_numpy()
-    ids = np.array([f"{user} {item}" for user, item in zip(users, tables[0]["item_id"].to_pylist())])
-    values = np.stack([metric_of_rows(table["rank"].to_numpy(), metric) for table in tables])  # (seeds, R)
+    ids, number = np.array([f"{user} {item}" for user, item in zip(users, tables[0]["item_id"].to_pylist())]), None
+    if "users" in (load_metrics(runs[0]) or {}):  # protocol=random: metrics are of users
+        users, number = np.unique(users.astype(str), return_inverse=True)
+        ids = users
+    values = np.stack([metric_values(table["rank"].to_numpy(), metric, number) for table in tables])  # (seeds, R or U)
     return PairedValues(ids, users, values.mean(0), tuple(values.mean(1).tolist()))
 
 
