@@ -218,16 +218,20 @@ def training(
                 log.info("%s", line)
             trainer = BlairTrainer(config, model, loaders, run_dir, log, on_epoch, on_saved)
             if not trainer.resume() and config["init_from"]:
-                load_initial_weights(trainer)
+                load_initial_weights(trainer, dataset)
+            if rank() == 0:
+                checkpoint.save_item_ids(run_dir, model, dataset.item_tokens.to_pylist())
             trainer.fit()
             yield trainer, dataset, {**seconds, **trainer.seconds}
 
 
-def load_initial_weights(trainer: BlairTrainer) -> None:
-    """Start from the weights of the run that `init_from` names."""
-    config = trainer.config
-    fresh = checkpoint.load_initial_weights(trainer.model, config["init_from"], config["init_strict"])
-    trainer.log.info("started from %s%s", config["init_from"], f"; fresh: {', '.join(fresh)}" if fresh else "")
+def load_initial_weights(trainer: BlairTrainer, dataset: BlairDataset) -> None:
+    """Start from the weights of the run that `init_from` names; rows of items are found by their ids."""
+    config, ids = trainer.config, dataset.item_tokens.to_pylist()
+    fresh, known = checkpoint.load_initial_weights(trainer.model, config["init_from"], config["init_strict"], ids)
+    about = "" if known is None else f"; {known:,} of {len(ids):,} items known by their id, the others start afresh"
+    about += f"; fresh: {', '.join(fresh)}" if fresh else ""
+    trainer.log.info("started from %s%s", config["init_from"], about)
 
 
 def evaluate_test(trainer: BlairTrainer, dataset: BlairDataset, seconds: dict[str, float]) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def write_build(
         split: Callable[[np.ndarray, np.ndarray], np.ndarray] = split_last_out
         if by_time:
             instants = settings.valid_start_ms, settings.test_start_ms
-            valid_start_ms, test_start_ms = resolve_instants(session, events, *instants)
+            valid_start_ms, test_start_ms = resolve_instants(session, events, *instants, settings.keep_repeats)
             split = split_by_time(valid_start_ms, test_start_ms)
         elif settings.protocol == "random":
             assert settings.split_shares is not None and settings.split_seed is not None  # BuildSettings fills them in

@@ -17,15 +17,21 @@ VALID_FROM, TEST_FROM = 0.8, 0.9  # 8:1:1, for data that has no instants of its 
 
 
 def resolve_instants(
-    session: DuckDBSession, events: SpillBuffer, valid_start_ms: int | None, test_start_ms: int | None
-) -> tuple[int, int]:
-    """Return the two instants; those that are None come from 8:1:1 over all interactions by time."""
+    session: DuckDBSession, events: SpillBuffer, valid_start_ms: int | None, test_start_ms: int | None,
+    keep_repeats: bool = False,
+) -> tuple[int, int]:  # fmt: skip
+    """Return the two instants; those that are None come from 8:1:1 over all interactions by time.
+
+    With `keep_repeats` every event is an interaction, else a user's first with an item.
+    """
+    times = "ts AS t" if keep_repeats else "min(ts) AS t"
+    of_pairs = "" if keep_repeats else "GROUP BY user_id, item"
     if valid_start_ms is not None and test_start_ms is not None:
         return valid_start_ms, test_start_ms
     with events.as_relation():
         valid, test = session.run(
             f"""SELECT quantile_disc(t, {VALID_FROM}), quantile_disc(t, {TEST_FROM}) FROM
-            (SELECT min(ts) AS t FROM {events.name} WHERE item <> {NO_ROW} GROUP BY user_id, item)"""
+            (SELECT {times} FROM {events.name} WHERE item <> {NO_ROW} {of_pairs})"""
         )[0]
     return (
         valid if valid_start_ms is None else valid_start_ms,

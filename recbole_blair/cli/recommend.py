@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from recbole_blair.errors import InputError
 from recbole_blair.files.output import check_output_file
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def configure(parser: Parser) -> None:
     )
     add("--top", kind="int, >=1, <=1e6", default=10, help="items per user")
     add_request_time(parser)
-    add("--exclude_history", action="store_true", help="leave out the items of the user's history")
+    add("--include_history", action="store_true", help="recommend items of the user's history, too")
+    add("--exclude_history", action="store_true", help="leave them out: the default but for builds with --keep_repeats")
     add_filter_options(parser)
     add_output_options(parser)
 
@@ -93,12 +95,23 @@ def run(args: Namespace) -> int:
     from recbole_blair.recommend.output import choose_format, write_recommendations
     from recbole_blair.recommend.selection import Filters
 
+    if args.include_history and args.exclude_history:
+        raise InputError("--include_history and --exclude_history contradict each other; give one of them")
     name = choose_format(args.format, args.output)
     if args.output:
         check_output_file(args.output)
     recommender = open_recommender(args)
     filters = Filters(args.allow, args.block, args.where, args.skip_unknown)
-    frames = recommender.iter_recommendations(args.users, args.top, args.exclude_history, args.request_time, filters)
+    excluded = (
+        True
+        if args.exclude_history
+        else False
+        if args.include_history
+        else not recommender.scorer.run.dataset.keeps_repeats()
+    )
+    if not args.quiet:
+        print(f"items of a user's history are {'left out' if excluded else 'ranked, too'}", file=sys.stderr)
+    frames = recommender.iter_recommendations(args.users, args.top, excluded, args.request_time, filters)
     rows = write_recommendations(frames, name, args.output)
     if args.output:
         print(f"{args.output}: {rows} recommendations", file=sys.stderr)

@@ -199,7 +199,18 @@ class BlairDataset(UserItems):
         fix = "delete it and run prepare again"
         return read_own_json(path, "the statistics of a build", fix) if path.is_file() else {}
 
+    def keeps_repeats(self) -> bool:
+        """Tell whether the build was made with `--keep_repeats`."""
+        return bool(self.stats().get("settings", {}).get("keep_repeats", False))
+
     # Counts.
+
+    def count_repeats(self, split: str) -> int:
+        """Return how many rows of a split have their target in their history, of all earlier events where known."""
+        rows = np.arange(len(self.rows[split]))
+        items, length = self.history_of(split, rows, full=self.chained)
+        same = items == np.repeat(self.seq_items[np.asarray(self.rows[split].target)], length)
+        return len(np.unique(np.repeat(rows, length)[same]))
 
     def item_counts(self, split: str = "train") -> np.ndarray:
         """Return how often each item is a target of a split, (N,) int64, padding 0."""

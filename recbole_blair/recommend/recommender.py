@@ -97,7 +97,7 @@ class Recommender:
         self,
         users: Users,
         top: int = 10,
-        exclude_history: bool = False,
+        exclude_history: bool | None = None,
         request_time: str | int | None = None,
         *,
         allow: Items | None = None,
@@ -110,7 +110,8 @@ class Recommender:
         Args:
             users: see the class.
             top: items per user.
-            exclude_history: leave out every item of the user's history, also those the model no longer sees.
+            exclude_history: leave out every item of the user's history, also those the model no longer sees. None: do
+                so unless the build keeps repeats (`prepare --keep_repeats`).
             request_time: `now`, Unix ms or a date; see `load_users`. Only HSTU's time_bias=request depends on it.
             allow, block: item ids, or a file with one id per line: items that alone, or never, are recommended.
             where: a condition on item columns, as in `categories=Cables and price<20`; see `recommend/where.py`.
@@ -134,7 +135,7 @@ class Recommender:
         self,
         users: Users,
         top: int = 10,
-        exclude_history: bool = False,
+        exclude_history: bool | None = None,
         request_time: str | int | None = None,
         filters: Filters | None = None,
     ) -> Iterator[pd.DataFrame]:
@@ -144,6 +145,7 @@ class Recommender:
         check_top(top)
         scorer, filters = self.scorer, filters or Filters()
         mask = scorer.mask(filters)
+        exclude_history = not self.scorer.run.dataset.keeps_repeats() if exclude_history is None else exclude_history
         histories = scorer.load_users(users, request_time, allow_empty=True, skip_unknown=filters.skip_unknown)
         report_left_out(histories)
         ids, titles = np.array(self.item_ids, object), np.array(self.titles, object)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import random
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,12 +21,17 @@ from torch import Tensor, nn
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import check_recorded, recorded_file, write_checksums
-from recbole_blair.files.write import remove, whole_folder
+from recbole_blair.files.write import remove, whole_folder, write_text
 from recbole_blair.text.trained.item_texts import PREFIX
 from recbole_blair.train.display import say
 from recbole_blair.train.run_folder import CHECKPOINT, CONFIG, METRICS
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 BEST, WEIGHTS, STATE = "best.safetensors", "model.safetensors", "state.pt"
+ITEM_IDS = "items.txt"  # beside the weights of a model with a table of items: their ids, one per line
+TABLE_ROWS = (0, 1, 2)  # rows of such a table beside the items': none, the padding item's, and a mask item's
 FIX_BEST = "copy the run again, or train it again in another output_dir"
 
 
@@ -185,23 +190,74 @@ def fit_weights(model: nn.Module, weights: dict[str, Tensor], run_dir: Path | st
         ) from error
 
 
-def load_initial_weights(model: nn.Module, run_dir: Path | str, strict: bool) -> list[str]:
+def save_item_ids(run_dir: Path | str, model: nn.Module, item_ids: Sequence[str]) -> None:
+    """Write the ids of a model's items, in order, where it has a table of them; a later run finds the rows by them."""
+    path = Path(run_dir) / CHECKPOINT / ITEM_IDS
+    sizes = {value.shape[0] for value in model.state_dict().values() if value.ndim}
+    if not path.exists() and sizes & {len(item_ids) + more for more in TABLE_ROWS}:
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, "".join(f"{item}\n" for item in item_ids))
+
+
+def move_item_rows(
+    model: nn.Module, given: dict[str, Tensor], former_ids: Sequence[str], item_ids: Sequence[str]
+) -> tuple[dict[str, Tensor], int]:
+    """Lay out another run's item tables for this model's items.
+
+    A table has a row per item in the order of the catalogue, behind that of the padding item, and perhaps one more at
+    its end. Rows of known items and the others are copied; rows of new items keep this model's fresh values.
+
+    Args:
+        given: the other run's weights.
+        former_ids, item_ids: the items of its build and of this one, in order.
+
+    Returns:
+        weights, known: `given` with its tables laid out anew; the number of this build's items that were known.
+    """
+    own, row_of = model.state_dict(), {item: row for row, item in enumerate(former_ids)}
+    source = torch.tensor([row_of.get(item, -1) for item in item_ids])
+    here = torch.nonzero(source >= 0)[:, 0]
+    embeddings = {f"{name}.weight" for name, part in model.named_modules() if isinstance(part, nn.Embedding)}
+    moved = dict(given)
+    for name, former in given.items():
+        more = former.shape[0] - len(former_ids) if former.ndim else -1  # rows beside the items'
+        fits = name in own and more in TABLE_ROWS and own[name].shape == (len(item_ids) + more, *former.shape[1:])
+        if not fits or (len(former_ids) == len(item_ids) and name not in embeddings):
+            continue  # of equal sizes another matrix may have as many rows by chance
+        first, table = min(more, 1), own[name].detach().cpu().clone()
+        table[:first] = former[:first]
+        table[first + len(item_ids) :] = former[first + len(former_ids) :]
+        table[first + here] = former[first + source[here]]
+        moved[name] = table
+    return moved, len(here)
+
+
+def load_initial_weights(
+    model: nn.Module, run_dir: Path | str, strict: bool, item_ids: Sequence[str] | None = None
+) -> tuple[list[str], int | None]:
     """Start a model from another run's best weights.
 
     Args:
+        item_ids: this build's; with them the rows of another build's items are found by id.
         strict: False keeps fresh values where names or shapes differ.
 
     Returns:
-        The parameters that kept their fresh values.
+        fresh, known: the parameters that kept their fresh values; the number of items whose rows were found by id, None
+        where the builds have the same items or the other run wrote no ids.
 
     Raises:
         InputError: weights that do not fit, with the first of them, when strict.
     """
+    known, path = None, Path(run_dir) / CHECKPOINT / ITEM_IDS
     # A text encoder starts from its own folder, whatever the other run trained.
     own, given = (
         {k: v for k, v in weights.items() if not k.startswith(PREFIX)}
         for weights in (model.state_dict(), load_best(run_dir))
     )
+    if item_ids is not None and path.is_file():
+        former_ids = path.read_text(encoding="utf-8").split("\n")[:-1]
+        if former_ids != list(item_ids):
+            given, known = move_item_rows(model, given, former_ids, item_ids)
     fit = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     fresh = sorted(own.keys() - fit.keys())
     if strict and (fresh or given.keys() - fit.keys()):
@@ -215,4 +271,4 @@ def load_initial_weights(model: nn.Module, run_dir: Path | str, strict: bool) ->
     if not fit:
         raise InputError(f"no weight of {run_dir} fits this model; it was trained with another model")
     model.load_state_dict(fit, strict=False)
-    return fresh
+    return fresh, known

@@ -95,6 +95,15 @@ def fraction(value: float) -> str:
     return f"{value:.4f}".removeprefix("0")
 
 
+def describe_repeats(result: dict[str, Any]) -> str:
+    """Return what evaluation did with targets that are in their history; nothing for a build that has none."""
+    repeats, rows = result.get("test_targets_in_history"), result["rows"]["test"]
+    if repeats is None:
+        return ""
+    how = ", where each is ranked all the same" if result["history_masked"] else ""
+    return f"; repeats kept: {repeats:,} of {rows:,} test targets are in their history{how}"
+
+
 def print_results(results: Sequence[dict[str, Any]]) -> None:
     """Print the table, and what it depends on, to the standard output."""
     from rich.console import Console  # heavy
@@ -104,7 +113,8 @@ def print_results(results: Sequence[dict[str, Any]]) -> None:
     first = results[0]
     encoders = sorted({r["encoder"] for r in results if r["encoder"]})
     console.print(
-        f"full ranking, history {'masked' if first['history_masked'] else 'not masked'}; {first['ties']}; "
+        f"full ranking, history {'masked' if first['history_masked'] else 'not masked'}{describe_repeats(first)}; "
+        f"{first['ties']}; "
         f"features: {', '.join(encoders) or 'none'}; {first['device']}, {first['precision']}"
     )
     for folder in sorted({str(Path(r["output_dir"])) for r in results}):

@@ -51,6 +51,7 @@ def summarise_run(
         "peak_memory_mb": round(peak_memory_mb(config["device"]), 1),
         "train_batch_size": trainer.loaders["train"].batch_size,
         "history_masked": config["mask_history"],
+        **({"test_targets_in_history": dataset.count_repeats("test")} if dataset.keeps_repeats() else {}),
         "ties": TIES if dataset.has_histories else USER_TIES,
         "encoder": header.get("encoder"),
         "precision": config["precision"],

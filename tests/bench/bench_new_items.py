@@ -118,7 +118,7 @@ def to_users(rows):
 
 def recommended(loaded, users, targets, ks):
     """Share of the users whose target is in the first k of `recommend`, for each k."""
-    best = loaded.recommend(users, top=max(ks))
+    best = loaded.recommend(users, top=max(ks), exclude_history=False)
     found = best["rank"][best["item_id"].to_numpy() == np.array(targets, object)[best["user_id"].astype(int)]]
     return {k: float((found <= k).sum() / len(users)) for k in ks}
 

@@ -193,3 +193,15 @@ def test_a_transform_is_kept_beside_the_features_and_fitted_again_for_others(tmp
     np.testing.assert_array_equal(dataset.text_features, fit_transform("whiten:4", raw, rows).apply(raw))
     dataset.load_text_features("someone--test-encoder")
     np.testing.assert_array_equal(dataset.text_features, raw)
+
+
+def test_targets_that_are_in_the_history_are_counted(tmp_path):
+    """u: a b a (in it) | b (in it) | a c; v: a | b | a, the first a beyond the one event that its row keeps."""
+    early, valid, test = 1_500_000_000_000, 1_628_643_414_042, 1_658_002_729_837
+    u = [("a", early), ("b", early + 1), ("a", early + 2), ("b", valid), ("a", test), ("c", test + 1)]
+    v = [("a", early), ("b", valid + 1), ("a", test + 2)]
+    dataset = BlairDataset(write_build(tmp_path, {"u": u, "v": v}, max_history=1))
+    assert [dataset.count_repeats(split) for split in ("train", "valid", "test")] == [1, 1, 2]
+    assert not dataset.keeps_repeats()
+    (tmp_path / "tiny" / "tiny.stats.json").write_text('{"settings": {"keep_repeats": true}}')
+    assert dataset.keeps_repeats()

@@ -278,6 +278,17 @@ def test_own_data_is_cut_8_1_1_by_time(tmp_path):
     assert [stats["splits"][s]["rows"] for s in SPLITS] == [159 - 7, 20, 21]
 
 
+def test_own_data_with_repeats_are_cut_by_all_events(tmp_path):
+    """Ten events of one user, b three times: 8:1:1 of ten is the eighth and the ninth; of eight pairs the seventh."""
+    reviews = [review("u1", item, 10**12 + n) for n, item in enumerate("abbcdefgbh")]
+    write_raw(tmp_path, "my-shop", reviews, [meta(item) for item in "abcdefgh"])
+    folder = prepare("my-shop", tmp_path / "dataset", tmp_path, progress=False, keep_repeats=True)
+    assert load_stats(folder)["instants"] == {"valid_start_ms": 10**12 + 7, "test_start_ms": 10**12 + 8}
+    assert [row[1:3] for row in read_rows(folder, "valid")] == [(list("abbcdef"), "g")]
+    assert [row[1:3] for row in read_rows(folder, "test")] == [(list("abbcdefg"), "b"), (list("abbcdefgb"), "h")]
+    assert folder.name.startswith("my-shop-")
+
+
 TIMES = st.one_of(
     st.sampled_from([V - 1, V, V + 1, T - 1, T, T + 1, 10**12]),
     st.integers(10**12, 2 * 10**12),

@@ -104,7 +104,11 @@ def test_inner_products_of_exported_vectors_rank_as_the_model_does(make_run, tmp
     clear = gap > 1e-5  # where scores all but tie, rounding may swap them
     assert clear.mean() > 0.3
     order = np.argsort(-(users @ items.T), axis=1)[clear]
-    best = loaded.recommend([n for n, c in zip(names, clear) if c], top=40)["item_id"].to_numpy().reshape(-1, 40)
+    best = (
+        loaded.recommend([n for n, c in zip(names, clear) if c], top=40, exclude_history=False)["item_id"]
+        .to_numpy()
+        .reshape(-1, 40)
+    )
     np.testing.assert_array_equal(np.array(ids)[order], best)
     about = json.loads((tmp_path / "vectors.json").read_text())
     assert {k: about[k] for k in ("items", "users", "width", "model")} == {
@@ -118,7 +122,9 @@ def test_a_faiss_index_finds_what_recommend_finds(make_run, tmp_path):
     assert call("export-vectors", make_run("UniSRecBlair"), *argv) == 0
     index, users = faiss.read_index(str(tmp_path / "items.faiss")), np.load(tmp_path / "users.npy")
     scores, rows = index.search(users, 3)
-    best = recbole_blair.load(make_run("UniSRecBlair"), device="cpu", show_progress=False).recommend("u3,u0", 3)
+    best = recbole_blair.load(make_run("UniSRecBlair"), device="cpu", show_progress=False).recommend(
+        "u3,u0", 3, exclude_history=False
+    )
     ids = pq.read_table(tmp_path / "items.parquet")["item_id"].to_pylist()
     assert [ids[r] for r in rows.ravel()] == best["item_id"].tolist()
     np.testing.assert_allclose(scores.ravel(), best["score"], rtol=1e-4, atol=1e-5)

@@ -61,7 +61,7 @@ def test_scores_and_recommendations_are_the_models_own(make_run, model, keys):
     assert scores.shape == (5, len(loaded.item_ids)) and scores.dtype == np.float32
     own = np.stack([naive_scores(run, SEQUENCES[user], END_MS)[1:] for user in USERS])
     np.testing.assert_allclose(scores, own, rtol=1e-4, atol=1e-5)
-    best = loaded.recommend(USERS, top=4)
+    best = loaded.recommend(USERS, top=4, exclude_history=False)
     assert best.columns.tolist() == ["user_id", "rank", "item_id", "title", "score", "source"] and len(best) == 20
     assert best["user_id"].tolist() == np.repeat(USERS, 4).tolist() and best["rank"].tolist() == [1, 2, 3, 4] * 5
     for number, user in enumerate(USERS):
@@ -83,12 +83,14 @@ def test_an_unseen_users_history_scores_like_the_same_known_user(make_run, model
 @pytest.mark.parametrize(("model", "keys"), [MODELS[0], MODELS[7], MODELS[10]], ids=["dot", "gate", "RecBole"])
 def test_chunks_change_nothing_and_stay_within_the_budget(make_run, monkeypatch, model, keys):
     users = list(SEQUENCES)
-    whole = recbole_blair.load(make_run(model, **keys), device="cpu", show_progress=False).recommend(users, 5)
+    whole = recbole_blair.load(make_run(model, **keys), device="cpu", show_progress=False).recommend(
+        users, 5, exclude_history=False
+    )
     seen, budget = [], 41 * 7
     best_items = selection.best_items
     monkeypatch.setattr(selection, "best_items", lambda s, k: seen.append(s.numel()) or best_items(s, k))
     chunked = recbole_blair.load(make_run(model, **keys, max_score_elements=budget), device="cpu", show_progress=False)
-    again = chunked.recommend(users, 5)
+    again = chunked.recommend(users, 5, exclude_history=False)
     assert len(seen) >= 5 and max(seen) <= budget
     assert again["item_id"].tolist() == whole["item_id"].tolist()
     np.testing.assert_allclose(again["score"], whole["score"], rtol=1e-4, atol=1e-5)
@@ -105,6 +107,15 @@ def test_exclude_history_leaves_out_every_item_of_it(make_run, top):
         scores = dict(zip(loaded.item_ids, loaded.score(user)[0]))
         left = sorted(set(loaded.item_ids) - past, key=lambda item: -scores[item])
         assert rows["item_id"].tolist() == left[:top]
+
+
+def test_what_a_user_has_is_left_out_unless_repeats_are_kept(make_run, monkeypatch):
+    loaded = recbole_blair.load(make_run("UniSRecBlair"), device="cpu", show_progress=False)
+    without, whole = (loaded.recommend(USERS, 100, exclude_history=x)["item_id"].tolist() for x in (True, False))
+    assert loaded.recommend(USERS, 100)["item_id"].tolist() == without != whole
+    monkeypatch.setattr(type(loaded.scorer.run.dataset), "keeps_repeats", lambda self: True)
+    assert loaded.recommend(USERS, 100)["item_id"].tolist() == whole
+    assert loaded.recommend(USERS, 100, exclude_history=True)["item_id"].tolist() == without
 
 
 def test_items_beyond_the_latest_fifty_are_left_out_too(make_run):

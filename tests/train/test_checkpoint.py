@@ -89,7 +89,7 @@ def test_a_full_disk_leaves_the_earlier_file_and_no_other(tmp_path, monkeypatch)
     assert path.read_text().endswith("\nmodel: old\n") and [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
     with pytest.raises(OSError, match="No space left"):
         save_epoch(tmp_path, 1, model(), state(1))
-    assert not list((tmp_path / "checkpoint").iterdir())
+    assert not list((tmp_path / "checkpoint").glob("*"))
 
 
 @pytest.mark.parametrize("file", ["state.pt", "model.safetensors"])
@@ -142,7 +142,7 @@ def save_best(folder, net):
 def test_strict_initial_weights_are_all_or_nothing(tmp_path):
     given = model()
     target = model()
-    assert load_initial_weights(target, save_best(tmp_path, given), strict=True) == []
+    assert load_initial_weights(target, save_best(tmp_path, given), strict=True) == ([], None)
     assert torch.equal(target["a"].weight, given["a"].weight)
     wider, before = model(width=5), model(width=5)
     wider.load_state_dict(before.state_dict())
@@ -157,7 +157,7 @@ def test_strict_initial_weights_are_all_or_nothing(tmp_path):
 
 def test_loose_initial_weights_list_what_stayed_fresh(tmp_path):
     given, target = model(), model(width=5, extra=True)
-    fresh = load_initial_weights(target, save_best(tmp_path, given), strict=False)
+    fresh, _ = load_initial_weights(target, save_best(tmp_path, given), strict=False)
     assert fresh == ["a.weight", "b.bias", "b.weight"] and torch.equal(target["a"].bias, given["a"].bias)
     with pytest.raises(InputError, match=r"no weight of .* fits this model"):
         load_initial_weights(torch.nn.Linear(7, 7), tmp_path, strict=False)
@@ -168,3 +168,38 @@ def test_saved_weights_are_plain_safetensors(tmp_path):
     net.register_buffer("big", torch.ones(5), persistent=False)
     save_weights(tmp_path / "w.safetensors", net)
     assert sorted(load_file(tmp_path / "w.safetensors")) == ["bias", "weight"]
+
+
+class TableOfItems(torch.nn.Module):
+    """Rows of 2 numbers: the padding item, the items, one more; a bias per item; and a matrix of something else."""
+
+    def __init__(self, n_items, first):
+        super().__init__()
+        self.table = torch.nn.Embedding(n_items + 2, 2)
+        self.table.weight.data = torch.arange(first, first + n_items + 2.0)[:, None].repeat(1, 2)
+        self.bias = torch.nn.Parameter(torch.arange(first, first + n_items, 1.0))
+        self.other = torch.nn.Linear(2, 3)
+
+
+def test_a_grown_catalogue_finds_its_rows_by_item_id(tmp_path):
+    """Former items a b c in rows 1 2 3, now b d a c e: b, a and c bring their rows along, d and e stay fresh."""
+    given, target = TableOfItems(3, 0), TableOfItems(5, 100)
+    save_best(tmp_path, given)
+    checkpoint.save_item_ids(tmp_path, given, ["a", "b", "c"])
+    assert load_initial_weights(target, tmp_path, True, ["b", "d", "a", "c", "e"]) == ([], 3)
+    assert target.table.weight[:, 0].tolist() == [0, 2, 102, 1, 3, 105, 4]  # the last row is the former last one's
+    assert target.bias.tolist() == [1, 101, 0, 2, 104]
+    assert torch.equal(target.other.weight, given.other.weight)
+
+
+def test_as_many_items_in_another_order_find_their_rows_too(tmp_path):
+    """The Linear has as many rows as there are items: it is no table, and stays as it is."""
+    given, target = TableOfItems(3, 0), TableOfItems(3, 100)
+    save_best(tmp_path, given)
+    checkpoint.save_item_ids(tmp_path, given, ["a", "b", "c"])
+    assert load_initial_weights(target, tmp_path, True, ["c", "b", "x"]) == ([], 2)
+    assert target.table.weight[:, 0].tolist() == [0, 3, 2, 103, 4]
+    assert torch.equal(target.other.weight, given.other.weight)
+    same = TableOfItems(3, 100)
+    assert load_initial_weights(same, tmp_path, True, ["a", "b", "c"]) == ([], None)
+    assert torch.equal(same.table.weight, given.table.weight)
