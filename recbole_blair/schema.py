@@ -1,6 +1,6 @@
 """Names and constants every room shares: fields, instants, domains, file suffixes. Imports nothing of ours.
 
-Sources: arXiv:2403.03952 section 3.1 (the two instants, the 50-item history) and the published list of the 33
+Sources: arXiv:2403.03952, section 3.2 (the two instants, the 50-item history) and the published list of the 33
 categories of Amazon Reviews 2023.
 """
 

@@ -81,7 +81,7 @@ def convert(
         InputError: broken or foreign files, nothing left after cleaning, an empty split.
         OSError: ENOSPC when the disk is full.
 
-    Source: arXiv:2403.03952, section 3.1 (timestamp); arXiv:2504.10545 (last_out); BLaIR-Bench (random).
+    Source: arXiv:2403.03952, section 3.2 (timestamp); arXiv:2504.10545 (last_out); BLaIR-Bench (random).
     """
     metadata = load_metadata(session, meta_path)
     sql = raw_reviews_sql(json_lines(review_path, REVIEW_COLUMNS))

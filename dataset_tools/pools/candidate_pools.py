@@ -4,7 +4,7 @@ Two streamed passes per domain. The first reads the item ids alone (10 bytes eac
 the items that were drawn. A pair's draw depends on the seed, its item and its occurrence only, so more pairs or more
 domains leave the other draws as they were.
 
-Source: arXiv:2403.03952 section 4.3 (50 in-domain candidates per pair). The released script draws unseeded.
+Source: arXiv:2403.03952, section 3.3 (50 in-domain candidates per pair). The released script draws unseeded.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A review's place in the sample is a hash of the seed, its user, item and time: the same reviews whatever the number of
 threads or the order of the files, in one streamed pass over the reviews and one over the metadata of each domain.
 
-Source: arXiv:2403.03952 section 4.3 and appendix (Amazon-C4: five stars, at least 100 characters, test window).
+Source: arXiv:2403.03952, section 3.3 and appendix (Amazon-C4: five stars, at least 100 characters, test window).
 """
 
 from __future__ import annotations

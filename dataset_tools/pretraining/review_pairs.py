@@ -4,7 +4,7 @@ Only reviews before the first instant count, and a seeded share of them: whether
 item and time alone, so it is the same whatever the order of lines, files and threads. A domain's pairs are written in
 the order of that hash, which is a random order.
 
-Source: arXiv:2403.03952, section 3.3 and the released code (both sides longer than 30 characters).
+Source: arXiv:2403.03952, section 3.1, and the released code (both sides longer than 30 characters).
 """
 
 from __future__ import annotations

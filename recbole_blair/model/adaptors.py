@@ -66,7 +66,7 @@ class MoEAdaptor(nn.Module):
 class MLPAdaptor(nn.Module):
     """Dropout, linear, ReLU layers from text features to item vectors, the last one linear.
 
-    Source: the SASRec (Text) baseline of arXiv:2403.03952, section 4.2.
+    Source: the SASRec (Text) baseline of arXiv:2403.03952, section 3.2.
     """
 
     def __init__(self, sizes: Sequence[int], dropout_prob: float, initializer_range: float = 0.02) -> None:

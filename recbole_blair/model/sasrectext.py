@@ -27,7 +27,7 @@ class SASRecText(DotProductRecommender):
     Differences to the released code, all intended: an item that occurs many times in a batch is projected once, so
     its occurrences share one dropout mask; the padding item is no candidate of the softmax.
 
-    Source: the baseline of arXiv:2403.03952, section 4.2, after arXiv:1808.09781.
+    Source: the baseline of arXiv:2403.03952, section 3.2, after arXiv:1808.09781.
     """
 
     uses_text = True

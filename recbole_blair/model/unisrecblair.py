@@ -36,7 +36,7 @@ class UniSRecBlair(DotProductRecommender):
     same-item negatives of the pretraining losses contribute nothing (there each counts as exp(0) = 1); the second
     view of pretraining is item drop alone (word drop needs features of altered texts).
 
-    Source: arXiv:2206.05941, sections 2.1 to 2.4; arXiv:2403.03952, section 4.2.
+    Source: arXiv:2206.05941, sections 2.1 to 2.4; arXiv:2403.03952, section 3.2.
     """
 
     uses_text = True

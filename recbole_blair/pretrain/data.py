@@ -206,7 +206,7 @@ def load_pair_tables(
     Raises:
         InputError: bad files, or no pairs left.
 
-    Source: arXiv:2403.03952, section 3.3 (the filter), appendix (1 % held out).
+    Source: arXiv:2403.03952, section 3.1 (the filter), appendix (1 % held out).
     """
     files = pair_files(path)
     folder = Path(folder)

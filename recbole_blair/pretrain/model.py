@@ -68,7 +68,7 @@ class PairEncoder(nn.Module):
         dense: put a dense and a tanh layer on the pooled state in training, as the released code does;
             the exported encoder does not have it.
 
-    Source: arXiv:2403.03952, section 3.3; the dense layer: the released code, after SimCSE (arXiv:2104.08821).
+    Source: arXiv:2403.03952, section 3.1; the dense layer: the released code, after SimCSE (arXiv:2104.08821).
     """
 
     def __init__(

@@ -234,6 +234,8 @@ def build_trainer(
         mlm_share=settings.mlm_probability,
         symmetric=settings.symmetric,
         mask_same_item=settings.mask_same_item,
+        mlm_on=settings.mlm_on,
+        contrastive_scale=settings.contrastive_scale,
         mask_same_history=settings.mask_same_history and tables.counts.get("with_history", 0) > 0,
     )
     vocabulary = read_vocabulary(tokenizer, model, objective.mlm)

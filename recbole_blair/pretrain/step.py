@@ -19,7 +19,7 @@ from torch import Tensor
 
 from recbole_blair.losses import info_nce_loss
 from recbole_blair.ops import all_gather_rows, get_random_state, set_random_state
-from recbole_blair.parallel.distributed import gather_values, mean_over_devices, rank
+from recbole_blair.parallel.distributed import gather_values, mean_over_devices, rank, world_size
 from recbole_blair.pretrain.noise import IGNORE, counter_uniform, drop_spans, mask_tokens
 
 if TYPE_CHECKING:
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 class Objective(NamedTuple):
     """What is minimised: contrastive + mlm_weight * the backbone's own loss, or one of the two.
 
-    Source: arXiv:2403.03952, equations 1 to 3.
+    The released code gathers the vectors of all n devices but keeps the gradients of each device's own rows, and then
+    averages over the devices: its contrastive gradient is 1/n of the whole batch's, so that the weight of the other
+    loss beside it is n * mlm_weight. `contrastive_scale="released"` does that.
+
+    Source: arXiv:2403.03952, section 3.1, equations 1 to 3; section 3.4 (BLaIR-MLM: the metadata alone).
     """
 
     contrastive: bool = True
@@ -40,6 +44,13 @@ class Objective(NamedTuple):
     symmetric: bool = False
     mask_same_item: bool = True
     mask_same_history: bool = False
+    mlm_on: str = "both"  # sides of a pair whose tokens are hidden: both or metadata
+    contrastive_scale: str = "full"  # full or released
+
+    @property
+    def contrastive_weight(self) -> float:
+        """What the contrastive gradient is multiplied by."""
+        return 1.0 / world_size() if self.contrastive_scale == "released" else 1.0
 
     @property
     def own_weight(self) -> float:
@@ -135,14 +146,14 @@ class Step:
         return {"loss": total, **parts}
 
     def _weight(self, name: str) -> float:
-        return 1.0 if name == "contrastive" else self.objective.own_weight
+        return self.objective.contrastive_weight if name == "contrastive" else self.objective.own_weight
 
     def _plain_contrastive(self, batch: dict[str, Any]) -> Tensor:
         """Every chunk forward, then one backward pass."""
         with self.autocast():
             vectors = [self._embed_chunk(batch, rows) for rows in batch["chunks"]]
         loss = contrastive_loss(_in_order(vectors, batch["chunks"]), batch, self.objective)
-        self.backward(loss)
+        self.backward(self.objective.contrastive_weight * loss)
         return loss.detach()
 
     def _cached_contrastive(self, batch: dict[str, Any]) -> Tensor:
@@ -156,7 +167,7 @@ class Step:
         after = get_random_state(device)
         leaf = _in_order(vectors, batch["chunks"]).requires_grad_()
         loss = contrastive_loss(leaf, batch, self.objective)
-        (gradient,) = torch.autograd.grad(loss, leaf)  # (2B, D)
+        (gradient,) = torch.autograd.grad(self.objective.contrastive_weight * loss, leaf)  # (2B, D)
         for rows, state in zip(batch["chunks"], states):
             set_random_state(state, device)
             with self.autocast():
@@ -169,12 +180,19 @@ class Step:
         """The backbone's own loss does not couple texts: each chunk goes backward at once."""
         count = self._predicted(own)
         losses: list[Tensor] = []
-        for rows in batch["chunks"]:
+        for rows in self._own_chunks(batch):
             with self.autocast():
                 loss = self._own_chunk(own, rows) / count
             self.backward(self.objective.own_weight * loss)
             losses.append(loss.detach())
         return functools.reduce(torch.add, losses)
+
+    def _own_chunks(self, batch: dict[str, Any]) -> list[Tensor]:
+        """Return the chunks of texts with hidden tokens: of the contexts and the metadata, or of the metadata alone."""
+        if self.objective.mlm_on == "both":
+            return batch["chunks"]
+        parts = [rows[rows >= len(batch["row"])] for rows in batch["chunks"]]  # the metadata come after the contexts
+        return [rows for rows in parts if len(rows)]
 
     def _embed_chunk(self, batch: dict[str, Any], rows: Tensor) -> Tensor:
         lengths = batch["lengths"][rows]
@@ -194,7 +212,14 @@ class Step:
         return mean_over_devices((own[2] != IGNORE).sum().double()).clamp_min(1.0)
 
     def noisy_batch(self, batch: dict[str, Any], number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (noisy ids, lengths, labels) of the 2B texts; contexts and metadata are both hidden in part."""
+        """Return (noisy ids, lengths, labels) of the 2B texts; with `mlm_on=metadata` no context has a label."""
+        noisy, lengths, labels = self._hide(batch, number)
+        if self.objective.mlm_on == "metadata":
+            labels[: len(batch["row"])] = IGNORE
+        return noisy, lengths, labels
+
+    def _hide(self, batch: dict[str, Any], number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Hide tokens of all 2B texts."""
         rows = torch.cat([batch["row"] * 2, batch["row"] * 2 + 1])  # a number for each text
         if self.model.denoiser is not None:
             return self._dropped_spans(batch, rows, number)

@@ -1,6 +1,6 @@
 """The Shopping Queries (ESCI) files in Parquet: the published filters, graded judgements, a pool of its products.
 
-Sources: arXiv:2206.06588 (the files and labels); arXiv:2403.03952 section 4.3 (the filters).
+Sources: arXiv:2206.06588 (the files and labels); arXiv:2403.03952, section 3.3 (the filters).
 """
 
 from __future__ import annotations

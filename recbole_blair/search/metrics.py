@@ -29,7 +29,7 @@ def score_rankings(ranked: np.ndarray, gains: Sequence[Mapping[int, int]], ks: I
         dict: `ndcg@k`, `recall@k`, `mrr@k` -> (n,) float64 in 0..1. NDCG has linear gains and the discount
         log2(rank + 1), rank from 1; its ideal ranks all judged items. A target that was not found gives 0.
 
-    Source: arXiv:2403.03952 section 4.3 (NDCG@100); arXiv:2206.06588 section 4 (graded gains).
+    Source: arXiv:2403.03952, section 3.3 (NDCG@100); arXiv:2206.06588 section 4 (graded gains).
     """
     ranked = np.asarray(ranked)
     n, depth = ranked.shape

@@ -80,7 +80,7 @@ def encode_build(
         InputError: no `.item` file, an empty one, an encoder that cannot be had, or a whole feature file made from
             other ids, texts or settings.
 
-    Source: arXiv:2403.03952, section 4.1 (raw [CLS] states as features).
+    Source: arXiv:2403.03952, section 3.2 (raw [CLS] states as features).
     """
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"--batch_tokens={batch_tokens} is not a number of tokens; leave it out for the default")

@@ -39,7 +39,7 @@ def pool(states: Tensor, lengths: Tensor, pooling: str) -> Tensor:
     Raises:
         ValueError: another pooling.
 
-    Source: arXiv:2403.03952, section 4.1 ([CLS]); arXiv:1908.10084, section 3 (mean); arXiv:2401.00368, section 3
+    Source: arXiv:2403.03952, section 3.1 ([CLS]); arXiv:1908.10084, section 3 (mean); arXiv:2401.00368, section 3
     (last token).
     """
     import torch  # heavy

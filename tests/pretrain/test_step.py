@@ -113,6 +113,25 @@ def test_total_is_contrastive_plus_weighted_own_loss(tokenizer):
     assert set(alone) == {"loss", "mlm"} and alone["loss"] == alone["mlm"]
 
 
+@pytest.mark.parametrize("chunk", [0, 3])
+def test_mlm_on_metadata_is_the_loss_of_the_metadata_alone(tokenizer, chunk):
+    """Value and gradients are those of the whole masked-language model over the metadata's hidden tokens."""
+    model = build_model(tokenizer, dropout=0.0)
+    batch, objective = build_batch(tokenizer, 10, 3), Objective(contrastive=False, mlm_share=0.4, mlm_on="metadata")
+    losses, grads, _ = run_step(model, tokenizer, batch, chunk, objective)
+    model = model.double().train()
+    both = Step(model, Objective(mlm_share=0.4), read_vocabulary(tokenizer, model, True), seed=3)
+    noisy, lengths, labels = both.noisy_batch(batch, 5)  # the same tokens are hidden
+    states = model.hidden_states(noisy[10:], lengths[10:])
+    logits = model.token_head(states.flatten(0, 1)).double()
+    own = torch.nn.functional.cross_entropy(logits, labels[10:].flatten(), ignore_index=-100)
+    own.backward()
+    assert torch.allclose(losses["mlm"], own, atol=1e-12) and (labels[:10] != -100).any()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            assert torch.allclose(parameter.grad, grads[name], rtol=1e-9, atol=1e-12), name
+
+
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert"])
 def test_token_head_equals_the_whole_masked_language_model(tokenizer, kind):
     from transformers import AutoModel, AutoModelForMaskedLM
