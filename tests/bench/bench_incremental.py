@@ -1,0 +1,104 @@
+"""A build made again with 1 % more events and items: how much faster than from nothing, and are the files the same?
+
+The latest 1 % of a domain's events, and the items that only they hold, come one night later. Both sides convert the
+whole log; one has the features of the night before. Checks that the atomic files are equal byte for byte, that no known
+text is encoded and that the features agree, then prints seconds and their ratio.
+Usage: `python tests/bench/bench_incremental.py --raw_dir=raw --domain=Electronics --plm=<folder>`.
+"""
+
+import argparse
+import gzip
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
+
+import measure
+import numpy as np
+
+from dataset_tools.own_data import prepare_own
+from recbole_blair.text.encode import encode_build
+from recbole_blair.text.features import load_features, read_item_texts
+from recbole_blair.text.reuse import Reusing
+
+COLUMNS = "user_id=user_id,item_id=parent_asin,timestamp=timestamp"
+ITEM_COLUMNS = "item_id=parent_asin,title=title,features=features,categories=categories,description=description"
+
+
+def read_lines(path):
+    """Return a raw file's lines and their records."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        lines = file.readlines()
+    return lines, [json.loads(line) for line in lines]
+
+
+def write_nights(args, folder):
+    """Write the log and the items of two nights; returns {night: (log, items)}."""
+    lines, reviews = read_lines(Path(args.raw_dir) / f"review_categories/{args.domain}.jsonl.gz")
+    meta_lines, items = read_lines(Path(args.raw_dir) / f"meta_categories/meta_{args.domain}.jsonl.gz")
+    order = np.argsort([review["timestamp"] for review in reviews], kind="stable")[: args.events or None]
+    nights = {}
+    for night, n in (("yesterday", int(len(order) * (1 - args.share))), ("today", len(order))):
+        sold = {reviews[row]["parent_asin"] for row in order[:n]}
+        paths = folder / f"{night}.jsonl", folder / f"{night}-items.jsonl"
+        paths[0].write_text("".join(lines[row] for row in order[:n]), encoding="utf-8")
+        kept = (line for line, item in zip(meta_lines, items) if item["parent_asin"] in sold)
+        paths[1].write_text("".join(kept), encoding="utf-8")
+        nights[night] = paths
+    return nights
+
+
+def build(files, data_path, plm, force=False):
+    """Convert and encode; returns the build's folder, the encoder's name, and the seconds of each step."""
+    started = time.perf_counter()
+    options = {"columns": COLUMNS, "item_columns": ITEM_COLUMNS, "source": "jsonl", "progress": False}
+    folder = prepare_own("shop", *files, data_path=data_path, force=force, **options)
+    converted = time.perf_counter()
+    path = encode_build(folder, plm, progress=False)
+    seconds = {"convert_s": converted - started, "encode_s": time.perf_counter() - converted}
+    return folder, path.name.removeprefix("shop.").removesuffix(".feature"), seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--raw_dir", default="raw")
+    parser.add_argument("--domain", default="Electronics")
+    parser.add_argument("--plm", required=True)
+    parser.add_argument("--share", type=float, default=0.01, help="of the events that come one night later")
+    parser.add_argument("--events", type=int, default=0, help="the earliest events alone; 0: all")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        nights = write_nights(args, Path(work))
+        folder, name, _ = build(nights["yesterday"], f"{work}/grown", args.plm)
+        known = set(read_item_texts(folder)[1])
+        encoded = []
+        real = Reusing.__init__
+
+        def counting(self, *arguments):
+            real(self, *arguments)
+            encoded.extend(self.new_texts)
+
+        Reusing.__init__ = counting
+        folder, name, again = build(nights["today"], f"{work}/grown", args.plm, force=True)
+        Reusing.__init__ = real
+        fresh, _, full = build(nights["today"], f"{work}/fresh", args.plm)
+        texts = read_item_texts(folder)[1]
+        assert sorted(encoded) == sorted(text for text in texts if text not in known), "a known text was encoded"
+        for path in [*fresh.glob("*.inter"), fresh / "shop.item", fresh / "shop.stats.json"]:
+            assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
+        rows, others = (load_features(one, name)[0] for one in (folder, fresh))
+        apart = float(np.abs(rows - others).max())
+        assert apart < 1e-4 * float(np.abs(others).max()), apart
+        ours, reference = sum(again.values()), sum(full.values())
+        measure.emit(
+            "incremental build", ours_s=ours, reference_s=reference, ratio=ours / reference, items=len(texts),
+            new_texts=len(encoded), largest_difference=apart, **{f"ours_{k}": v for k, v in again.items()},
+            **{f"reference_{k}": v for k, v in full.items()},
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
