@@ -42,6 +42,7 @@ INSTALL_REQUIRES = [
 EXTRAS = {
     "pretrain": ["accelerate>=1.1", "datasets>=4.0", "sentence-transformers>=5.0"],
     "search": ["bm25s>=0.2", "PyStemmer>=2.2", "faiss-cpu>=1.9", "ir-measures>=0.3"],
+    "serve": ["bm25s>=0.2", "fastapi>=0.115", "uvicorn>=0.30"],
     "tune": ["ray[tune]>=2.40", "optuna>=4.0", "plotly>=5.20"],
     "lora": ["peft>=0.18"],
     "api": ["openai>=1.50", "tiktoken>=0.8"],
@@ -108,6 +109,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["recbole_blair", "recbole_blair.*", "dataset_tools", "dataset_tools.*"]),
+    package_data={"recbole_blair.serve": ["page/*"]},
     cmdclass={"build_py": BuildPyWithProps, "sdist": SdistWithProps},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,

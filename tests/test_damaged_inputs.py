@@ -38,7 +38,7 @@ UNREAD = {  # options that the command line below rightly does not look at, by c
     "pretrain": ["exclude_items", "exclude_reviews", "scratch", "pairs_path"],  # of --dataset; of a fresh encoder
     "reproduce": ["measuring", "plm", "data_path"],  # read when a row needs them
     "bench": ["measuring"],  # read when a data set needs it
-    "stats": ["data_path"], "recommend": ["plm"], "export-vectors": ["plm"], "similar": ["plm"],  # of new items
+    "stats": ["data_path"], "recommend": ["plm"], "export-vectors": ["plm"], "similar": ["plm"], "serve": ["plm"],
 }  # fmt: skip
 
 
@@ -77,7 +77,7 @@ DAMAGES = {  # what stands at the path: bytes, or what makes it
     "not gzip.gz": b"{}",
     "cut.gz": gzip.compress(b'{"user_id": "x"}\n' * 50, mtime=0)[:-9],
 }
-FOLDERS = ("checkpoint", "runs", "run", "build")
+FOLDERS = ("checkpoint", "compare", "merge", "runs", "run", "build")
 ALWAYS_WRONG = ("below a file", "loop", "proc", "long")
 QUICK = ("binary", "swap")
 
@@ -120,6 +120,7 @@ def world(tmp_path_factory):
         "report": [str(run), "--device=cpu", "--quiet"],
         "reproduce": ["blair-table4", "--scale=smoke"],
         "search": [f"--dataset={shop}", "--retriever=bm25", "--quiet"],
+        "serve": [f"--checkpoint={run}", "--device=cpu", "--port=0"],
         "similar": [f"--checkpoint={run}", "--items=i001", "--device=cpu", "--quiet"],
         "stats": ["Appliances", f"--raw_dir={raw}", "--quiet"],
         "train": ours,
@@ -145,6 +146,7 @@ def stopped(monkeypatch):
     from recbole_blair.pretrain import run as pretrain_run
     from recbole_blair.reproduce import run as reproduce_run
     from recbole_blair.search.c4 import build as c4
+    from recbole_blair.serve import server
     from recbole_blair.train.trainer import BlairTrainer
     from recbole_blair.tune import run as tune_run
 
@@ -153,7 +155,7 @@ def stopped(monkeypatch):
 
     places = [
         (pretrain_run, "build_trainer"), (reproduce_run, "reproduce"), (c4, "build_requests"), (BlairTrainer, "fit"),
-        (tune_run, "run_sweep"), (bench_run, "run_bench"),
+        (tune_run, "run_sweep"), (bench_run, "run_bench"), (server, "serve"),
     ]  # fmt: skip
     for place, name in places:
         monkeypatch.setattr(place, name, work)
@@ -187,7 +189,8 @@ def run_one(world, stopped, tmp_path, monkeypatch, capsys, command, option, dama
     given.mkdir()
     work.mkdir()
     monkeypatch.chdir(work)
-    path = damaged(given, damage, option.endswith(("_dir", "_path")) or option in (*FOLDERS, "merge"))
+    is_folder = option.endswith(("_dir", "_path")) or option in FOLDERS
+    path = damaged(given, damage, is_folder)
     argv = [word for word in world[command] if not word.startswith(f"--{option}=")]
     if option == "runs":
         argv = [str(path), *argv[1:]]

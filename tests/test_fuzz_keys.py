@@ -139,6 +139,7 @@ NEEDED = {  # arguments without which nothing is looked at
     "search": ["--dataset=amazon-c4"],
     "recommend": ["--checkpoint=run", "--users=u1"],
     "similar": ["--checkpoint=run", "--items=i1"],
+    "serve": ["--checkpoint=run"],
     "export-vectors": ["--checkpoint=run"],
     "export-encoder": ["--checkpoint=run", "--output_dir=out"],
     "evaluate": ["--checkpoint=run"],
