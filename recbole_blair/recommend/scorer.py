@@ -12,7 +12,7 @@ from recbole.data.interaction import Interaction
 from recbole_blair.errors import InputError
 from recbole_blair.recommend.catalogue import Catalogue
 from recbole_blair.recommend.new_items import append_items
-from recbole_blair.recommend.users import load_users, parse_request_time
+from recbole_blair.recommend.users import KnownUsers, load_users, parse_request_time
 from recbole_blair.registry.build_model import trims_histories
 from recbole_blair.schema import ITEM_SEQ, ITEM_SEQ_LEN, TIMESTAMP, TIMESTAMP_SEQ, USER_ID
 from recbole_blair.train.evaluation import score_all
@@ -46,6 +46,7 @@ class Scorer:
         self.trim = trims_histories(run.info, run.config)
         self._tables: tuple[Tensor, Tensor] | None = None
         self._popularity: Tensor | None = None
+        self._known: KnownUsers | None = None
         self.neighbours: dict[str, tuple[Tensor, Tensor]] = {}  # see `similar.item_vectors`
 
     @property
@@ -86,7 +87,9 @@ class Scorer:
     ) -> Histories:
         """Load histories and refuse those without the times the model reads; see `users.load_users`."""
         request_ms = parse_request_time(request_time)
-        histories = load_users(users, self.dataset, self.catalogue.codes, request_ms, allow_empty, skip_unknown)
+        self._known = self._known or KnownUsers(self.dataset)
+        codes = self.catalogue.codes
+        histories = load_users(users, self.dataset, codes, request_ms, allow_empty, skip_unknown, self._known)
         mode, untimed = self.config.get("time_bias") or "none", ~histories.timed & histories.filled
         if mode != "none" and untimed.any():
             user_id = histories.user_ids[int(np.flatnonzero(untimed)[0])]

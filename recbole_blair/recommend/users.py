@@ -22,6 +22,7 @@ from recbole_blair.schema import ITEM_SEQ, SPLITS, TIMESTAMP, TIMESTAMP_SEQ, USE
 
 Users = str | Path | Mapping[str, Any] | Sequence["str | Mapping[str, Any]"]
 ID_FILES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".gz", ".parquet")  # endings that no list of ids has
+MAX_DICTIONARY = 2_000_000  # users that are looked up in a dictionary, some 100 bytes each
 
 
 @dataclass
@@ -77,6 +78,7 @@ def load_users(
     request_ms: int | None = None,
     allow_empty: bool = False,
     skip_unknown: bool = False,
+    known: KnownUsers | None = None,
 ) -> Histories:
     """Load histories.
 
@@ -89,6 +91,7 @@ def load_users(
             dataset's latest event or the user's own, whichever is later. A mapping's `timestamp` outranks it.
         allow_empty: take an empty history.
         skip_unknown: leave unknown items out of a history, and give an unknown user an empty one.
+        known: of the dataset, for whoever asks more than once; None: opened here.
 
     Returns:
         Users in the order given.
@@ -99,24 +102,24 @@ def load_users(
     records = [(place, as_record(entry, place)) for place, entry in iterate_entries(users)]
     if not records:
         raise InputError(f"no user in {users!r}; give ids of known users, or a JSONL file of histories")
-    known = KnownUsers(dataset, [record[USER_ID] for _, record in records if ITEM_SEQ not in record])
-    last = int(dataset.seq_times.max(initial=0))
+    known = known or KnownUsers(dataset)
+    numbers = known.find([record[USER_ID] for _, record in records if ITEM_SEQ not in record])
     parts, timed, request, code, left_out = [], [], [], [], []
     for place, record in records:
         number, missing = 0, 0
         if ITEM_SEQ in record:
             items, times, missing = given_history(record, place, code_of, skip_unknown)
-        elif skip_unknown and known.codes[record[USER_ID]] is None:
+        elif skip_unknown and numbers[record[USER_ID]] is None:
             items, times, missing = np.zeros(0, np.int32), None, -1
         else:
-            number, items, times = known.history(record[USER_ID], place)
+            number, items, times = known.history(record[USER_ID], numbers[record[USER_ID]], place)
         if not len(items) and not (allow_empty or skip_unknown):
             raise InputError(f"{place}: the history of {record[USER_ID]!r} is empty; {ITEM_SEQ} needs an item at least")
         own = times is not None
         code.append(number)
         parts.append((items, times if own else np.zeros(len(items), np.int64)))
         timed.append(own)
-        request.append(request_time(record, place, times, last, request_ms))
+        request.append(request_time(record, place, times, known.last, request_ms))
         left_out.append(missing)
     items, times = (np.concatenate(column) for column in zip(*parts))
     start = np.cumsum([0, *(len(part[0]) for part in parts)])
@@ -232,28 +235,41 @@ class KnownUsers:
     Where a build's rows do not chain (other tools'), a user's sequence is that of the latest row: history and target.
     """
 
-    def __init__(self, dataset: BlairDataset, wanted: Sequence[str]) -> None:
+    def __init__(self, dataset: BlairDataset) -> None:
         self.dataset, self.items = dataset, np.asarray(dataset.seq_items)
         self.times = np.asarray(dataset.seq_times) if dataset.has_times else None
-        wanted = list(dict.fromkeys(wanted))
-        as_given, encoded = (
-            pc.index_in(pa.array(ids, pa.string()), value_set=dataset.user_tokens)
-            for ids in (wanted, [encoded_id(user) for user in wanted])
-        )
-        self.codes = dict(zip(wanted, pc.coalesce(as_given, encoded).to_pylist()))
+        self.last = int(dataset.seq_times.max(initial=0))  # the latest event, Unix ms
         start, size = np.asarray(dataset.user_start), len(dataset.seq_items)
         if dataset.chained:  # sequences lie in the order of user ids
             self.begin, self.end = start, np.append(start[1:], size)
         else:
             self.begin, self.end = latest_rows(dataset)
+        self._asked, self._indices = 0, dict[str, int]()
 
-    def history(self, user_id: str, place: str) -> tuple[int, np.ndarray, np.ndarray | None]:
-        """Return the internal id, items and times (None without) of a user.
+    def find(self, wanted: Sequence[str]) -> dict[str, int | None]:
+        """Return the place of users in the build by their ids, as written or as the build encodes them; None: unknown.
+
+        Arrow's look-up reads all ids each time; whoever asks again gets a dictionary, unless it would be very large.
+        """
+        if not wanted:
+            return {}
+        wanted, tokens = list(dict.fromkeys(wanted)), self.dataset.user_tokens
+        self._asked += 1
+        if self._asked > 1 and len(tokens) <= MAX_DICTIONARY:
+            self._indices = self._indices or {token: index for index, token in enumerate(tokens.to_pylist())}
+            return {user: self._indices.get(user, self._indices.get(encoded_id(user))) for user in wanted}
+        as_given, encoded = (
+            pc.index_in(pa.array(ids, pa.string()), value_set=tokens)
+            for ids in (wanted, [encoded_id(user) for user in wanted])
+        )
+        return dict(zip(wanted, pc.coalesce(as_given, encoded).to_pylist()))
+
+    def history(self, user_id: str, index: int | None, place: str) -> tuple[int, np.ndarray, np.ndarray | None]:
+        """Return the internal id, items and times (None without) of a user that `find` found.
 
         Raises:
             InputError: an unknown user.
         """
-        index = self.codes[user_id]
         if index is None:
             raise InputError(
                 f"{place}: unknown user {user_id!r}; {self.dataset.name} has {self.dataset.n_users - 1} users. Of "

@@ -131,7 +131,7 @@ class Serving:
     def open(self, run: str) -> tuple[Engine, Any]:
         """Load the run of a folder with the items that were added."""
         what = identity(self.folders[run])
-        recommender = self.load(self.folders[run])
+        recommender = self.load(str(Path(self.folders[run]).resolve()))  # a link may be moved while it is read
         engine = Engine(recommender, run)
         self.give_added(engine)
         return engine, what

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+BODY_S = 10  # seconds in which a body arrives: one that never ends would keep a server from ending
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
@@ -39,16 +41,31 @@ class Limits:
         if not length.isdigit() or int(length) > self.max_body:
             await refuse(send, 413, f"the body has {length[:20].decode('latin-1')} bytes; at most {self.max_body:,}")
             return
-        body, more = b"", True
-        while more:  # whole, since what is behind reads JSON; an unfinished one never gets that far
+        if int(length) == 0 and b"transfer-encoding" not in headers:
+            await self.app(scope, receive, send)
+            return
+        try:
+            body = await asyncio.wait_for(self.read(receive), BODY_S)
+        except asyncio.TimeoutError:
+            await refuse(send, 408, f"the body did not arrive within {BODY_S} s")
+            return
+        if body is None:
+            return
+        if len(body) > self.max_body:
+            await refuse(send, 413, f"the body is larger than {self.max_body:,} bytes")
+            return
+        await self.app(scope, once(body, receive), send)
+
+    async def read(self, receive: Receive) -> bytes | None:
+        """Return a whole body, or its beginning when it is too large; None: whoever asked has gone."""
+        body = b""
+        while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return
-            body, more = body + message.get("body", b""), message.get("more_body", False)
-            if len(body) > self.max_body:
-                await refuse(send, 413, f"the body is larger than {self.max_body:,} bytes")
-                return
-        await self.app(scope, once(body, receive), send)
+                return None
+            body += message.get("body", b"")
+            if not message.get("more_body", False) or len(body) > self.max_body:
+                return body
 
 
 def once(body: bytes, receive: Receive) -> Receive:

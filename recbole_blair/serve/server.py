@@ -17,6 +17,7 @@ from recbole_blair.serve.engine import Serving
 from recbole_blair.serve.limits import LOOPBACK, Limits
 
 SWITCH_S = 0.001  # Python gives the interpreter to another thread after this time: answers go out while others compute
+GRACE_S = 60  # what is in flight has this time when the server ends
 KEEP_ALIVE_S = 30  # an idle connection is kept this long
 
 
@@ -62,7 +63,8 @@ async def serve_async(serving: Serving, options: ServeOptions) -> None:
     hosts = LOOPBACK if options.host in LOOPBACK else ()
     config = uvicorn.Config(
         Limits(app, options.max_body_kb << 10, hosts), host=options.host, port=options.port, log_level="warning",
-        access_log=False, timeout_keep_alive=KEEP_ALIVE_S, server_header=False, lifespan="off",
+        access_log=False, server_header=False, lifespan="off", timeout_graceful_shutdown=GRACE_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
     )  # fmt: skip
     server, asked = Server(config), asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -27,7 +27,7 @@ class RunningServer:
         self.log = Path(tempfile.mkstemp(suffix=".log")[1])
         self.process = subprocess.Popen(
             [sys.executable, "-m", "recbole_blair", *argv], stdout=self.log.open("w"), stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
         )  # fmt: skip
         end = time.monotonic() + START_S
         while not (found := re.search(r"serving on http://127\.0\.0\.1:(\d+)", self.log.read_text())):
