@@ -121,7 +121,7 @@ def check_takes_items(run: OpenRun) -> None:
         InputError: names the model and what is in the way.
     """
     model, name = run.model, run.info.name
-    if not getattr(model, "uses_text", False) or not (hasattr(model, "item_texts") or hasattr(model, "text_features")):
+    if not reads_texts(model):
         raise InputError(
             f"{name} knows items by their ids alone, so it cannot score items it was not trained on; train a text "
             "model: UniSRecBlair, SASRecText or HSTUBlair"
@@ -129,6 +129,11 @@ def check_takes_items(run: OpenRun) -> None:
     for weight, rows in rows_of_weights(model):
         if rows in (run.dataset.n_items - 1, run.dataset.n_items) and weight != "id_embedding":
             raise InputError(f"{name} has {weight} with one row per item, which new items lack; it cannot take any")
+
+
+def reads_texts(model: nn.Module) -> bool:
+    """True for a model whose items come from their texts."""
+    return getattr(model, "uses_text", False) and (hasattr(model, "item_texts") or hasattr(model, "text_features"))
 
 
 def rows_of_weights(model: nn.Module) -> Iterator[tuple[str, int]]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from recbole_blair.errors import InputError
+from recbole_blair.recommend.new_items import reads_texts
 from recbole_blair.recommend.topk import best_items
 from recbole_blair.recommend.users import iterate_entries
 from recbole_blair.schema import ITEM_ID
@@ -87,8 +88,10 @@ def item_vectors(scorer: Scorer, by: str) -> tuple[Tensor, Tensor]:
         if by == "model":
             scorer.check_has_vectors()
             table = scorer.tables()[1][1:]
-        elif hasattr(scorer.model, "text_features"):
-            table = scorer.model.text_features.float()
+        elif reads_texts(scorer.model):
+            own = getattr(scorer.model, "item_texts", None)
+            with torch.no_grad():
+                table = (scorer.model.text_features if own is None else own(None)).float()
         else:
             raise InputError(f"{scorer.run.info.name} reads no text features; use by=model, or a run of a text model")
         scorer.neighbours[by] = table, table.norm(dim=1).clamp_min(SMALLEST)

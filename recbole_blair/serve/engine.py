@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_blair.errors import InputError
+from recbole_blair.recommend.new_items import reads_texts
 from recbole_blair.recommend.selection import MODEL, POPULARITY, Filters, pick_items
 from recbole_blair.recommend.similar import find_similar
 from recbole_blair.schema import ITEM_ID, USER_ID
@@ -201,7 +202,7 @@ class Serving:
 
     def takes_items(self, engine: Engine) -> bool:
         """True for a run of a text model."""
-        return hasattr(engine.scorer.model, "text_features")
+        return reads_texts(engine.scorer.model)
 
     def add_items(self, body: requests.NewItemsBody) -> dict[str, Any]:
         """Add items to every run that takes any."""

@@ -21,7 +21,7 @@ def nearest(table, own, top):
 @pytest.mark.parametrize(("model", "by"), [("UniSRecBlair", "model"), ("SASRecText", "model"), ("SASRecText", "text")])
 def test_neighbours_are_the_nearest_by_cosine(make_run, model, by):
     loaded = recbole_blair.load(make_run(model), device="cpu", show_progress=False)
-    table = loaded.encode(items="all") if by == "model" else loaded.scorer.model.text_features.numpy()
+    table = loaded.encode(items="all") if by == "model" else loaded.scorer.model.item_texts(None).numpy()
     found = loaded.similar("i005,i011", top=6, by=by)
     assert found.columns.tolist() == ["item_id", "rank", "similar_id", "title", "score"]
     for item in ("i005", "i011"):

@@ -58,7 +58,7 @@ def test_a_newer_run_takes_over_without_a_failed_request(make_run, build, plm, t
         for thread in threads:
             thread.start()
         until(lambda: len(seen) > 5)
-        server.ask("/items", {"items": [{"item_id": "N1", "title": "red lamp"}]})
+        assert server.ask("/items", {"items": [{"item_id": "N1", "title": "red lamp"}]})[1].get("added") == ["N1"]
         (tmp_path / "next").symlink_to(newer)
         os.replace(tmp_path / "next", link)
         until(lambda: seen[-1] == second or "N1" in seen[-1])
