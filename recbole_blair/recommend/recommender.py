@@ -145,7 +145,7 @@ class Recommender:
         check_top(top)
         scorer, filters = self.scorer, filters or Filters()
         mask = scorer.mask(filters)
-        exclude_history = not self.scorer.run.dataset.keeps_repeats() if exclude_history is None else exclude_history
+        exclude_history = scorer.leaves_out_history(exclude_history)
         histories = scorer.load_users(users, request_time, allow_empty=True, skip_unknown=filters.skip_unknown)
         report_left_out(histories)
         ids, titles = np.array(self.item_ids, object), np.array(self.titles, object)

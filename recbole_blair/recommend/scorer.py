@@ -47,7 +47,14 @@ class Scorer:
         self._tables: tuple[Tensor, Tensor] | None = None
         self._popularity: Tensor | None = None
         self._known: KnownUsers | None = None
+        self._leaves_out: bool | None = None
         self.neighbours: dict[str, tuple[Tensor, Tensor]] = {}  # see `similar.item_vectors`
+
+    def leaves_out_history(self, asked: bool | None) -> bool:
+        """Return whether a user's own items are left out: as asked, by default unless the build keeps repeats."""
+        if self._leaves_out is None:
+            self._leaves_out = not self.dataset.keeps_repeats()
+        return self._leaves_out if asked is None else asked
 
     @property
     def scores_by_dot_product(self) -> bool:

@@ -76,9 +76,9 @@ class Engine:
 
     def answer(self, body: requests.RecommendBody, histories: Histories, mask: Any, scored: Sequence[Any]) -> Any:
         """Return the answer of a request from its scores, one tensor (B, N) per chunk of users."""
-        users = []
+        users, leave_out = [], self.scorer.leaves_out_history(body.exclude_history)
         for rows, scores in zip(self.scorer.split_rows(histories), scored):
-            best = pick_items(scores, histories, rows, body.top, body.exclude_history, mask)
+            best = pick_items(scores, histories, rows, body.top, leave_out, mask)
             items, values = (x.cpu().tolist() for x in best)
             for row, codes, own in zip(rows.tolist(), items, values):
                 source = MODEL if histories.filled[row] else POPULARITY

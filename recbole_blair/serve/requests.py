@@ -63,7 +63,7 @@ class RecommendBody(Filtered):
     """The best items for users."""
 
     users: Users
-    exclude_history: bool = False
+    exclude_history: bool | None = None  # left out: leave it out, unless the build keeps repeats
     request_time: Annotated[str, StringConstraints(max_length=40)] | None = None
 
 
