@@ -18,6 +18,7 @@ from recbole_blair.bench.cells import (
     Cell,
     CellResult,
     EncoderChoice,
+    choose_encoders,
     load_about,
     load_cell,
     public_plm,
@@ -41,6 +42,7 @@ from recbole_blair.train.display import say
 from recbole_blair.train.progress import progress_bar
 
 BENCH, LOCK = "bench.json", ".lock"
+STEP_SAMPLES = 1000  # of a step, whose intervals nobody reads
 LIBRARIES = ("torch", "transformers", "numpy", "scikit-learn")
 Failure = tuple[str, str]  # a cell's id and its error
 
@@ -259,6 +261,27 @@ def conclude(folder: Path, name: str, samples: int, failures: Sequence[Failure] 
     write_results(folder, cells)
     write_text(folder / PAGE, render(board))
     return board
+
+
+def run_bench_step(keys: dict[str, Any], places: Places, folder: Path) -> dict[str, Any]:
+    """Run one encoder on some tasks of a suite as a step of `reproduce`; the mean over data sets is measured.
+
+    Args:
+        keys: `suite`, `tasks` (names), `plm`, perhaps `seeds`.
+        places: where files are.
+        folder: of the bench.
+    """
+    suite = load_suite(keys["suite"]).select(keys["tasks"], None, keys.get("seeds"))
+    own = replace(places, output_dir=str(folder), seeds=None)
+    command = f"recbole-blair bench --suite={keys['suite']} --tasks={','.join(keys['tasks'])}"
+    bench = Bench(suite, tuple(choose_encoders(keys["plm"])), own, command, samples=STEP_SAMPLES)
+    board, failures = run_bench(bench)
+    if failures:
+        raise InputError(f"{failures[0][0]}: {failures[0][1]}")
+    metrics = {
+        task["metric"].split("@")[0]: mean["value"] for task in board["tasks"] for mean in task["means"].values()
+    }
+    return {"metrics": metrics, "runs": [str(folder)]}
 
 
 def absolute(choice: EncoderChoice) -> EncoderChoice:

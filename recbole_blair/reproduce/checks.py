@@ -176,6 +176,18 @@ def released_below(context: Context, tolerance: dict[str, Any]) -> Check:
     return check_at_most("released_below", ratio, tolerance["factor"], "NDCG@100 of the released scoring over BM25's")
 
 
+def bench_means(context: Context, tolerance: dict[str, Any]) -> Check:
+    """A bench's figure is the mean over data sets of the mean over seeds, read again from the values of rows."""
+    means = []
+    for path in sorted(context.run.glob("cells/*/*/*/values.parquet")):
+        about = json.loads((path.parent / "cell.json").read_text(encoding="utf-8"))
+        means.append(float(pd.read_parquet(path)[about["metric"]].mean()))
+    difference = abs(context.metrics["ndcg"] - float(np.mean(means)))
+    return check_at_most(
+        "bench_means", difference, tolerance["difference"], f"difference to {len(means)} means read again"
+    )
+
+
 def search_counts(context: Context, tolerance: dict[str, Any]) -> Check:
     """Queries and items are those of the files: ESCI's by its filters, the pool's distinct lines."""
     folder = Path(context.step.keys["dataset"])

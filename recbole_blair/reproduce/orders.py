@@ -158,12 +158,14 @@ def load_values(command: str, runs: Sequence[str], metric: str) -> PairedValues 
     """Return the values that a step's runs left of each user or query; None where they leave none.
 
     Args:
-        command: train or search.
+        command: train, search or bench.
         runs: folders, one per seed.
-        metric: as in `ndcg@10`, or `ndcg@100 All` and `ndcg@100 Video_Games` of a search.
+        metric: as in `ndcg@10`; `ndcg` of a bench; or `ndcg@100 All` and `ndcg@100 Video_Games` of a search.
     """
     if command == "train":
         return values_of_training(runs, metric)
+    if command == "bench":
+        return values_of_bench(runs[-1])
     return values_of_search(runs[-1], metric) if command == "search" else None
 
 
@@ -185,6 +187,22 @@ def values_of_training(runs: Sequence[str], metric: str) -> PairedValues | None:
         ids = users
     values = np.stack([metric_values(table["rank"].to_numpy(), metric, number) for table in tables])  # (seeds, R or U)
     return PairedValues(ids, users, values.mean(0), tuple(values.mean(1).tolist()))
+
+
+def values_of_bench(folder: str) -> PairedValues:
+    """Read the cells of a bench's folder: rows of all data sets, weighted so that each data set counts the same.
+
+    With R_d rows of data set d, R of all and D data sets, a value is multiplied by R / (D R_d): the mean of all rows is
+    then the mean of the data sets' means.
+    """
+    from recbole_blair.bench.run import load_cells  # heavy: loads the rooms of all commands
+
+    cells = load_cells(Path(folder))
+    total = sum(len(cell.groups) for cell in cells)
+    ids = np.concatenate([[f"{cell.part} {row}" for row in range(len(cell.groups))] for cell in cells])
+    users = np.concatenate([[f"{cell.part} {group}" for group in cell.groups] for cell in cells])
+    values = np.concatenate([cell.main.mean(0) * total / (len(cells) * len(cell.groups)) for cell in cells])
+    return PairedValues(ids, users, values, (float(values.mean()),))
 
 
 def values_of_search(run: str, metric: str) -> PairedValues | None:

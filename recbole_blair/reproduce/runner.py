@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from recbole_blair.bench.run import run_bench_step
 from recbole_blair.errors import InputError
 from recbole_blair.reproduce.steps import Planner
 from recbole_blair.steps.commands import RUN
 from recbole_blair.steps.step import STEP, Places
+
+COMMANDS = {**RUN, "bench": run_bench_step}
 
 
 class Runner:
@@ -30,7 +33,7 @@ class Runner:
             step = self.planner.steps[name]
             keys = {k: self.resolve(v) for k, v in step.keys.items()}
             try:
-                self.results[name] = RUN[step.command](keys, self.places, self.folder / name)
+                self.results[name] = COMMANDS[step.command](keys, self.places, self.folder / name)
             except (InputError, ArithmeticError, RuntimeError) as error:
                 self.results[name] = error
         result = self.results[name]

@@ -15,7 +15,7 @@ from recbole_blair.reproduce.orders import Order, read_orders
 FOLDER = "reproduce"
 NOT_TABLES = ("encoders", "smoke")
 ALL = "all"
-COMMANDS = ("prepare", "stats", "pairs", "pools", "train", "pretrain", "search")
+COMMANDS = ("prepare", "stats", "pairs", "pools", "train", "pretrain", "search", "bench")
 UNITS = {"per cent": 100, "fraction": 1, "count": 1}  # what our numbers are multiplied by
 NEEDED = ("published", "commands", "tolerance", "checks")
 SEVERAL = re.compile(r"[,\s]+")

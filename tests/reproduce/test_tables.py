@@ -15,6 +15,7 @@ COUNTED = {
     "blair-table1": 7,  # reviews, users, items, items with metadata, categories, first and last month
     "blair-table3": 3 * 4,
     "blair-table4": 11 * 3 * 4,
+    "blair-bench-table6": 11 * 4,
     "blair-table7": 9 * (5 + 5) + 2 * 2,  # and queries and items of both sets
     "blair-table8": 2 * (4 + 2 + 2),
     "blair-table9": 2 * (4 + 2 + 2),
