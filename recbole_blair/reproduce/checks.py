@@ -183,9 +183,7 @@ def bench_means(context: Context, tolerance: dict[str, Any]) -> Check:
         about = json.loads((path.parent / "cell.json").read_text(encoding="utf-8"))
         means.append(float(pd.read_parquet(path)[about["metric"]].mean()))
     difference = abs(context.metrics["ndcg"] - float(np.mean(means)))
-    return check_at_most(
-        "bench_means", difference, tolerance["difference"], f"difference to {len(means)} means read again"
-    )
+    return check_at_most("bench_means", difference, tolerance["difference"], f"difference to {len(means)} means,")
 
 
 def search_counts(context: Context, tolerance: dict[str, Any]) -> Check:

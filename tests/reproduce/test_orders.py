@@ -25,8 +25,16 @@ from recbole_blair.reproduce.orders import (
 from recbole_blair.reproduce.run import NOT_COMPARABLE, OUTSIDE, compare, compare_order, verdict
 from recbole_blair.reproduce.steps import Places
 
-# Table 4 prints the same four figures for both
-SAME_FIGURES = frozenset(("blair-table4/sasrec/baby", "blair-table4/unisrec-blair-large/baby"))
+# Table 4 prints the same four figures for both; BLaIR-Bench's Table 6 has four digits and means that agree in them
+SAME_FIGURES = {
+    frozenset(("blair-table4/sasrec/baby", "blair-table4/unisrec-blair-large/baby")),
+    *(
+        frozenset(f"blair-bench-table6/{name}/sequential" for name in names)
+        for names in (
+            ("e5-mistral", "gritlm"), ("e5-mistral", "gemini"), ("gritlm", "gemini"), ("qwen3-06b", "qwen3-8b"),
+        )
+    ),
+}  # fmt: skip
 
 
 def failures(rows, orders, figures):
@@ -65,9 +73,9 @@ def test_the_figures_of_two_models_cannot_be_swapped(table):
     orders, figures = tables.load_orders(table, rows), {row.id: dict(row.published) for row in rows}
     assert failures(rows, orders, figures) == []  # the published figures themselves
     pairs = swaps(rows)
-    assert pairs or len(rows) == 1
+    assert pairs or len(rows) == 1 or all(set(row.published.values()) == {None} for row in rows)  # not measured yet
     same = {frozenset((a.id, b.id)) for a, b in pairs if a.published == b.published}
-    assert same <= {SAME_FIGURES}
+    assert same <= SAME_FIGURES
     for a, b in pairs:
         if a.published == b.published:
             continue
