@@ -197,12 +197,20 @@ def test_an_unfinished_or_frozen_run_has_no_encoder_to_export(trained, world, tm
     shutil.copytree(trained[0], tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "encoder")
     (tmp_path / "run" / "metrics.json").unlink()
-    for command in (["export-encoder", f"--output_dir={tmp_path / 'out'}"], ["evaluate", "--device=cpu"]):
-        assert main([command[0], f"--checkpoint={tmp_path / 'run'}", *command[1:]]) == 2
-        assert "trains its text encoder and holds no encoder/; finish it by" in capsys.readouterr().err
+    assert main(["export-encoder", f"--checkpoint={tmp_path / 'run'}", f"--output_dir={tmp_path / 'out'}"]) == 2
+    assert "has not ended, so it holds no encoder/ yet; finish it by" in capsys.readouterr().err
+    found = evaluate_run(tmp_path / "run", device="cpu")[0]  # from its checkpoint, as a sweep's trial is
+    assert found == pytest.approx(trained[1]["test"])
+    with pytest.raises(InputError, match="is not whole before its training has ended, so it takes no new items"):
+        recbole_blair.load(str(tmp_path / "run"), device="cpu").add_items([{"item_id": "n", "title": "lamp"}])
     train(world, tmp_path / "frozen", epochs=0)
     assert main(["export-encoder", f"--checkpoint={tmp_path / 'frozen'}", f"--output_dir={tmp_path / 'out'}"]) == 2
     assert "was trained over a frozen encoder" in capsys.readouterr().err
+    gone = tmp_path / "gone"
+    shutil.copytree(trained[0], gone)
+    shutil.rmtree(gone / "encoder")
+    assert main(["evaluate", f"--checkpoint={gone}", "--device=cpu"]) == 2
+    assert "trained its text encoder, but its encoder/ has gone; copy the run again" in capsys.readouterr().err
     damaged = tmp_path / "damaged"
     shutil.copytree(trained[0], damaged)
     path = damaged / "encoder" / "config.json"
@@ -232,3 +240,13 @@ def test_two_processes_share_the_steps_and_the_table(world, tmp_path):
 def test_mixed_precision_trains(world, tmp_path):
     metrics = train(world, tmp_path / "run", train_encoder="last:1", precision="bf16", epochs=1)
     assert np.isfinite(metrics["test"]["ndcg@10"]) and open_run(tmp_path / "run").model is not None
+
+
+def test_a_dry_run_says_what_is_trained_and_what_is_kept(world, capsys):
+    """30 items x 160 tokens x 768 x 4 bytes = 0.0137 GiB."""
+    argv = ["train", "--model=SASRecText", "--dataset=tiny", f"--data_path={world['data_path']}", "--dry_run"]
+    argv += ["--softmax=sampled", "--device=cpu", "--precision=fp32"]
+    assert main([*argv, f"--plm={world['plm']}", "--train_encoder=last:1"]) == 0
+    out = capsys.readouterr().out
+    assert "train_encoder=last:1; states below its layers: about 0.0 GiB at width 768" in out
+    assert main([*argv, "--train_encoder=full", "--plm=tfidf-svd"]) == 2

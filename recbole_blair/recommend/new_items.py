@@ -23,6 +23,7 @@ from recbole_blair.text.encode import find_feature_name
 from recbole_blair.text.encoders import load_encoder, resolve_plm
 from recbole_blair.text.features import feature_path, load_features, read_item_texts
 from recbole_blair.text.item_text import RECIPES, atomic_text, clean_list, item_text, released_text, text_of_columns
+from recbole_blair.text.trained.choice import FROZEN
 from recbole_blair.text.weights import weights_hash
 
 if TYPE_CHECKING:
@@ -121,6 +122,11 @@ def check_takes_items(run: OpenRun) -> None:
         InputError: names the model and what is in the way.
     """
     model, name = run.model, run.info.name
+    if run.config["train_encoder"] != FROZEN:
+        raise InputError(
+            f"the text encoder of {run.folder} is not whole before its training has ended, so it takes no new items; "
+            f"finish it by `recbole-blair train --resume={run.folder}`"
+        )
     if not reads_texts(model):
         raise InputError(
             f"{name} knows items by their ids alone, so it cannot score items it was not trained on; train a text "

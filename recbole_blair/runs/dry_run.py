@@ -9,12 +9,14 @@ from typing import Any
 from recbole_blair import compat
 from recbole_blair.config import Config, resolve_config
 from recbole_blair.data.build import encoder_options, show_build_plan
+from recbole_blair.data.feature_transforms import chosen_transform
 from recbole_blair.registry import find_model
-from recbole_blair.registry.build_model import check_protocol, uses_text
+from recbole_blair.registry.build_model import check_protocol, trains_encoder, uses_text
 from recbole_blair.text.api_models import find_api_model
 from recbole_blair.text.api_tokens import cost_text
 from recbole_blair.text.encode import find_feature_name
 from recbole_blair.text.features import feature_path
+from recbole_blair.text.trained.choice import EncoderTraining, chosen_training
 from recbole_blair.text.vectors import PREFIX as READY_VECTORS
 from recbole_blair.train.runtime import runtime_config
 
@@ -30,7 +32,10 @@ def print_plan(model: str, dataset: str, files: Sequence[str], overrides: dict[s
     config = runtime_config(resolve_config(info, dataset, files, overrides))
     check_protocol(info, config["protocol"])
     build_dir = show_build_plan(config)
-    if uses_text(info):
+    training = chosen_training(config, trains_encoder(info), chosen_transform(config))
+    if training is not None:
+        print(plan_encoder(config, build_dir, training))
+    elif uses_text(info):
         print(plan_features(config, build_dir))
     print(plan_training(config, build_dir))
     return 0
@@ -62,6 +67,16 @@ def plan_features(config: Config, build_dir: Path) -> str:
         f"features   {path}: to be made with {config['plm']}: {items:,} texts, {items * 3 / 1024:,.0f} MiB at width "
         f"768, roughly {max(seconds / 60, 1):,.0f} minutes for a base-sized encoder on {config['device']}"
     )
+
+
+def plan_encoder(config: Config, build_dir: Path, training: EncoderTraining) -> str:
+    """Return the line on a text encoder that is trained."""
+    items = count_items(build_dir)
+    line = f"encoder    {config['plm']}: trained with the recommender, train_encoder={training}"
+    if training.kind != "last" or items is None:
+        return line
+    n_bytes = items * min(TOKENS_PER_TEXT, config["plm_max_length"]) * 768 * config["compute_dtype"].itemsize
+    return f"{line}; states below its layers: about {n_bytes / 2**30:,.1f} GiB at width 768 in {build_dir}/.cache"
 
 
 def plan_api_features(config: Config, path: Path, items: int) -> str:

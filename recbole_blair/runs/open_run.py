@@ -15,7 +15,7 @@ import torch
 
 from recbole_blair import compat
 from recbole_blair.config import Config, resolve_config
-from recbole_blair.data.build import encoder_options, ensure_build, ensure_features, find_build
+from recbole_blair.data.build import encoder_options, ensure_build, ensure_features, find_build, text_source
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.feature_transforms import chosen_transform
 from recbole_blair.errors import InputError
@@ -24,6 +24,7 @@ from recbole_blair.registry import ModelInfo, find_model, remember_plugins, use_
 from recbole_blair.registry.build_model import build_model, uses_text
 from recbole_blair.schema import SPLITS
 from recbole_blair.text.encoders import encoder_name
+from recbole_blair.text.trained.choice import FROZEN, EncoderTraining
 from recbole_blair.text.trained.item_texts import PREFIX, SCALE
 from recbole_blair.train import checkpoint
 from recbole_blair.train.run_folder import CONFIG, ENCODER, METRICS, load_config, load_metrics
@@ -105,6 +106,8 @@ class OpenRun:
         Raises:
             InputError: weights or features that are gone, damaged, or of another dataset.
         """
+        if self.config["train_encoder"] != FROZEN:
+            return self.unfinished_model()
         weights = {k: v for k, v in self.weights.items() if not k.startswith(PREFIX)}
         # The weights come first: what is damaged is named before features are read.
         if self.encoder is not None and self.text_scale is not None:
@@ -113,6 +116,19 @@ class OpenRun:
         elif self.encoder is not None:
             self.dataset.load_text_features(self.encoder, self.config["plm_size"], chosen_transform(self.config))
         model = build_model(self.info, self.config, self.dataset)
+        checkpoint.fit_weights(model, weights, self.folder, f"{self.info.name} on {self.dataset.build_dir}")
+        return model.eval()
+
+    def unfinished_model(self) -> SequentialRecommender:
+        """Return the model with a text encoder as the best epoch left it, which the run does not hold whole yet."""
+        training = EncoderTraining.parse(self.config["train_encoder"])
+        assert training is not None
+        weights = self.weights
+        self.dataset.text_source = text_source(self.config, self.dataset.build_dir, training)
+        try:
+            model = build_model(self.info, self.config, self.dataset)
+        finally:
+            self.dataset.text_source = None  # other runs share the dataset
         checkpoint.fit_weights(model, weights, self.folder, f"{self.info.name} on {self.dataset.build_dir}")
         return model.eval()
 
@@ -142,7 +158,7 @@ def open_run(
     places = places or Places()
     use_plugins(places.plugin)
     saved = load_config(run_dir)
-    if saved.get("train_encoder", "none") != "none":
+    if saved.get("train_encoder", FROZEN) != FROZEN and holds_encoder(run_dir):
         saved.update(trained_encoder_keys(run_dir))
     if saved.get("seeds") or saved.get("baselines"):
         folders = sorted(str(path.parent) for path in Path(run_dir).glob(f"*/{CONFIG}"))
@@ -157,7 +173,7 @@ def open_run(
     reads_text = uses_text(info)  # imports the model: its errors come first
     build_dir = ensure_build(config) if make_missing else need_build(config, run_dir)
     encoder = None
-    if reads_text:
+    if reads_text and config["train_encoder"] == FROZEN:
         recorded = metrics.get("encoder")
         encoder = ensure_features(config, build_dir, recorded) if make_missing else features_name(config, recorded)
     datasets = {} if datasets is None else datasets
@@ -167,19 +183,24 @@ def open_run(
     return OpenRun(Path(run_dir), info, config, datasets[build_dir], metrics, encoder)
 
 
-def trained_encoder_keys(run_dir: Path | str) -> dict[str, Any]:
-    """Return the keys by which a run whose text encoder was trained reads as one over the encoder that it holds.
+def holds_encoder(run_dir: Path | str) -> bool:
+    """Tell whether a run that trains its text encoder holds it whole: it has ended, and is no trial of a sweep.
 
     Raises:
-        InputError: the training has not ended, or the encoder has gone.
+        InputError: the run has ended, but its encoder has gone.
     """
+    if (Path(run_dir) / ENCODER / "config.json").is_file():
+        return True
+    if (Path(run_dir) / METRICS).is_file():
+        raise InputError(f"{run_dir} trained its text encoder, but its {ENCODER}/ has gone; copy the run again")
+    return False
+
+
+def trained_encoder_keys(run_dir: Path | str) -> dict[str, Any]:
+    """Return the keys by which a run whose text encoder was trained reads as one over the encoder that it holds."""
     folder = Path(run_dir) / ENCODER
-    if not (folder / "config.json").is_file():
-        ended = (Path(run_dir) / METRICS).is_file()
-        fix = "copy the run again" if ended else f"finish it by `recbole-blair train --resume={run_dir}`"
-        raise InputError(f"{run_dir} trains its text encoder and holds no {ENCODER}/; {fix}")
     return {
-        "train_encoder": "none",
+        "train_encoder": FROZEN,
         "plm": str(folder),
         **{f"plm_{name}": None for name in ("revision", "pooling", "normalise")},
     }

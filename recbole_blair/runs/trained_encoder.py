@@ -8,7 +8,7 @@ from pathlib import Path
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import check_folder
 from recbole_blair.files.write import whole_folder
-from recbole_blair.runs.open_run import trained_encoder_keys
+from recbole_blair.runs.open_run import holds_encoder
 from recbole_blair.text.trained.choice import FROZEN
 from recbole_blair.train.run_folder import ENCODER, load_config
 
@@ -24,7 +24,11 @@ def copy_encoder(run_dir: Path | str, output_dir: Path | str) -> Path:
         raise InputError(
             f"{run_dir} was trained over a frozen encoder, {saved.get('plm')}: that is the encoder, there is no other"
         )
-    trained_encoder_keys(run_dir)
+    if not holds_encoder(run_dir):
+        raise InputError(
+            f"{run_dir} has not ended, so it holds no {ENCODER}/ yet; finish it by `recbole-blair train "
+            f"--resume={run_dir}`"
+        )
     folder, out = Path(run_dir) / ENCODER, Path(output_dir).expanduser()
     check_folder(folder, "copy the run again")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

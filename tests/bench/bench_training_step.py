@@ -33,6 +33,12 @@ class FakeDataset:
         generator = torch.Generator().manual_seed(seed)
         self.n_items = self.item_num = n_items
         self.text_features = torch.randn(n_items - 1, width, generator=generator)
+        self.drawn_items = None
+
+    def item_texts(self, dtype):
+        from recbole_blair.text.trained.item_texts import FrozenTexts
+
+        return FrozenTexts(self.text_features.to(dtype))
 
     def num(self, field):
         return self.n_items
@@ -111,7 +117,7 @@ class NaiveStep(nn.Module):
 
     def __init__(self, model, noisy):
         super().__init__()
-        self.table = nn.Embedding.from_pretrained(F.pad(model.text_features.float(), (0, 0, 1, 0)))
+        self.table = nn.Embedding.from_pretrained(F.pad(model.item_texts.features.float(), (0, 0, 1, 0)))
         self.experts = NaiveExperts(model.adaptor, noisy)
         self.norm, self.position = copy.deepcopy(model.encoder.norm), copy.deepcopy(model.encoder.position_embedding)
         self.dropout_prob, self.temperature = model.encoder.dropout_prob, model.temperature

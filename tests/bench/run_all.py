@@ -14,6 +14,7 @@ SMALL = {  # what makes a bench short where it has no --scale
     "bench_encoding.py": ["--items=300", "--repeats=1"],
     "bench_search.py": ["--items=8000", "--queries=128", "--documents=2000", "--asked=100", "--repeats=1"],
     "bench_pretraining.py": ["--shape=tiny", "--repeats=1"],
+    "bench_joint.py": ["--users=200", "--items=120", "--batch=32", "--steps=2", "--pairs=64", "--pairs_per_step=16"],
 }
 SCALED = (
     "bench_conversion.py", "bench_evaluation.py", "bench_growth.py", "bench_loading.py", "bench_products.py",
