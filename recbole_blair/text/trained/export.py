@@ -15,7 +15,7 @@ from recbole_blair.schema import VERSION
 from recbole_blair.text.encode import FORMAT
 from recbole_blair.text.encoders import encoder_name, load_encoder
 from recbole_blair.text.export import write_sentence_transformer_files
-from recbole_blair.text.features import feature_path, header_path
+from recbole_blair.text.features import CHECKSUM_KEY, content_checksum, feature_path, header_path
 from recbole_blair.text.options import EncoderOptions
 from recbole_blair.text.text_model import load_transformer
 from recbole_blair.text.trained.layers import merge_into
@@ -126,9 +126,11 @@ def write_features(texts: TrainedTexts, source: TextSource, folder: Path) -> str
     if source.own_texts_sha256 is not None:
         recipe = {"text_recipe": wanted.text_recipe, "recipe_text_sha256": source.hashes["text_sha256"]}
         header |= {**recipe, "text_sha256": source.own_texts_sha256}
-    write_json(header_path(source.build_dir, name), header)
-    with whole_file(feature_path(source.build_dir, name)) as temporary:
+    path = feature_path(source.build_dir, name)
+    header_path(source.build_dir, name).unlink(missing_ok=True)  # rows without a header count as unfinished
+    with whole_file(path) as temporary:
         table.tofile(temporary)
+    write_json(header_path(source.build_dir, name), {**header, CHECKSUM_KEY: content_checksum(path)})
     return name
 
 
