@@ -8,7 +8,7 @@ import json
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,8 @@ class TextModel(nn.Module):
         features = {"token_embeddings": states.float(), "attention_mask": mask, "prompt_length": prompt_tokens}
         for head in self.heads:
             features = head(features)
-        return features["sentence_embedding"].float()  # (B, D)
+        vectors = cast(Tensor, features["sentence_embedding"])  # (B, D)
+        return vectors.float()
 
     def token_states(self, inputs: Tensor, lengths: Tensor, padded: bool = True) -> Tensor:
         """Return the transformer's last hidden states, (B, T, H); arguments as of `forward`."""

@@ -101,8 +101,7 @@ def test_more_than_a_thousandth_broken_stops_and_names_the_line(tmp_path, suffix
     reviews, metadata = table()
     with pytest.raises(InputError, match=r"Appliances\.jsonl.* line 4: not JSON.*1 of 12 lines are broken.*0\.1%"):
         build(tmp_path, [*reviews[:2], "", '{"rating"', *reviews[2:]], metadata, suffix)  # line 3 is blank
-    assert not (tmp_path / "dataset" / "Appliances").exists()
-    assert [p.name for p in (tmp_path / "dataset").iterdir()] == [".Appliances.lock"]
+    assert not (tmp_path / "dataset").exists()
 
 
 def test_broken_metadata_line_is_named_too(tmp_path):
@@ -140,7 +139,8 @@ def test_damaged_gzip_is_noticed(tmp_path):
 
 def test_empty_split_names_split_instants_and_fix(tmp_path):
     reviews = [review("u", f"i{n}", V + n) for n in range(1, 6)]
-    with pytest.raises(InputError, match=rf"leaves train and test without a row.*{V} <= valid < {T}.*valid_start_ms"):
+    told = rf"leaves train and test without a row.*{V}\) <= valid < .*{T}\).*valid_start_ms"
+    with pytest.raises(InputError, match=told):
         build(tmp_path, reviews, table()[1])
 
 
