@@ -250,3 +250,17 @@ def test_a_dry_run_says_what_is_trained_and_what_is_kept(world, capsys):
     out = capsys.readouterr().out
     assert "train_encoder=last:1; states below its layers: about 0.0 GiB at width 768" in out
     assert main([*argv, "--train_encoder=full", "--plm=tfidf-svd"]) == 2
+
+
+def test_a_run_from_before_the_keys_goes_on(world, tmp_path):
+    """Keys that its configuration lacks count as their defaults, of overall.yaml and of the model's own."""
+    keys = {"epochs": 0, "encoder_learning_rate": 2e-5, "encoder_warmup_steps": 100, "encoder_batch_tokens": None}
+    train(world, tmp_path / "run", "HSTUBlair", **keys, negatives_of="position")
+    config = tmp_path / "run" / "config.yaml"
+    old = [
+        line for line in config.read_text().splitlines()[1:] if "encoder_" not in line and "negatives_of" not in line
+    ]
+    config.write_text("\n".join(old) + "\n")
+    assert train(world, tmp_path / "run", "HSTUBlair", **keys, negatives_of="position")["epochs"] == 0
+    with pytest.raises(InputError, match=r"negatives_of 'position' -> 'step'"):
+        train(world, tmp_path / "run", "HSTUBlair", **keys, negatives_of="step")

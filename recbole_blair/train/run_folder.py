@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from recbole_blair.config import VOLATILE_KEYS, Config, load_yaml
 from recbole_blair.config.keys import props_keys
 from recbole_blair.errors import InputError
+from recbole_blair.files.paths import props_dir
 from recbole_blair.files.read import read_json, shown
 from recbole_blair.files.write import write_json, write_text
 from recbole_blair.parallel.distributed import broadcast, rank
@@ -111,8 +112,11 @@ def check_same_run(run_dir: Path | str, config: Config) -> None:
     Raises:
         InputError: names the keys that differ.
     """
+    own = f"model/{config['model']}.yaml"
+    files = ["overall.yaml", *([own] if (props_dir() / own).is_file() else [])]
     # Keys that are younger than the run had the value that is their default now.
-    saved = {**props_keys("overall.yaml").defaults, **Config(load_config(run_dir)).fingerprint()}
+    younger = {key: value for file in files for key, value in props_keys(file).defaults.items()}
+    saved = {**younger, **Config(load_config(run_dir)).fingerprint()}
     asked = Config(config.plain()).fingerprint()
     saved = {key: value for key, value in saved.items() if key not in VOLATILE_KEYS}
     differ = [k for k in saved.keys() | asked.keys() if saved.get(k) != asked.get(k)]
