@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from recbole_blair.text.lexical import LexicalEncoder
 
+NewItems = str | Path | Sequence[Mapping[str, Any]]
 RECIPE = "recommendation"  # of the `.item` file's text
 RAW_ITEM_ID = "parent_asin"  # of Amazon's raw metadata, taken where there is no item_id
 CHECKED_ITEMS = 8  # of the catalogue, encoded again to see that the encoder is the one of the features

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from recbole_blair.errors import InputError
-from recbole_blair.recommend.new_items import NewItemEncoder, check_takes_items, load_new_items
+from recbole_blair.recommend.new_items import NewItems
 from recbole_blair.recommend.scorer import Scorer
 from recbole_blair.recommend.selection import MODEL, POPULARITY, Filters, Items, pick_items
 from recbole_blair.recommend.similar import find_similar
@@ -21,8 +21,6 @@ from recbole_blair.schema import ITEM_ID, USER_ID
 
 if TYPE_CHECKING:
     import pandas as pd
-
-NewItems = str | Path | Sequence[Mapping[str, Any]]
 
 LOG = logging.getLogger(__name__)
 
@@ -45,7 +43,6 @@ class Recommender:
 
     def __init__(self, run: OpenRun, show_progress: bool = True) -> None:
         self.scorer, self.config = Scorer(run, show_progress), run.config
-        self._encoder: NewItemEncoder | None = None  # loaded for the first new item
 
     def __repr__(self) -> str:
         run, catalogue = self.scorer.run, self.scorer.catalogue
@@ -85,12 +82,8 @@ class Recommender:
             InputError: a model of ids alone; an item without text, one twice, or one of the catalogue; an encoder that
                 has gone or is another.
         """
-        scorer, keys = self.scorer, ("ascii_text", "text_fields", "text_recipe")
-        check_takes_items(scorer.run)
-        ids, columns, texts = load_new_items(new_items, scorer.catalogue.codes, *(self.config[key] for key in keys))
-        if self._encoder is None or plm is not None:
-            self._encoder = NewItemEncoder(scorer.run, plm, scorer.show_progress)
-        scorer.add_items(self._encoder.encode(ids, texts), ids, columns)
+        features, ids, columns = self.scorer.encode_items(new_items, plm)
+        self.scorer.add_items(features, ids, columns)
         return ids
 
     def recommend(

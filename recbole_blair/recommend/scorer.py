@@ -11,7 +11,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_blair.errors import InputError
 from recbole_blair.recommend.catalogue import Catalogue
-from recbole_blair.recommend.new_items import append_items
+from recbole_blair.recommend.new_items import NewItemEncoder, append_items, check_takes_items, load_new_items
 from recbole_blair.recommend.users import KnownUsers, load_users, parse_request_time
 from recbole_blair.registry.build_model import trims_histories
 from recbole_blair.schema import ITEM_SEQ, ITEM_SEQ_LEN, TIMESTAMP, TIMESTAMP_SEQ, USER_ID
@@ -22,9 +22,11 @@ from recbole_blair.train.runtime import precision_context
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from torch import Tensor
 
+    from recbole_blair.recommend.new_items import NewItems
     from recbole_blair.recommend.selection import Filters
     from recbole_blair.recommend.users import Histories, Users
     from recbole_blair.runs.open_run import OpenRun
@@ -48,6 +50,7 @@ class Scorer:
         self._popularity: Tensor | None = None
         self._known: KnownUsers | None = None
         self._leaves_out: bool | None = None
+        self._encoder: NewItemEncoder | None = None  # loaded for the first new item
         self.neighbours: dict[str, tuple[Tensor, Tensor]] = {}  # see `similar.item_vectors`
 
     def leaves_out_history(self, asked: bool | None) -> bool:
@@ -65,6 +68,17 @@ class Scorer:
         """Return which items filters let through, (N,) bool on the model's device; None: all."""
         mask = filters.mask(self.catalogue)
         return None if mask is None else torch.from_numpy(mask).to(self.config["device"])
+
+    def encode_items(
+        self, new_items: NewItems, plm: Path | str | None = None
+    ) -> tuple[np.ndarray, list[str], list[dict[str, str]]]:
+        """Return text vectors, ids and columns of new items, as `add_items` takes them; see `Recommender.add_items`."""
+        check_takes_items(self.run)
+        keys = ("ascii_text", "text_fields", "text_recipe")
+        ids, columns, texts = load_new_items(new_items, self.catalogue.codes, *(self.config[key] for key in keys))
+        if self._encoder is None or plm is not None:
+            self._encoder = NewItemEncoder(self.run, plm, self.show_progress)
+        return self._encoder.encode(ids, texts), ids, columns
 
     @torch.no_grad()
     def add_items(self, features: np.ndarray, ids: Sequence[str], columns: Sequence[Mapping[str, str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -67,7 +68,8 @@ def build_app(serving: Serving, batcher: Batcher) -> FastAPI:
     @app.post("/items")
     async def items(body: NewItemsBody) -> Response:
         """Add items that training never saw to the catalogue, by their text, until the server ends."""
-        return JSONResponse(await batcher.run("items", body))
+        encoded = await asyncio.to_thread(serving.encode_items, body)  # recommendations go on meanwhile
+        return JSONResponse(await batcher.run("items", encoded))
 
     @app.get("/health")
     async def health() -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,8 +113,17 @@ class Engine:
 
 
 @dataclass
+class EncodedItems:
+    """New items: as they were given, their vectors and columns for each run that takes them, why others do not."""
+
+    records: list[dict[str, Any]]
+    encoded: list[tuple[Engine, tuple[Any, list[str], list[dict[str, str]]]]]
+    refused: dict[str, str]
+
+
+@dataclass
 class Serving:
-    """The runs and the work on them; everything but `load` happens in the batcher's thread.
+    """The runs and the work on them; all but loading and encoding happens in the batcher's thread.
 
     Attributes:
         load: opens a run's folder, for the start and for newer runs.
@@ -121,6 +131,7 @@ class Serving:
         engines: of those folders as they were last loaded.
         loaded: what was loaded, see `identity`.
         added: new items, which a newer run gets, too.
+        encoding: held while new items are encoded, one request after the other.
     """
 
     load: Callable[[str], Recommender]
@@ -128,6 +139,7 @@ class Serving:
     engines: dict[str, Engine] = field(default_factory=dict)
     loaded: dict[str, Any] = field(default_factory=dict)
     added: list[dict[str, Any]] = field(default_factory=list)
+    encoding: threading.Lock = field(default_factory=threading.Lock)
 
     def open(self, run: str) -> tuple[Engine, Any]:
         """Load the run of a folder with the items that were added."""
@@ -204,25 +216,38 @@ class Serving:
         """True for a run of a text model."""
         return reads_texts(engine.scorer.model)
 
-    def add_items(self, body: requests.NewItemsBody) -> dict[str, Any]:
-        """Add items to every run that takes any."""
+    def encode_items(self, body: requests.NewItemsBody) -> EncodedItems:
+        """Encode new items for every run that takes any; in a thread of its own, since it may take seconds."""
         records = [item.model_dump(exclude_none=True) for item in body.items]
-        if len(self.added) + len(records) > MAX_ADDED:
-            raise InputError(f"{len(self.added)} items were added; a server takes {MAX_ADDED} in all")
         takers = [engine for engine in self.engines.values() if self.takes_items(engine)]
         if not takers:
             raise InputError("no run of this server takes new items: their models know items by their ids alone")
-        refused: dict[str, str] = {}
-        for engine in takers:
-            try:
-                engine.recommender.add_items(records)
-            except InputError as error:
-                refused[engine.run] = str(error)
-        if len(refused) == len(takers):
+        encoded, refused = [], {}
+        with self.encoding:
+            for engine in takers:
+                try:
+                    encoded.append((engine, engine.scorer.encode_items(records)))
+                except InputError as error:
+                    refused[engine.run] = str(error)
+        if not encoded:
             raise InputError(next(iter(refused.values())))
-        self.added += records
-        taken = [engine.run for engine in takers if engine.run not in refused]
-        return {"added": [item[ITEM_ID] for item in records], "runs": taken, "refused": refused}
+        return EncodedItems(records, encoded, refused)
+
+    def add_items(self, new: EncodedItems) -> dict[str, Any]:
+        """Add items that were encoded."""
+        if len(self.added) + len(new.records) > MAX_ADDED:
+            raise InputError(f"{len(self.added)} items were added; a server takes {MAX_ADDED} in all")
+        ids = [item[ITEM_ID] for item in new.records]
+        for engine, _ in new.encoded:
+            if twice := [item_id for item_id in ids if item_id in engine.catalogue.codes]:
+                raise InputError(f"the item {twice[0]!r} is in the catalogue already; give it another id")
+        self.added += new.records
+        for engine, parts in new.encoded:
+            if engine is self.engines[engine.run]:
+                engine.scorer.add_items(*parts)
+            else:  # a newer run has taken over in between
+                self.give_added(self.engines[engine.run])
+        return {"added": ids, "runs": [engine.run for engine, _ in new.encoded], "refused": new.refused}
 
 
 def recommend_together(engine: Engine, jobs: Sequence[Job]) -> None:

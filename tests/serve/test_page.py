@@ -8,8 +8,8 @@ pytest.importorskip("fastapi", reason="the serve extra is not installed")
 
 from running_server import RunningServer  # isort: skip
 
-# Waits until a condition holds in the page, at most ten seconds.
-WAIT = """new Promise((done, fail) => { const end = Date.now() + 10000; (function look() {
+# Waits until a condition holds in the page, at most a minute.
+WAIT = """new Promise((done, fail) => { const end = Date.now() + 60000; (function look() {
     if (CONDITION) done(true);
     else if (Date.now() > end) fail('never: ' + `CONDITION`);
     else setTimeout(look, 20); })(); })"""

@@ -69,7 +69,7 @@ def test_answers_equal_recommend_bit_for_bit_whoever_asks_beside(make_run, model
 def test_items_added_by_text_equal_those_of_the_command(make_run):
     run = make_run("UniSRecBlair")
     loaded = load(run, new_items=NEW)
-    body = {"users": [{"user_id": "v", "item_id_list": ["i001", "N2"]}, "u3"], "top": 42}
+    body = {"users": [{"user_id": "v", "item_id_list": ["i001", "N2"]}, "u3"], "top": 42, "exclude_history": False}
     with RunningServer(run) as server:
         assert server.ask("/recommend", body)[0] == 400
         assert server.ask("/items", {"items": NEW})[1] == {"added": ["N1", "N2"], "runs": ["checkpoint"], "refused": {}}
