@@ -145,7 +145,7 @@ def describe_batches(rows: int, size: int, given: bool) -> str | None:
         return None
     return (
         f"warning: train_batch_size={size} makes {steps} step{'s' * (steps > 1)} per epoch of {rows:,} rows: a model "
-        "hardly moves; leave the key out, and the size is chosen by the rows"
+        "hardly moves; train_batch_size: null chooses the size by the rows"
     )
 
 

@@ -65,7 +65,8 @@ def build(tmp_path_factory):
 def train(build, plugin, output, *more):
     return main(
         ["train", "--model=CountRec", f"--plugin={plugin}", "--dataset=sample-u150-i80", f"--data_path={build}/dataset",
-         f"--raw_dir={build}/raw", f"--output_dir={output}", "--show_progress=False", *more]
+         f"--raw_dir={build}/raw", f"--output_dir={output}", "--seeds=2020", "--baselines=",
+         "--show_progress=False", *more]
     )  # fmt: skip
 
 
@@ -202,7 +203,7 @@ def test_the_encoder_folder_of_a_moved_run(build, tmp_path, capsys, minilm):
     """Its features are enough for the same data; without them the folder is named."""
     encoder = shutil.copytree(minilm, tmp_path / "encoder")
     data = shutil.copytree(build / "dataset", tmp_path / "dataset")
-    where = [f"--data_path={data}", f"--raw_dir={build}/raw"]
+    where = [f"--data_path={data}", f"--raw_dir={build}/raw", "--seeds=2020", "--baselines="]
     argv = ["train", "--model=SASRecText", "--dataset=sample-u150-i80", *where, f"--plm={encoder}", "--epochs=1"]
     assert main([*argv, "--plm_max_length=16", "--show_progress=False", f"--output_dir={tmp_path}/run"]) == 0
     shutil.move(encoder, tmp_path / "elsewhere")

@@ -76,7 +76,10 @@ def test_what_is_no_run(tmp_path, make_run):
         open_run(tmp_path)
     run = shutil.copytree(make_run("SASRec"), tmp_path / "run")
     shutil.rmtree(run / "checkpoint")
-    with pytest.raises(InputError, match="its training has not begun"):
+    with pytest.raises(InputError, match="its weights are missing"):
+        open_run(run)
+    (run / "metrics.json").unlink()
+    with pytest.raises(InputError, match="no epoch of the run is finished yet"):
         open_run(run)
     several = tmp_path / "several"
     shutil.copytree(make_run("SASRec"), several / "SASRec-1")
