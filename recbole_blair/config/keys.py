@@ -124,16 +124,21 @@ def check_finite(value: Any) -> Any:
     return value
 
 
-@functools.lru_cache(maxsize=8)
-def _read_props(path: Path, modified_ns: int) -> Keys:
-    """Read one of our own files of defaults, once per change of it."""
-    return read_keys(path, f"props/{path.relative_to(props_dir()).as_posix()}")
+@functools.lru_cache(maxsize=64)
+def _read_once(path: Path, place: str, modified_ns: int, size: int) -> Keys:
+    """Read a file of defaults, once per change of it."""
+    return read_keys(path, place)
+
+
+def read_keys_once(path: Path, place: str) -> Keys:
+    """Return what `read_keys` returns, read again when the file changes; not to be changed."""
+    status = path.stat()
+    return _read_once(path, place, status.st_mtime_ns, status.st_size)
 
 
 def props_keys(name: str) -> Keys:
     """Return the keys of `props/<name>`, such as overall.yaml."""
-    path = props_dir() / name
-    return _read_props(path, path.stat().st_mtime_ns)
+    return read_keys_once(props_dir() / name, f"props/{name}")
 
 
 class KeyOption(Option):

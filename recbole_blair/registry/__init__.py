@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_blair import compat
 from recbole_blair.config import yaml_place
-from recbole_blair.config.keys import Keys, load_yaml, read_keys
+from recbole_blair.config.keys import Keys, load_yaml, read_keys_once
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.files.paths import props_dir
 from recbole_blair.registry.plugin_files import class_names, describe_error, load_file, read_plugin_file
@@ -107,7 +107,7 @@ class ModelInfo:
             raise InputError(f"model {self.name} has no defaults: {expected} is missing")
         if self.from_recbole and self.yaml_path.parent != props_dir() / "model":
             return Keys(str(self.yaml_path), load_yaml(self.yaml_path))
-        return read_keys(self.yaml_path, yaml_place(self))
+        return read_keys_once(self.yaml_path, yaml_place(self))
 
     def load_defaults(self) -> dict[str, Any]:
         """Return the model's default keys; see `load_keys`."""

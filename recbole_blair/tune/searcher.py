@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_blair.tune.space import Space
+from recbole_blair.tune.space import Space, point_key
 from recbole_blair.tune.sweep_dir import FAILED, Trial, save_trial
 
 if TYPE_CHECKING:
@@ -26,17 +26,18 @@ def list_trials(space: Space, settings: dict[str, Any], earlier: Sequence[Trial]
         fewer than asked for when the space has no more points.
     """
     points = [trial.point for trial in earlier]
-    first = len(points)
+    first, seen = len(points), {point_key(point) for point in points}
     if settings["search"] == "grid":
-        points += [point for point in space.grid() if point not in points]
+        points += [point for point in space.grid() if point_key(point) not in seen]
     else:
         while len(points) < settings["num_samples"]:
             number = len(points)
             default = number == 0 and settings["defaults_first"]
-            point = {} if default else space.sample(settings["search_seed"], number, points)
+            point = {} if default else space.sample(settings["search_seed"], number, seen)
             if point is None:
                 break
             points.append(point)
+            seen.add(point_key(point))
     return [Trial(number, point) for number, point in enumerate(points) if number >= first]
 
 

@@ -12,6 +12,7 @@ A *point* is a dict of key: value; a key whose `when` does not hold is absent fr
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from recbole_blair.errors import InputError, nearest
 from recbole_blair.files.paths import props_dir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping
     from pathlib import Path
 
     from optuna import Trial
@@ -175,8 +176,11 @@ class Space:
                 point[entry.key] = value_of(entry)
         return point
 
-    def sample(self, seed: int, number: int, seen: Sequence[dict[str, Any]] = ()) -> dict[str, Any] | None:
+    def sample(self, seed: int, number: int, seen: Container[str] = ()) -> dict[str, Any] | None:
         """Draw the point of trial `number`: a function of the seed and the number, and of the points before it.
+
+        Args:
+            seen: `point_key` of each point before it.
 
         Returns:
             the point, or None when every point left has been drawn already.
@@ -184,7 +188,7 @@ class Space:
         for draw in range(DRAWS):
             rng = np.random.default_rng((seed, number, draw))
             point = self.build(lambda entry: entry.draw(rng))  # noqa: B023  called before rng changes
-            if point not in seen:
+            if point_key(point) not in seen:
                 return point
         return None
 
@@ -198,13 +202,12 @@ class Space:
         total = math.prod(map(len, steps))
         if total > MAX_GRID:
             raise InputError(f"search=grid: the space has {total:,} combinations, more than {MAX_GRID:,}; narrow it")
-        points: list[dict[str, Any]] = []
+        points: dict[str, dict[str, Any]] = {}
         for values in itertools.product(*steps):
             chosen = {entry.key: value for entry, value in zip(self.entries, values)}
             point = self.build(lambda entry: chosen[entry.key])  # noqa: B023
-            if point not in points:
-                points.append(point)
-        return points
+            points.setdefault(point_key(point), point)
+        return list(points.values())
 
     def data_choices(self) -> list[dict[str, Any]]:
         """Return every combination of the keys that decide which features are read, as dicts."""
@@ -214,6 +217,11 @@ class Space:
     def plain(self) -> dict[str, Any]:
         """Return the space as YAML has it."""
         return {entry.key: entry.plain() for entry in self.entries}
+
+
+def point_key(point: Mapping[str, Any]) -> str:
+    """Return what equal points have in common, to look them up."""
+    return json.dumps(point, sort_keys=True, default=str)
 
 
 def space_path(info: ModelInfo) -> Path:

@@ -53,7 +53,7 @@ def test_both_ways_of_declaring_it(config, expected):
 
 def test_poolings_asked_for():
     assert parse_modes("cls+mean") == ("cls", "mean")
-    with pytest.raises(InputError, match="--pooling=cls,mean: 'cls,mean' is not one of cls, mean, max, mean_sqrt"):
+    with pytest.raises(InputError, match="--plm_pooling=cls,mean: 'cls,mean' is not one of cls, mean, max, mean_sqrt"):
         parse_modes("cls,mean")
     with pytest.raises(InputError, match="the encoder's pooling configuration: 'first' is not one of"):
         read_modes({"pooling_mode": "first"})

@@ -1,5 +1,7 @@
 """Search spaces: what is read, drawn, listed, refused; every model has one that fits it."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,8 @@ from recbole_blair.config import resolve_config
 from recbole_blair.errors import InputError
 from recbole_blair.files.paths import props_dir
 from recbole_blair.registry import find_model, list_models
-from recbole_blair.tune.space import load_space, space_path
+from recbole_blair.tune.searcher import list_trials
+from recbole_blair.tune.space import load_space, point_key, space_path
 
 INFO = find_model("UniSRecBlair")
 BASE = resolve_config(INFO, "sample", (), {})
@@ -20,6 +23,20 @@ CONDITIONAL = {
 
 def space_of(raw, **keys):
     return load_space(raw, INFO, BASE, **keys)
+
+
+def keys(points):
+    return {point_key(point) for point in points}
+
+
+def test_ten_thousand_trials_are_listed_in_seconds():
+    space = space_of({"learning_rate": {"loguniform": [1e-4, 1e-2]}})
+    started = time.monotonic()
+    trials = list_trials(
+        space, {"search": "random", "num_samples": 10_000, "search_seed": 1, "defaults_first": True}, []
+    )
+    assert time.monotonic() - started < 20
+    assert len(trials) == 10_000 == len(keys(trial.point for trial in trials))
 
 
 def test_a_range_is_drawn_within_its_bounds_and_evenly():
@@ -43,12 +60,12 @@ def test_whole_bounds_of_a_whole_key_give_whole_numbers_each_as_often():
 def test_a_point_depends_on_seed_and_number_and_comes_once():
     space = space_of({"n_layers": {"choice": [1, 2]}, "n_exps": {"choice": [1, 2, 4]}})
     points = []
-    while (point := space.sample(7, len(points), points)) is not None:
+    while (point := space.sample(7, len(points), keys(points))) is not None:
         points.append(point)
     assert len(points) == 6 == len({tuple(p.items()) for p in points})
-    again = [space.sample(7, n, points[:n]) for n in range(6)]
+    again = [space.sample(7, n, keys(points[:n])) for n in range(6)]
     assert again == points
-    assert [space.sample(8, n, points[:n]) for n in range(3)] != points[:3]
+    assert [space.sample(8, n, keys(points[:n])) for n in range(3)] != points[:3]
 
 
 def test_conditions_leave_a_key_out_and_the_grid_lists_what_is_left():
