@@ -266,7 +266,7 @@ def content_checksum(path: Path) -> str:
 def check_content(path: Path, header: dict[str, Any]) -> None:
     """Refuse rows that are not those that were written; a header of an earlier version records nothing of them.
 
-    A file is read for it once per process, as long as it stays the same: .24 s of a core per GB.
+    A file is read for it once per process, as long as it stays the same: .35 s of a core per GiB.
 
     Raises:
         InputError: names the first rows that differ.
