@@ -264,7 +264,13 @@ NOT_FINITE = [
         *NOT_FINITE,
         *[("pretrain", key, ".nan") for key in ("learning_rate", "temperature", "mlm_weight", "sample_share")],
         *[("train", "topk", "[" * 3000), ("train", "learning_rate", "2024-99-99"), ("train", "epochs", "1e23")],
-        *[("train", "nproc", "99999"), ("train", "plm_concurrency", "99999"), ("tune", "ray_cpus", "99999")],
+        *[(command, "raw_dir", "--") for command in ("build-c4", "prepare", "stats")],
+        *[
+            ("tune", "num_samples", "814298"),
+            ("train", "nproc", "99999"),
+            ("train", "plm_concurrency", "99999"),
+            ("tune", "ray_cpus", "99999"),
+        ],
         *[
             (command, "threads", n)
             for command in ("train", "prepare", "stats", "reproduce")

@@ -48,7 +48,13 @@ class Parser(ArgumentParser):
         self.add_argument(*names, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; an unknown option is refused by the command's own parser, which knows the others."""
+        """Parse; an unknown option is refused by the command's own parser, which knows the others.
+
+        A value `--` is refused: before Python 3.12 argparse drops it and gives an empty list.
+        """
+        for word in args or ():
+            if re.fullmatch(r"--\w+=--", word):
+                self.error(f"argument {word[:-3]}: =--: it is no value")
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
