@@ -63,7 +63,7 @@ def collect(paths: Sequence[Path | str], options: Options) -> dict[str, Any]:
     parse_metric(options.metric)
     runs, unfinished = find_runs(paths)
     panels, older = build_panels(runs)
-    opener = Opener(options.data_path, options.device)
+    opener = Opener(options.data_path, options.device, options.progress)
     return {
         "created": time.strftime("%Y-%m-%d %H:%M"),
         "version": VERSION,

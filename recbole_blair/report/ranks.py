@@ -68,15 +68,18 @@ class Opener:
     Args:
         data_path: folder of the builds; None: as each run's config.yaml says.
         device: auto, cpu, cuda …
+        progress: show bars while runs are evaluated.
     """
 
-    def __init__(self, data_path: str | None = None, device: str = "auto") -> None:
-        self.places = Places(data_path=data_path, device=device)
+    def __init__(self, data_path: str | None = None, device: str = "auto", progress: bool = True) -> None:
+        self.places, self.progress = Places(data_path=data_path, device=device), progress
         self.datasets: dict[Path, BlairDataset] = {}
 
     def open(self, run: Run) -> OpenRun:
         """Open a run; its model is built only when it is asked for."""
-        return open_run(run.folder, self.places, self.datasets)
+        found = open_run(run.folder, self.places, self.datasets)
+        found.config = found.config.replace(show_progress=self.progress)
+        return found
 
     def dataset(self, runs: Sequence[Run]) -> BlairDataset:
         """Return the dataset of runs that ranked the same rows: of the first of them that can be opened.
