@@ -114,6 +114,7 @@ def test_what_a_user_has_is_left_out_unless_repeats_are_kept(make_run, monkeypat
     without, whole = (loaded.recommend(USERS, 100, exclude_history=x)["item_id"].tolist() for x in (True, False))
     assert loaded.recommend(USERS, 100)["item_id"].tolist() == without != whole
     monkeypatch.setattr(type(loaded.scorer.run.dataset), "keeps_repeats", lambda self: True)
+    loaded = recbole_blair.load(make_run("UniSRecBlair"), device="cpu", show_progress=False)
     assert loaded.recommend(USERS, 100)["item_id"].tolist() == whole
     assert loaded.recommend(USERS, 100, exclude_history=True)["item_id"].tolist() == without
 
