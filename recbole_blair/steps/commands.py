@@ -22,7 +22,7 @@ from dataset_tools.own_data import prepare_own
 from dataset_tools.pools.candidate_pools import PoolRequest, build_pool, read_item_ids
 from dataset_tools.prepare import prepare
 from dataset_tools.pretraining.review_pairs import PairSettings, make_pair_files
-from dataset_tools.raw.domains import resolve_datasets
+from dataset_tools.raw.domains import is_sample, resolve_datasets
 from dataset_tools.raw.fetch import ensure_raw_file
 from dataset_tools.recipes import prepare_recipe
 from dataset_tools.storage.resources import Resources
@@ -162,9 +162,8 @@ def run_train(keys: dict[str, Any], places: Places, folder: Path) -> Result:
     model, dataset = keys.pop("model"), keys.pop("dataset")
     seeds = keys.pop("seeds", None) or [2020]
     seeded = {"seeds": seeds} if len(seeds) > 1 else {"seed": seeds[0]}
-    if dataset == "sample":
-        seeded["baselines"] = None  # props/dataset/sample.yaml names some
-        seeded["seeds"] = seeds
+    if is_sample(dataset):  # props/dataset/sample.yaml names seeds and baselines
+        seeded = {"seeds": seeds, "baselines": None}
     # the ranks are what two models are paired by
     options = {**data_folders(places), "show_progress": places.progress, "save_ranks": True, **keys, **seeded}
     results = run_many(model, dataset, output_dir=str(folder), **options)
