@@ -62,6 +62,8 @@ class SmokePlanner(Planner):
             keys = {**keys, **budget}
             if str(keys.get("train_encoder")).startswith("last:"):
                 keys["train_encoder"] = "last:1"  # the encoder of random weights has no more layers
+            if keys.get("warmup_steps"):
+                keys["warmup_steps"] = 2  # a training of seconds has few steps
             if keys.get("plm") == TFIDF_SVD:  # a stand-in with a width of its own
                 keys.pop("plm_dimensions", None)
         if command == "prepare" and "recipe" in keys:
