@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dataset_tools.builds.dry_run import describe_own_plan
 from dataset_tools.builds.folder import build_is_whole, check_same_files, ensure_written, files_are_whole
-from dataset_tools.builds.raw_digests import file_state, remember_digests
+from dataset_tools.builds.raw_digests import RawFile, read_raw_file
 from dataset_tools.builds.settings import OwnSettings, own_build_name
-from dataset_tools.builds.statistics_file import check_format, describe_build, describe_file, load_stats, stats_path
+from dataset_tools.builds.statistics_file import check_format, load_stats, stats_path
 from dataset_tools.conversion.convert import convert_tables
 from dataset_tools.conversion.own_limits import apply_limits, count_log
 from dataset_tools.conversion.own_tables import INTERACTION_FIELDS, RULES, load_interactions, load_items
@@ -21,7 +21,6 @@ from dataset_tools.raw.own_formats import OwnFile, open_own
 from dataset_tools.storage.duckdb_session import keep_buffers
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError, nearest
-from recbole_blair.files.checksum import file_sha256
 from recbole_blair.schema import ITEM_ID, PROTOCOLS, TIMESTAMP
 
 if TYPE_CHECKING:
@@ -160,12 +159,10 @@ def write_own(
     folder: Path, settings: OwnSettings, source: OwnSource, resources: Resources, force: bool = False
 ) -> None:
     """Convert into the build's folder, once, whoever else is at it; `force`: even where it is whole."""
-    paths = [one.path for one in source.files]
-    entries: list[list] = []
 
-    def fill(temporary: Path) -> dict[str, Any]:
+    def fill(temporary: Path) -> tuple[list[RawFile], dict[str, Any]]:
         file, items = source.interactions, source.items
-        entries[:] = [[*file_state(path), file_sha256(path)] for path in paths]  # before they are read
+        raw_files = [read_raw_file(one.path) for one in source.files]  # before they are converted
         with keep_buffers(), resources.open_session(temporary) as duck:
             encoded = load_interactions(duck, file, source.columns, settings.timestamp_unit)
             load_items(duck, items, source.item_columns, settings.item_rules)
@@ -175,13 +172,9 @@ def write_own(
         counts["counts"] = {**counts["counts"], "log": log}
         counts["cleaning"]["metadata"]["item_without_title"] = untitled
         counts["cleaning"]["interactions"] = counts["cleaning"].pop("reviews")
-        counts = {"percent_encoded_ids": encoded, **counts}
-        raw_files = [describe_file(path, entry) for path, entry in zip(paths, entries)]
-        return describe_build(temporary, folder.name, settings, raw_files, counts)
+        return raw_files, {"percent_encoded_ids": encoded, **counts}
 
     ensure_written(folder, settings, fill, force)
-    if entries:
-        remember_digests(folder, paths, entries)
 
 
 def find_own_build(dataset: str, data_path: Path | str, protocol: str) -> Path | None:

@@ -8,9 +8,8 @@ from typing import Any
 
 from dataset_tools.builds.dry_run import describe_plan, describe_split_plan
 from dataset_tools.builds.folder import build_is_whole, check_raw_unchanged, ensure_written
-from dataset_tools.builds.raw_digests import file_state, remember_digests
+from dataset_tools.builds.raw_digests import RawFile, file_state, read_raw_file
 from dataset_tools.builds.settings import AmazonSettings
-from dataset_tools.builds.statistics_file import describe_build, describe_file
 from dataset_tools.conversion.convert import convert, convert_split
 from dataset_tools.conversion.settings import check_choice
 from dataset_tools.raw.domains import PUBLISHED
@@ -104,22 +103,16 @@ def prepare_build(
     if not force and build_is_whole(folder, settings):
         check_raw_unchanged(folder, find_raw(raw_dir, settings.raw_name))
         return folder
-    paths: list[Path] = []
-    entries: list[list] = []
 
-    def fill(temporary: Path) -> dict[str, Any]:
-        paths[:] = ensure_raw(raw_dir, settings.raw_name, settings.revision, resources.progress)
+    def fill(temporary: Path) -> tuple[list[RawFile], dict[str, Any]]:
+        paths = ensure_raw(raw_dir, settings.raw_name, settings.revision, resources.progress)
         states = [file_state(path) for path in paths]  # before they are read
         with ThreadPoolExecutor(1) as pool, resources.open_session(temporary) as duck:
             digests = pool.map(file_sha256, paths)  # beside the conversion, which waits for DuckDB
             counts = convert(duck, paths[0], paths[1], temporary, folder.name, settings)
-            entries[:] = [[*state, digest] for state, digest in zip(states, digests)]
-        raw_files = [describe_file(path, entry) for path, entry in zip(paths, entries)]
-        return describe_build(temporary, folder.name, settings, raw_files, counts)
+            return [(path, [*state, digest]) for path, state, digest in zip(paths, states, digests)], counts
 
     ensure_written(folder, settings, fill, force)
-    if entries:
-        remember_digests(folder, paths, entries)
     return folder
 
 
@@ -159,21 +152,13 @@ def prepare_split(
         print(describe_split_plan(folder, settings, raw_dir))
         return folder
 
-    paths: list[Path] = []
-    entries: list[list] = []
-
-    def fill(temporary: Path) -> dict[str, Any]:
+    def fill(temporary: Path) -> tuple[list[RawFile], dict[str, Any]]:
         name, progress = settings.raw_name, resources.progress
         files = ensure_split_files(raw_dir, name, settings.protocol, settings.revision, progress)
         meta = ensure_raw_file(raw_dir, "meta", name, settings.revision, progress)
-        paths[:] = (*files, meta)
-        entries[:] = [[*file_state(path), file_sha256(path)] for path in paths]  # before they are read
+        raw_files = [read_raw_file(path) for path in (*files, meta)]  # before they are converted
         with resources.open_session(temporary) as duck:
-            counts = convert_split(duck, files, meta, temporary, folder.name, settings)
-        raw_files = [describe_file(path, entry) for path, entry in zip(paths, entries)]
-        return describe_build(temporary, folder.name, settings, raw_files, counts)
+            return raw_files, convert_split(duck, files, meta, temporary, folder.name, settings)
 
     ensure_written(folder, settings, fill, force)
-    if entries:
-        remember_digests(folder, paths, entries)
     return folder

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataset_tools.builds.raw_digests import raw_digest
-from dataset_tools.builds.statistics_file import check_settings, load_stats, require_stats, stats_path, write_stats
+from dataset_tools.builds.raw_digests import RawFile, raw_digest, remember_digests
+from dataset_tools.builds.statistics_file import (
+    check_settings,
+    describe_build,
+    describe_file,
+    load_stats,
+    require_stats,
+    stats_path,
+    write_stats,
+)
 from dataset_tools.conversion.file_names import build_file_names
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import file_sha256
@@ -15,10 +24,9 @@ from recbole_blair.files.write import locked_folder, put_in_place, sync_to_disk,
 from recbole_blair.schema import CACHE_DIR, FEATURE_SUFFIX, ITEM_SUFFIX, KEPT_ITEMS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
     from dataset_tools.conversion.settings import BuildSettings
 
+Fill = Callable[[Path], tuple[Sequence[RawFile], dict[str, Any]]]
 AGAIN = (
     "prepare --force builds it again (features of texts that stay are kept), another --dataset or --data_path beside it"
 )
@@ -104,28 +112,29 @@ def check_same_files(folder: Path | str, paths: Sequence[Path]) -> None:
         refuse_other_content(folder, path, entry)
 
 
-def ensure_written(
-    folder: Path, settings: BuildSettings, fill: Callable[[Path], dict[str, Any]], force: bool = False
-) -> None:
-    """Write a build unless it is whole, once, whichever processes want it at the same time.
+def ensure_written(folder: Path, settings: BuildSettings, fill: Fill, force: bool = False) -> None:
+    """Write a build unless it is whole, once, whichever processes want it at the same time; keep its files' digests.
 
     Killed at any point and called again, it ends with the same bytes as a call that was not killed.
 
     Args:
         folder: of the build; its parent is made when missing.
         settings: what the build must be made with.
-        fill: writes the data files into the folder it is given and returns the content of stats.json.
+        fill: writes the data files into the folder it is given and returns the raw files that they were made from, each
+            with its state before it was read and its SHA-256, and the counts for stats.json.
         force: write it even where it is whole or was made with other settings.
     """
     with locked_folder(folder.parent, f".{folder.name}.lock"):
         if force or not build_is_whole(folder, settings):  # another process may have made it meanwhile
-            _write_build(folder, fill)
+            _write_build(folder, settings, fill)
 
 
-def _write_build(folder: Path, fill: Callable[[Path], dict[str, Any]]) -> None:
+def _write_build(folder: Path, settings: BuildSettings, fill: Fill) -> None:
     """Write a build under a temporary name and move its files into `folder` when whole; other files there stay."""
     with work_folder(folder) as temporary:
-        stats = fill(temporary)
+        files, counts = fill(temporary)
+        raw_files = [describe_file(path, entry) for path, entry in files]
+        stats = describe_build(temporary, folder.name, settings, raw_files, counts)
         folder.mkdir(exist_ok=True)
         keep_items(folder, temporary)
         stats_path(folder).unlink(missing_ok=True)  # from here until it is written again the build is not whole
@@ -133,6 +142,7 @@ def _write_build(folder: Path, fill: Callable[[Path], dict[str, Any]]) -> None:
             put_in_place(temporary / name, folder / name, sync=False)  # SyncedFile has waited for their bytes
         sync_to_disk(folder)  # once for all names
     write_stats(folder, stats)  # last: no temporary folder is left beside a whole build, whenever the process is killed
+    remember_digests(folder, files)
 
 
 def keep_items(folder: Path, temporary: Path) -> None:

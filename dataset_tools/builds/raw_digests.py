@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 DIGESTS = "raw_files.json"  # {"sources": {absolute path: [bytes, modification time in ns, inode, SHA-256]}}
 
 
+RawFile = tuple[Path, list]  # and its entry: bytes, modification time in ns, inode, SHA-256
+
+
 def file_state(path: Path) -> list[int]:
     """Return what changes when a file is written: bytes, modification time in ns, inode."""
     stat = path.stat()
@@ -33,9 +36,14 @@ def load_digests(folder: Path | str) -> dict[str, list]:
     return value if whole else {}
 
 
-def remember_digests(folder: Path | str, paths: Sequence[Path], entries: Sequence[list]) -> None:
-    """Keep entries of `DIGESTS` for the files at `paths`; nothing where the folder cannot be written."""
-    known = {str(path.resolve()): entry for path, entry in zip(paths, entries)}
+def read_raw_file(path: Path) -> RawFile:
+    """Return a file with its state, and its SHA-256, which is read afterwards."""
+    return path, [*file_state(path), file_sha256(path)]
+
+
+def remember_digests(folder: Path | str, files: Sequence[RawFile]) -> None:
+    """Keep the digests of files; nothing where the folder cannot be written."""
+    known = {str(path.resolve()): entry for path, entry in files}
     with contextlib.suppress(OSError):
         (Path(folder) / CACHE_DIR).mkdir(exist_ok=True)
         write_json(Path(folder) / CACHE_DIR / DIGESTS, {"sources": {**load_digests(folder), **known}})
@@ -46,6 +54,6 @@ def raw_digest(folder: Path | str, path: Path) -> str:
     state, known = file_state(path), load_digests(folder).get(str(path.resolve()))
     if known and known[:3] == state:
         return known[3]
-    digest = file_sha256(path)
-    remember_digests(folder, [path], [[*state, digest]])
-    return digest
+    file = read_raw_file(path)
+    remember_digests(folder, [file])
+    return file[1][3]
