@@ -29,6 +29,8 @@ QUIET = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "adaptor_dropout_
 class FakeDataset:
     """Random features and rows of the wanted size; what a model asks a dataset for."""
 
+    has_histories = True
+
     def __init__(self, n_items, width, seed=0):
         generator = torch.Generator().manual_seed(seed)
         self.n_items = self.item_num = n_items
