@@ -117,7 +117,7 @@ def compare_encoders(means: Mapping[str, float], samples: Mapping[str, np.ndarra
     differences = [samples[a] - samples[b] for a, b in pairs]
     p_values = [bootstrap_p_value(one) for one in differences]
     return [
-        Difference(a, b, means[a] - means[b], *percentile_interval(drawn), p, corrected or 0.0)
+        Difference(a, b, means[a] - means[b], *percentile_interval(drawn), p, 1.0 if corrected is None else corrected)
         for (a, b), drawn, p, corrected in zip(pairs, differences, p_values, holm(p_values))
     ]
 
