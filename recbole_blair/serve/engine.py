@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ MAX_ADDED = 1000  # new items that a server takes in all
 
 def identity(folder: Path | str) -> tuple[str, int, int] | None:
     """Return what tells a finished run from another one in its place; None where there is none (yet)."""
-    path = Path(folder).resolve()
+    path = Path(os.path.realpath(folder))  # a loop of links stays as it is; Path.resolve() raises for it
     try:
         about = (path / METRICS).stat()
     except OSError:
@@ -144,7 +145,7 @@ class Serving:
     def open(self, run: str) -> tuple[Engine, Any]:
         """Load the run of a folder with the items that were added."""
         what = identity(self.folders[run])
-        recommender = self.load(str(Path(self.folders[run]).resolve()))  # a link may be moved while it is read
+        recommender = self.load(os.path.realpath(self.folders[run]))  # a link may be moved while it is read
         engine = Engine(recommender, run)
         self.give_added(engine)
         return engine, what
