@@ -9,6 +9,7 @@ from dataset_tools.storage.resources import Resources
 from recbole_blair.cli.main import main
 from recbole_blair.cluster.prepare import BESIDE_DUCKDB, task_resources
 from recbole_blair.errors import InputError
+from recbole_blair.schema import CACHE_DIR
 
 NAMES = ("sample-u60-i50", "sample-u70-i60")
 
@@ -19,11 +20,11 @@ def arguments(folder, datasets, *more):
 
 
 def build_bytes(folder):
-    """Return {name: bytes} of every file of every build; locks aside."""
+    """Return {name: bytes} of every file of every build, without locks and `.cache/`, which holds paths and times."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted((folder / "data").rglob("*"))
-        if path.is_file() and path.suffix != ".lock"
+        if path.is_file() and path.suffix != ".lock" and path.parent.name != CACHE_DIR
     }
 
 
