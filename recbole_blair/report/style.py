@@ -90,9 +90,7 @@ footer{max-width:1120px;margin:1rem auto 3rem;padding:0 1.25rem}
 main,header .in,nav .in,footer{padding-left:.85rem;padding-right:.85rem}
 section{padding:1rem .9rem;border-radius:.7rem}.scroll{margin:.6rem -.9rem;padding:0 .9rem}
 th,td{padding:.4rem .5rem}th:first-child,td:first-child{max-width:40vw;white-space:normal}
-.example .cols{display:flex;overflow-x:auto;gap:1.1rem;margin:0 -.9rem;padding:0 .9rem .5rem;
-scroll-snap-type:x proximity;scroll-padding-left:.9rem}
-.example .cols>div{flex:0 0 74%;scroll-snap-align:start}}
+.example .cols{gap:.9rem}}
 @media print{nav{display:none}section{break-inside:avoid}body{background:#fff}}
 """
 

@@ -1,34 +1,21 @@
 """The leaderboard in a real browser: silent, no request, readable on a phone, sorted by click and by keyboard."""
 
 import json
-import re
-import sys
-from pathlib import Path
 
 import pytest
+from chromium import check_dark_and_light, check_fits, open_quietly
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "report"))
-
-from chromium import browser_page, skip_without_chromium
-
-TOO_WIDE = """[...document.querySelectorAll('section *')].filter(e => !e.closest('.scroll') &&
-    e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
 CELLS = """[...document.querySelectorAll('td[data-column]')].map(c => [c.dataset.encoder, c.dataset.column,
     Number(c.dataset.value), c.firstChild.textContent])"""
 COLUMN = "[...document.querySelector('#board table').tBodies[0].rows].map(row => Number(row.cells[2].dataset.value))"
 HEAD = "document.querySelector('#board table').tHead.rows[0].cells[2]"
-GROUND = "getComputedStyle(document.body).backgroundColor"
 
 
 @pytest.fixture(scope="module")
-def page(finished_bench, tmp_path_factory):
+def page(chromium_page, finished_bench):
     """The leaderboard, open in a headless Chromium."""
-    skip_without_chromium()
-    with browser_page(tmp_path_factory.mktemp("chromium")) as opened:
-        opened.resize(1280, 900)
-        opened.open((finished_bench / "out/leaderboard.html").as_uri())
-        opened.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
-        yield opened
+    open_quietly(chromium_page, (finished_bench / "out/leaderboard.html").as_uri())
+    return chromium_page
 
 
 def test_it_opens_without_a_complaint_or_a_request(page, finished_bench):
@@ -51,9 +38,7 @@ def test_the_numbers_are_those_of_the_cells(page, finished_bench):
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_is_wider_than_the_screen(page, width):
-    page.resize(width, 844, phone=width < 700)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert page.evaluate(TOO_WIDE) == []
+    check_fits(page, width)
     assert page.evaluate("document.querySelectorAll('figure[data-x] svg circle').length") >= 3
     smallest = "Math.min(...[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height))"
     assert page.evaluate(smallest) > 9
@@ -72,11 +57,4 @@ def test_heads_sort_by_click_and_by_keyboard(page):
 
 
 def test_dark_and_light(page):
-    page.dark(False)
-    light = page.evaluate(GROUND)
-    page.dark(True)
-    dark = page.evaluate(GROUND)
-    assert sum(map(int, re.findall(r"\d+", dark))) < 150 < 600 < sum(map(int, re.findall(r"\d+", light)))
-    page.evaluate("document.getElementById('theme').click()")
-    assert page.evaluate(GROUND) == light
-    page.dark(False)
+    check_dark_and_light(page)

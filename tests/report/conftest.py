@@ -1,8 +1,7 @@
-"""Tiny finished runs, made once, and a browser."""
+"""Tiny finished runs, made once."""
 
 import pytest
 from builds import random_sequences, write_build, write_features
-from chromium import browser_page, skip_without_chromium
 from report_runs import SMALL, train
 
 SCRIPT = "</script><script>alert(1)</script>"  # a title that is no markup
@@ -26,11 +25,3 @@ def tiny_runs(tiny_data, tmp_path_factory):
         for seed in (1, 2):
             train(model, seed, root / f"{model}-{seed}", tiny_data)
     return root
-
-
-@pytest.fixture(scope="session")
-def chromium_page(tmp_path_factory):
-    """One page of a headless Chromium."""
-    skip_without_chromium()
-    with browser_page(tmp_path_factory.mktemp("chromium")) as page:
-        yield page

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from chromium import browser_page, skip_without_chromium
+from chromium import browser_page, check_dark_and_light, check_fits, open_quietly, skip_without_chromium
 
 from recbole_blair.cli.main import main
 
@@ -14,8 +14,6 @@ CELLS = """[...document.querySelectorAll('td[data-run]')].map(cell => [cell.data
     cell.dataset.value, cell.textContent])"""
 MEANS = """[...document.querySelectorAll('td[data-group]')].map(cell => [cell.dataset.group, cell.dataset.metric,
     cell.dataset.value, cell.firstChild.textContent])"""
-TOO_WIDE = """[...document.querySelectorAll('section *')].filter(e => !e.closest('.scroll, .cols') &&
-    e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
 
 
 def write_report(runs, output, *flags):
@@ -27,16 +25,6 @@ def write_report(runs, output, *flags):
 @pytest.fixture(scope="module")
 def tiny_report(tiny_runs, tmp_path_factory):
     return write_report(tiny_runs, tmp_path_factory.mktemp("page") / "report.html")
-
-
-def open_quietly(page, path):
-    """Open a page and give what the browser complained about and asked for."""
-    page.complaints.clear()
-    page.requests.clear()
-    page.resize(1280, 900)
-    page.open(path.as_uri())
-    page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
-    return page.complaints, [url for url in page.requests if not url.startswith("data:")]
 
 
 def check_numbers(page, runs):
@@ -61,47 +49,37 @@ def test_the_browser_test_hears_errors(chromium_page, tmp_path):
         """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'">
         <img src="http://127.0.0.1:9/a.png"><script>console.error('said aloud'); missing_function()</script>"""
     )
-    complaints, _ = open_quietly(chromium_page, loud)
+    complaints, _ = open_quietly(chromium_page, loud.as_uri())
     heard = " ".join(complaints)
     assert "said aloud" in heard and "missing_function" in heard and "a.png" in heard
 
 
 def test_the_report_opens_without_a_complaint_or_a_request(chromium_page, tiny_report):
-    complaints, requests = open_quietly(chromium_page, tiny_report)
+    complaints, requests = open_quietly(chromium_page, tiny_report.as_uri())
     assert complaints == [] and requests == [tiny_report.as_uri()]
 
 
 def test_the_numbers_shown_are_those_of_metrics_json(chromium_page, tiny_report, tiny_runs):
-    open_quietly(chromium_page, tiny_report)
+    open_quietly(chromium_page, tiny_report.as_uri())
     check_numbers(chromium_page, tiny_runs)
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_nothing_is_wider_than_the_screen(chromium_page, tiny_report, width):
-    open_quietly(chromium_page, tiny_report)
-    chromium_page.resize(width, 844, phone=width < 700)
-    assert chromium_page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert chromium_page.evaluate(TOO_WIDE) == []
+    open_quietly(chromium_page, tiny_report.as_uri())
+    check_fits(chromium_page, width)
     assert chromium_page.evaluate("document.querySelectorAll('svg').length") >= 8
     smallest = "Math.min(...[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height))"
     assert chromium_page.evaluate(smallest) > 9 or width < 390  # the charts' text stays readable
 
 
 def test_dark_and_light_follow_the_system_and_the_button(chromium_page, tiny_report):
-    open_quietly(chromium_page, tiny_report)
-    ground = "getComputedStyle(document.body).backgroundColor"
-    chromium_page.dark(False)
-    light = chromium_page.evaluate(ground)
-    chromium_page.dark(True)
-    dark = chromium_page.evaluate(ground)
-    assert sum(map(int, re.findall(r"\d+", dark))) < 150 < 600 < sum(map(int, re.findall(r"\d+", light)))
-    chromium_page.evaluate("document.getElementById('theme').click()")
-    assert chromium_page.evaluate(ground) == light
-    chromium_page.dark(False)
+    open_quietly(chromium_page, tiny_report.as_uri())
+    check_dark_and_light(chromium_page)
 
 
 def test_heads_sort_and_numbers_can_be_saved(chromium_page, tiny_report):
-    open_quietly(chromium_page, tiny_report)
+    open_quietly(chromium_page, tiny_report.as_uri())
     column = "[...document.querySelector('table').tBodies[0].rows].map(row => Number(row.cells[1].dataset.value))"
     values = chromium_page.evaluate(column)
     head = "document.querySelector('table').tHead.rows[0].cells[1].click()"
@@ -115,7 +93,7 @@ def test_heads_sort_and_numbers_can_be_saved(chromium_page, tiny_report):
 
 def check_electronics(page, runs, output):
     """The page of three models with three seeds each opens, is whole, and shows the numbers of metrics.json."""
-    complaints, requests = open_quietly(page, output)
+    complaints, requests = open_quietly(page, output.as_uri())
     assert complaints == [] and requests == [output.as_uri()]
     check_numbers(page, runs)
     assert len(page.evaluate(CELLS)) == 9 * 9
@@ -123,9 +101,7 @@ def check_electronics(page, runs, output):
     titles = page.evaluate("[...document.querySelectorAll('.example li .clip')].map(e => e.textContent)")
     assert len(titles) >= 6 * 3 * 5 and not any(re.fullmatch(r"B0\w{8}", title) for title in titles)
     assert page.evaluate("document.querySelectorAll('figure[data-by]').length") == 3
-    page.resize(390, 844, phone=True)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert page.evaluate(TOO_WIDE) == []
+    check_fits(page, 390)
 
 
 @pytest.mark.slow

@@ -1,8 +1,7 @@
 """The page in a real browser: phone and desk, light and dark, by mouse and by keyboard, asking this server alone."""
 
-import re
-
 import pytest
+from chromium import brightness, check_fits
 
 pytest.importorskip("fastapi", reason="the serve extra is not installed")
 
@@ -15,9 +14,6 @@ WAIT = """new Promise((done, fail) => { const end = Date.now() + 60000; (functio
     else setTimeout(look, 20); })(); })"""
 SHOWN = """[...document.querySelectorAll('#results section')].map(part =>
     [...part.querySelectorAll('button.item')].map(button => button.dataset.item))"""
-TOO_WIDE = """[...document.querySelectorAll('body *')].filter(e => e.offsetParent &&
-    e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
-GROUND = "getComputedStyle(document.body).backgroundColor"
 
 
 def until(page, condition):
@@ -50,10 +46,8 @@ def test_it_opens_in_silence_and_fits_the_screen(chromium_page, server, width, d
     assert chromium_page.complaints == []
     own = f"http://127.0.0.1:{server.port}/"
     assert all(url.startswith((own, "data:")) for url in chromium_page.requests) and len(chromium_page.requests) >= 5
-    assert chromium_page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert chromium_page.evaluate(TOO_WIDE) == []
-    light = sum(map(int, re.findall(r"\d+", chromium_page.evaluate(GROUND)))) > 600
-    assert light != dark
+    check_fits(chromium_page, width)
+    assert (brightness(chromium_page) > 600) != dark
     small = "[...document.querySelectorAll('button')].filter(b => b.offsetParent && b.offsetHeight < 36).length"
     assert chromium_page.evaluate(small) == 0  # a thumb finds them
     chromium_page.dark(False)

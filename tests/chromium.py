@@ -1,10 +1,11 @@
-"""Opens a page in headless Chromium over its debugging pipe (file descriptors 3 and 4): no driver, no package."""
+"""Opens a page in headless Chromium over its debugging pipe (descriptors 3 and 4), and checks that all pages pass."""
 
 import base64
 import contextlib
 import fcntl
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -24,6 +25,10 @@ LAUNCH = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
 )
 LOUD = ("warning", "error", "assert")
+TOO_WIDE = """[...document.querySelectorAll('body *')].filter(e => e.checkVisibility() && !e.closest('.scroll, nav') &&
+    e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
+GROUND = "getComputedStyle(document.body).backgroundColor"
+DRAWN = "new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))"
 
 
 def find_chromium():
@@ -153,3 +158,37 @@ def browser_page(profile, timeout_s=400):
         process.wait()
         os.close(ours_read)
         os.close(ours_write)
+
+
+def open_quietly(page, address, width=1280):
+    """Open an address; returns what the browser complained about and the addresses that it asked for."""
+    page.complaints.clear()
+    page.requests.clear()
+    page.resize(width, 900, phone=width < 700)
+    page.open(address)
+    page.evaluate(DRAWN)
+    return page.complaints, [url for url in page.requests if not url.startswith("data:")]
+
+
+def check_fits(page, width):
+    """No part of the open page is wider than a screen of `width`; tables that scroll in their own place may be."""
+    page.resize(width, 844, phone=width < 700)
+    page.evaluate(DRAWN)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(TOO_WIDE) == []
+
+
+def brightness(page):
+    """Red, green and blue of the open page's ground, added up."""
+    return sum(map(int, re.findall(r"\d+", page.evaluate(GROUND))))
+
+
+def check_dark_and_light(page):
+    """The open page follows the system, and its button turns it round."""
+    page.dark(False)
+    light = brightness(page)
+    page.dark(True)
+    assert brightness(page) < 150 < 600 < light
+    page.evaluate("document.getElementById('theme').click()")
+    assert brightness(page) == light
+    page.dark(False)
