@@ -12,6 +12,7 @@ from builds import random_sequences, write_build, write_features
 
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
+from recbole_blair.figures import fraction
 from recbole_blair.quick_start import run, run_many
 from recbole_blair.registry import list_models
 from recbole_blair.runs.evaluate_run import evaluate_run
@@ -111,7 +112,7 @@ def test_the_best_weights_score_the_same_again(text_run):
 def test_evaluate_prints_the_metrics(text_run, capsys):
     folder, result, _ = text_run
     assert main(["evaluate", f"--checkpoint={folder}", "--topk=10"]) == 0
-    assert f"ndcg@10      {result['test']['ndcg@10']:.6f}" in capsys.readouterr().out
+    assert f"ndcg@10      {fraction(result['test']['ndcg@10'])}" in capsys.readouterr().out
     assert main(["evaluate", f"--checkpoint={folder}", "--topk=ten"]) == 2
     assert main(["evaluate", f"--checkpoint={folder.parent}"]) == 2
     assert "it is no run folder" in capsys.readouterr().err

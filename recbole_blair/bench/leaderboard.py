@@ -5,9 +5,10 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from recbole_blair.figures import fraction, p_text, signed
 from recbole_blair.report import svg
 from recbole_blair.report.page import stand_alone
-from recbole_blair.report.sections import count, fraction, key, metric_name, note, p_text, signed, table, value_cell
+from recbole_blair.report.sections import count, key, metric_name, note, table, value_cell
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -201,6 +202,6 @@ def board_table(board: Board) -> Table:
         cells = []
         for task in board["tasks"]:
             mean, mark = task["means"][encoder["id"]], "*" if encoder["id"] in task["best"] else " "
-            cells.append(f"{mean['value']:.4f}{mark} [{mean['low']:.4f}, {mean['high']:.4f}]".replace("[", r"\["))
+            cells.append(rf"{fraction(mean['value'])}{mark} \[{fraction(mean['low'])}, {fraction(mean['high'])}]")
         drawn.add_row(encoder["label"], f"{encoder['borda']:g}", *cells, f"{100 * encoder['share']:.1f} %")
     return drawn

@@ -32,6 +32,7 @@ from recbole_blair.bench.statistics import SAMPLES
 from recbole_blair.bench.suite import Suite, load_suite
 from recbole_blair.bench.tasks import run_task
 from recbole_blair.errors import InputError
+from recbole_blair.figures import fraction
 from recbole_blair.files.output import check_output_folder
 from recbole_blair.files.read import read_json
 from recbole_blair.files.write import locked_folder, write_json, write_text
@@ -107,7 +108,7 @@ def run_bench(bench: Bench, run_cells: RunCells | None = None) -> tuple[Board, l
             bar.update(1)
             if about is None:
                 failures.append((cell.id, error or ""))
-            result = f"{about['metric']} {about['value']:.4f}" if about else f"failed: {error}"
+            result = f"{about['metric']} {fraction(about['value'])}" if about else f"failed: {error}"
             say(f"cell {done} of {len(bench.cells)}  {cell.id}  {result}")
 
         (run_cells or run_here)(bench, missing, finished)

@@ -16,6 +16,7 @@ from recbole_blair.cli.options import keys_text, parse_flags, ray_options, take_
 from recbole_blair.config.keys import props_keys
 from recbole_blair.config.kinds import Kind
 from recbole_blair.errors import InputError, nearest, require
+from recbole_blair.figures import fraction
 from recbole_blair.files.output import check_output_folder
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def print_results(folder: str, metrics: dict[str, Any]) -> None:
         print(f"{'':12} {'before':>8} {'after':>8}")
     for name, value in metrics["after"].items():
         before = metrics["before"].get(name)
-        print(f"{name:12} {'' if before is None else f'{before:.4f}':>8} {value:8.4f}")
+        print(f"{name:12} {'' if before is None else fraction(before):>8} {fraction(value):>8}")
     if metrics["fresh_parameters"]:
         print(f"{metrics['fresh_parameters']} tensors started at random: {metrics['base']} does not hold them")
     if metrics["pairs_per_second"]:

@@ -12,6 +12,7 @@ from recbole_blair.cli.options import (
     refuse_unused,
 )
 from recbole_blair.errors import InputError, require
+from recbole_blair.figures import fraction
 from recbole_blair.schema import DEFAULT_PLM
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _index_line(report: dict[str, Any]) -> str | None:
     index = report["depends_on"].get("index")
     if not index:
         return None
-    recall = next(f"{key} = {value:.4f}" for key, value in index.items() if key.startswith("recall@"))
+    recall = next(f"{key} = {fraction(value)}" for key, value in index.items() if key.startswith("recall@"))
     return f"approximate index {index['kind']}: {recall}, checked on {index['checked_queries']} queries"
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from recbole_blair.errors import InputError
+from recbole_blair.figures import fraction
 from recbole_blair.files.checksum import write_checksums
 from recbole_blair.files.write import put_in_place, work_folder
 from recbole_blair.pretrain.load import HEADS_FILE, quiet_loading
@@ -121,8 +122,10 @@ def model_card(
         results: `before` and `after`, metrics of the retrieval.
         fresh: parameters that did not come from the base.
     """
-    before = {name: f"{value:.4f}" for name, value in results["before"].items()}
-    rows = "\n".join(f"| {name} | {before.get(name, '–')} | {value:.4f} |" for name, value in results["after"].items())
+    before = {name: fraction(value) for name, value in results["before"].items()}
+    rows = "\n".join(
+        f"| {name} | {before.get(name, '–')} | {fraction(value)} |" for name, value in results["after"].items()
+    )
     table = f"| metric | before | after |\n|---|---|---|\n{rows}\n" if rows else "No pairs were held out.\n"
     front = ["---", f"license: {licence or 'other'}", f"base_model: {base['name']}", "library_name: transformers"]
     front += ["pipeline_tag: sentence-similarity", "tags:", "- sentence-transformers", "- recommendation", "---"]

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recbole_blair.errors import InputError
+from recbole_blair.figures import fraction
 from recbole_blair.files.output import check_output_file
 from recbole_blair.files.write import whole_file, write_json
 from recbole_blair.report.breakdown import breakdown, split_rows
@@ -88,7 +89,7 @@ def breakdown_table(name: str, part: dict[str, Any], overall: dict[str, float], 
         table.add_column(column, justify="right", no_wrap=True)
     whole = {"bucket": ALL_ROWS, "rows": rows, "share": 1.0, **overall}
     for number, row in enumerate([*part["table"], whole]):
-        cells = [f"{row[column]:.4f}" for column in columns]
+        cells = [fraction(row[column]) for column in columns]
         last = number == len(part["table"]) - 1
         table.add_row(row["bucket"], f"{row['rows']:,}", f"{100 * row['share']:.1f} %", *cells, end_section=last)
     return table
@@ -101,7 +102,7 @@ def print_result(result: dict[str, Any]) -> None:
     masked = "masked" if result["history_masked"] else "not masked"
     print(f"{result['split']}: {result['rows']} rows, history {masked}")
     for name, value in result["metrics"].items():
-        print(f"{name:12} {value:.6f}")
+        print(f"{name:12} {fraction(value)}")
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     for name, part in result["by"].items():
         console.print()

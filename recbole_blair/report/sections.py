@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from recbole_blair.figures import fraction, p_text, signed
 from recbole_blair.report import svg
 from recbole_blair.report.paired import TESTS
 
@@ -21,16 +22,6 @@ BREAKDOWN_TITLES = {
 }
 
 
-def fraction(value: float | None) -> str:
-    """Four decimals; a dash for nothing."""
-    return "–" if value is None else f"{value:.4f}"
-
-
-def signed(value: float) -> str:
-    """Four decimals with a sign."""
-    return f"{value:+.4f}".replace("-", "−")
-
-
 def metric_name(metric: str) -> str:
     """`NDCG@10`, `Recall@10`."""
     return metric.upper() if metric.startswith(("ndcg", "mrr")) else metric.capitalize()
@@ -39,11 +30,6 @@ def metric_name(metric: str) -> str:
 def count(n: int, noun: str) -> str:
     """`1 run`, `1,200 runs`."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
-def p_text(p: float | None) -> str:
-    """Write a p-value."""
-    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def panel_title(panel: Panel) -> str:
@@ -256,7 +242,7 @@ def differences(panel: Panel, metric: str) -> str:
             {"name": f"{pair['a']} over {pair['b']}", "colour": colours[pair["a"]], "value": pair["difference"],
              "low": pair["low"], "high": pair["high"], "points": [], "text": signed(pair["difference"])}
         )  # fmt: skip
-    head = ["pair", "difference<br>95 % interval", "bootstrap p", "randomisation p", "t-test p", "all below 0.05"]
+    head = ["pair", "difference<br>95 % interval", "bootstrap p", "randomisation p", "t-test p", "all below .05"]
     head.append(f"{'users' if panel['users'] else 'rows'} better<br>/ worse / equal")
     figure = svg.range_chart(chart, f"differences in {metric_name(metric)} with their 95 % intervals", zero=True)
     unit = "users" if panel["users"] else "test rows"

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
+from recbole_blair.figures import drop_zero, fraction
+
 COLOURS = 8
 WIDTH = 400
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 14, 40
@@ -40,7 +42,7 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 def tick_text(value: float) -> str:
     """Write a tick shortly."""
-    return f"{value:.4g}"
+    return drop_zero(f"{value:.4g}")
 
 
 def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
@@ -163,7 +165,7 @@ def bar_chart(buckets: list[str], series: list[dict[str, Any]], label: str, own_
         for j, one in enumerate(series):
             y = top + 8 + j * (BAR_HEIGHT + 2)
             value, deviation = one["values"][i], one["deviations"][i]
-            shown = f"{value:.4f}"
+            shown = fraction(value)
             end = x(value)
             whisker = ""
             if deviation:

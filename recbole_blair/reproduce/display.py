@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_blair.figures import fraction
 from recbole_blair.reproduce.orders import HOLDS, UNDECIDED
 from recbole_blair.reproduce.run import PASS, SCALES, WITHIN, load_results, results_path
 from recbole_blair.reproduce.tables import Row, find_orders
@@ -15,6 +16,8 @@ def format_value(value: object) -> str:
     """Return a value in a few characters; - for none."""
     if value is None:
         return "-"
+    if isinstance(value, float) and 0 < abs(value) < 1:
+        return fraction(value)
     if isinstance(value, float) and not value.is_integer():
         return f"{value:.4g}"
     return f"{value:,.0f}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

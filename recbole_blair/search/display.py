@@ -6,6 +6,7 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from recbole_blair.figures import p_text
 from recbole_blair.search.metrics import MEAN_DOMAINS, MEAN_QUERIES
 
 if TYPE_CHECKING:
@@ -37,10 +38,11 @@ def comparison_table(comparison: dict[str, Any]) -> str:
     for metric, c in comparison.items():
         if not isinstance(c, dict):
             continue
-        t_test = "-" if c["p_value_t"] is None else f"{c['p_value_t']:.4g}"
         interval = f"[{100 * c['low']:+.2f}, {100 * c['high']:+.2f}]"
         counts = f"{c['wins']}/{c['losses']}/{c['ties']}"
-        rows.append([metric, f"{100 * c['difference']:+.2f}", interval, f"{c['p_value']:.4g}", t_test, counts])
+        rows.append(
+            [metric, f"{100 * c['difference']:+.2f}", interval, p_text(c["p_value"]), p_text(c["p_value_t"]), counts]
+        )
     return table(header, rows)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from recbole_blair.figures import fraction
 from recbole_blair.parallel.launch import is_first_process
 
 if TYPE_CHECKING:
@@ -88,11 +89,6 @@ def cell(values: Sequence[float], best: float, mark: bool) -> str:
     mean = statistics.mean(values)
     text = f"[bold]{fraction(mean)}[/bold]" if mark and mean == best else fraction(mean)
     return f"{text}\n±{fraction(statistics.stdev(values))}" if len(values) > 1 else text
-
-
-def fraction(value: float) -> str:
-    """Format with four decimals, without the zero before the point."""
-    return f"{value:.4f}".removeprefix("0")
 
 
 def describe_repeats(result: dict[str, Any]) -> str:

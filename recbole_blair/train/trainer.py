@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from recbole_blair.config import Config
 from recbole_blair.errors import InputError
+from recbole_blair.figures import fraction
 from recbole_blair.learning_rate import rate_factor
 from recbole_blair.ops import keep_freed_memory
 from recbole_blair.parallel.distributed import (
@@ -329,7 +330,7 @@ class BlairTrainer:
         for name, number in self.last_metrics.items():
             self.record(f"valid/{name}", number)
         shown = "" if loss is None else f"loss {loss:.4f}  "
-        shown += f"{self.config['valid_metric']} {value:.6f}{'  best' if better else ''}"
+        shown += f"{self.config['valid_metric']} {fraction(value)}{'  best' if better else ''}"
         left_s = self.seconds_left()
         if left_s and not self.stopped:
             shown += f"  (at most {tqdm.format_interval(left_s)} left)"

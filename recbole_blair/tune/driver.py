@@ -11,8 +11,9 @@ from ray import tune
 from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler
 
+from recbole_blair.figures import fraction
 from recbole_blair.files.write import write_json
-from recbole_blair.train.display import fraction, say
+from recbole_blair.train.display import say
 from recbole_blair.tune import schedulers
 from recbole_blair.tune import sweep_dir as files
 from recbole_blair.tune.searcher import optuna_searcher

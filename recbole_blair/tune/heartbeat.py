@@ -6,7 +6,8 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING
 
-from recbole_blair.train.display import fraction, say
+from recbole_blair.figures import fraction
+from recbole_blair.train.display import say
 from recbole_blair.tune import sweep_dir as files
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_blair.errors import require
+from recbole_blair.figures import fraction
 from recbole_blair.files.write import write_text
-from recbole_blair.train.display import fraction
 from recbole_blair.tune.space import Entry
 from recbole_blair.tune.sweep_dir import Trial
 

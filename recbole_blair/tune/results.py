@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from recbole_blair.figures import fraction
 from recbole_blair.files.write import whole_file, write_json, write_text
 from recbole_blair.registry import use_plugins
 from recbole_blair.runs.evaluate_run import evaluate_run
-from recbole_blair.train.display import fraction, say, shown_metrics
+from recbole_blair.train.display import say, shown_metrics
 from recbole_blair.tune import sweep_dir as files
 from recbole_blair.tune.page import write_page
 from recbole_blair.tune.sweep_dir import Trial

@@ -5,6 +5,8 @@ import json
 import pytest
 from chromium import check_dark_and_light, check_fits, open_quietly
 
+from recbole_blair.figures import fraction
+
 CELLS = """[...document.querySelectorAll('td[data-column]')].map(c => [c.dataset.encoder, c.dataset.column,
     Number(c.dataset.value), c.firstChild.textContent])"""
 COLUMN = "[...document.querySelector('#board table').tBodies[0].rows].map(row => Number(row.cells[2].dataset.value))"
@@ -31,7 +33,7 @@ def test_the_numbers_are_those_of_the_cells(page, finished_bench):
         values[about["encoder"]["id"], about["task"]] = about["value"]
     shown = {(encoder, column): (value, text) for encoder, column, value, text in page.evaluate(CELLS)}
     for key, value in values.items():  # one data set per task here
-        assert shown[key][0] == pytest.approx(value, abs=1e-12) and shown[key][1] == f"{value:.4f}"
+        assert shown[key][0] == pytest.approx(value, abs=1e-12) and shown[key][1] == fraction(value)
     assert {column for _, column in shown} == {"borda", "share", "sequential", "search-short"}
     assert sum(shown[encoder, "borda"][0] for encoder in {e for e, _ in shown}) == 2  # two data sets, two encoders
 

@@ -9,6 +9,7 @@ import yaml
 from recbole_blair import registry
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
+from recbole_blair.figures import fraction
 from recbole_blair.registry import find_model, list_models, use_plugins
 
 COUNTING = """import torch
@@ -103,7 +104,7 @@ def test_a_run_remembers_its_file_from_any_folder(run, build, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path.parent)
     assert main(["evaluate", f"--checkpoint={run}", "--topk=10"]) == 0
     expected = json.loads((run / "metrics.json").read_text())["test"]["ndcg@10"]
-    assert f"{expected:.6f}" in capsys.readouterr().out
+    assert fraction(expected) in capsys.readouterr().out
 
 
 def test_a_relative_path_is_remembered_whole(build, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from builds import TEST_MS, VALID_MS, write_build
 from recbole_blair.cli.main import main
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.errors import InputError
+from recbole_blair.figures import fraction
 from recbole_blair.report.breakdown import (
     BREAKDOWNS,
     breakdown,
@@ -143,7 +144,7 @@ def test_evaluate_prints_and_saves_breakdowns(tiny_runs, tmp_path, capsys):
     saved = json.loads(output.read_text())
     tests = json.loads((run / "metrics.json").read_text())["test"]
     assert {k: saved["metrics"][k] for k in tests} == pytest.approx(tests)
-    assert f"{tests['ndcg@10']:.6f}" in shown
+    assert fraction(tests["ndcg@10"]) in shown
     for part in saved["by"].values():
         total = sum(row["rows"] * row["ndcg@10"] for row in part["table"])
         assert total == pytest.approx(saved["rows"] * tests["ndcg@10"])
@@ -180,4 +181,4 @@ def test_a_run_whose_data_moved_is_found_by_data_path(tiny_runs, tiny_data, tmp_
     assert "/nowhere" in config.read_text()
     assert main(["evaluate", f"--checkpoint={run}", "--by=new_item", f"--data_path={tiny_data}", "--device=cpu"]) == 0
     expected = json.loads((run / "metrics.json").read_text())["test"]["ndcg@10"]
-    assert f"{expected:.6f}" in capsys.readouterr().out
+    assert fraction(expected) in capsys.readouterr().out

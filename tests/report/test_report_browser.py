@@ -8,6 +8,7 @@ import pytest
 from chromium import browser_page, check_dark_and_light, check_fits, open_quietly, skip_without_chromium
 
 from recbole_blair.cli.main import main
+from recbole_blair.figures import fraction
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data/amazon_reviews_2023"
 CELLS = """[...document.querySelectorAll('td[data-run]')].map(cell => [cell.dataset.run, cell.dataset.metric,
@@ -33,13 +34,13 @@ def check_numbers(page, runs):
     cells = page.evaluate(CELLS)
     assert {(folder, metric) for folder, metric, *_ in cells} == {(f, m) for f in saved for m in saved[f]["test"]}
     for folder, metric, value, shown in cells:
-        assert float(value) == saved[folder]["test"][metric] and shown == f"{float(value):.4f}"
+        assert float(value) == saved[folder]["test"][metric] and shown == fraction(float(value))
     means = page.evaluate(MEANS)
     models = {own["model"] for own in saved.values()}
     assert {label for label, *_ in means} == models
     for label, metric, value, shown in means:
         own = [run["test"][metric] for run in saved.values() if run["model"] == label]
-        assert float(value) == pytest.approx(sum(own) / len(own), abs=1e-12) and shown == f"{float(value):.4f}"
+        assert float(value) == pytest.approx(sum(own) / len(own), abs=1e-12) and shown == fraction(float(value))
     assert len(means) == len(models) * len(next(iter(saved.values()))["test"])
 
 

@@ -2,13 +2,14 @@
 
 import pytest
 
+from recbole_blair import figures
 from recbole_blair.report import sections
 
 
 def test_numbers_are_written_for_people():
-    assert sections.fraction(0.00456) == "0.0046" and sections.fraction(None) == "–"
-    assert sections.signed(-0.01) == "−0.0100" and sections.signed(0.01) == "+0.0100"
-    assert sections.p_text(0.0004) == "< 0.001" and sections.p_text(0.0341) == "0.034" and sections.p_text(None) == "–"
+    assert figures.fraction(0.00456) == ".0046" and figures.fraction(1) == "1.0000" and figures.fraction(None) == "–"
+    assert figures.signed(-0.01) == "−.0100" and figures.signed(0.01) == "+.0100"
+    assert figures.p_text(0.0004) == "< .001" and figures.p_text(0.0341) == ".034" and figures.p_text(None) == "–"
     assert sections.metric_name("ndcg@10") == "NDCG@10" and sections.metric_name("recall@5") == "Recall@5"
     assert sections.count(1, "run") == "1 run" and sections.count(1200, "run") == "1,200 runs"
 
@@ -28,11 +29,11 @@ def test_the_headline_says_who_is_first_and_how_surely():
     panel = {"groups": [group("A", 0.02), group("B", 0.016)], "comparisons": {"pairs": [pair]}}
     line = sections.headline(panel, "ndcg@10")
     assert line == (
-        "<b>A</b> has the highest NDCG@10: 0.0200 ± 0.0010 over 2 seeds, +25.0 % over B; no clear difference "
-        "over users (bootstrap p 0.300, corrected)."
+        "<b>A</b> has the highest NDCG@10: .0200 ± .0010 over 2 seeds, +25.0 % over B; no clear difference "
+        "over users (bootstrap p .300, corrected)."
     )
     shaky = {**panel, "groups": [group("A", 0.02, 0.005), group("B", 0.016)]}
-    assert "(bootstrap p 0.300, corrected), but no larger than the deviation over seeds, 0.0050" in sections.headline(
+    assert "(bootstrap p .300, corrected), but no larger than the deviation over seeds, .0050" in sections.headline(
         shaky, "ndcg@10"
     )
     untested = sections.headline({**panel, "comparisons": None}, "ndcg@10")
