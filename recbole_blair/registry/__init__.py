@@ -130,7 +130,10 @@ def use_plugins(
         paths = [load_yaml(file).get("plugin") for file in config_files][-1]
     if isinstance(paths, str | Path):
         paths = [part.strip() for part in str(paths).split(",")]
-    found = [plugin_model(path) for path in paths or ()]
+    paths = [] if paths is None else paths
+    if not isinstance(paths, list | tuple) or not all(isinstance(path, str | Path) for path in paths):
+        raise InputError(f"plugin={paths!r} is no list of files; expected Python files, as in --plugin=my/myrec.py")
+    found = [plugin_model(path) for path in paths]
     for info in found:
         PLUGIN_FILES[info.name] = info
         ASKED_FOR.add(info.name)

@@ -215,3 +215,16 @@ def test_the_encoder_folder_of_a_moved_run(build, tmp_path, capsys, minilm):
     assert main(["evaluate", f"--checkpoint={tmp_path}/run"]) == 2
     error = capsys.readouterr().err
     assert f"the encoder folder {encoder} of this run has gone" in error and "--plm=FOLDER" in error
+
+
+@pytest.mark.parametrize("paths", [[None], [["a.py"]], 3, {"a": 1}, False])
+def test_what_is_no_list_of_files_is_refused(paths):
+    with pytest.raises(InputError, match=r"plugin=.* is no list of files"):
+        use_plugins(paths)
+
+
+@pytest.mark.parametrize("command", ["train", "tune", "recommend", "compare"])
+def test_a_home_folder_that_yaml_reads_as_nothing_is_refused_by_all_commands(command, capsys):
+    given = ["--checkpoint=sample"] if command == "recommend" else ["--model=SASRecText", "--dataset=sample"]
+    assert main([command, *given, "--plugin=[~]"]) == 2  # `~` is YAML's null
+    assert capsys.readouterr().err.count("\n") == 1
