@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,11 @@ from recbole_blair.bench.cells import Cell, to_table
 from recbole_blair.bench.features import encode_texts
 from recbole_blair.files.read import read_parquet
 from recbole_blair.search.runs import PER_QUERY_FILE
-from recbole_blair.steps.commands import run_search, run_train
+from recbole_blair.steps.commands import run_search, train_best
 from recbole_blair.steps.step import Places
 from recbole_blair.text.encoders import resolve_plm
 from recbole_blair.train.metrics import metric_values
-from recbole_blair.train.run_folder import METRICS, RANKS
+from recbole_blair.train.run_folder import RANKS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,26 +41,22 @@ def run_task(cell: Cell, data: dict[str, Any], places: Places, folder: Path) -> 
 
 def run_training(cell: Cell, data: dict[str, Any], places: Places, folder: Path) -> Outcome:
     """Train each point of the grid with the first seed, then the best on the validation rows with all seeds."""
-    task, (first, *_) = cell.part.task, cell.part.task.seeds
+    task = cell.part.task
     keys = {**text_keys(cell), **data["keys"], "model": task.model, "plm": cell.encoder.plm, "save_ranks": True}
     encode_texts(str(task.model), without(keys, "model"), Path(data["folder"]), data["others"], places)
-    tried = [(point, train(keys, point, first, places, folder)) for point in task.grid]
-    valid = [run["best_valid"][task.metric] for _, run in tried]
-    chosen = int(np.argmax(valid))  # of equals the first
-    setting, best = tried[chosen]
-    runs = {first: best, **{seed: train(keys, setting, seed, places, folder) for seed in task.seeds[1:]}}
-    grid = [{**point, "valid": value} for (point, _), value in zip(tried, valid)]
-    metrics = {str(seed): run["test"] for seed, run in runs.items()}
-    rows = [read_values(Path(run["folder"]), run) for run in runs.values()]
-    table = to_table(list(runs), rows[0][0], {name: [values[name] for _, values in rows] for name in rows[0][1]})
+    choice = train_best(keys, task.grid, task.seeds, task.metric, places, folder)
+    metrics = {str(seed): run["test"] for seed, run in zip(task.seeds, choice.runs)}
+    rows = [read_values(Path(run["output_dir"]), run) for run in choice.runs]
+    table = to_table(list(task.seeds), rows[0][0], {name: [values[name] for _, values in rows] for name in rows[0][1]})
+    best = choice.runs[0]
     about = {
         "rows": best["rows"]["test"],
         "items": best["n_items"],
-        "epochs": [run["epochs"] for run in runs.values()],
+        "epochs": [run["epochs"] for run in choice.runs],
         "device": best.get("device"),
         "precision": best.get("precision"),
     }
-    return Outcome(table, metrics, setting, grid, about)
+    return Outcome(table, metrics, choice.setting, choice.grid, about)
 
 
 def without(keys: dict[str, Any], name: str) -> dict[str, Any]:
@@ -73,14 +68,6 @@ def text_keys(cell: Cell) -> dict[str, Any]:
     """Return the part's keys; ready-made vectors have their texts behind them."""
     ready = resolve_plm(cell.encoder.plm)[0] == "vectors"
     return {key: value for key, value in cell.part.keys.items() if not (ready and key == "text_fields")}
-
-
-def train(keys: dict[str, Any], setting: dict[str, Any], seed: int, places: Places, folder: Path) -> dict[str, Any]:
-    """Train and test one setting with one seed, in a folder of its own; returns metrics.json's content and `folder`."""
-    name = "-".join([*(f"{key}={value}" for key, value in setting.items()), f"seed={seed}"])
-    done = run_train({**keys, **setting, "seeds": [seed]}, places, folder / "runs" / name)
-    run = Path(done["runs"][0])
-    return {**json.loads((run / METRICS).read_text(encoding="utf-8")), "folder": str(run)}
 
 
 def read_values(folder: Path, run: dict[str, Any]) -> tuple[list[str], dict[str, np.ndarray]]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_blair.figures import fraction
-from recbole_blair.reproduce.orders import HOLDS, UNDECIDED
+from recbole_blair.figures import fraction, p_text
+from recbole_blair.reproduce.orders import ABOVE, BELOW, HOLDS, UNDECIDED
 from recbole_blair.reproduce.run import PASS, SCALES, WITHIN, load_results, results_path
 from recbole_blair.reproduce.tables import Row, find_orders
 
@@ -86,8 +86,16 @@ def result_lines(result: dict[str, Any]) -> Iterator[str]:
             f"    {figure['metric']:28} published {format_value(figure['paper']):>12}  {ours:>22}  "
             f"difference {format_value(figure.get('difference')):>10}  {figure['verdict']} ({figure['why']})"
         )
+    if result.get("grid"):
+        tried = ", ".join(f"{format_setting(point)} gave {format_value(point['valid'])}" for point in result["grid"])
+        yield f"    chosen by the validation rows: {format_setting(result['setting'])}; {tried}"
     if result.get("note"):
         yield f"    note: {result['note']}"
+
+
+def format_setting(setting: dict[str, Any]) -> str:
+    """Return a point of a grid as `key=value`, without its validation value."""
+    return " ".join(f"{key}={value}" for key, value in setting.items() if key != "valid")
 
 
 def order_line(figure: dict[str, Any]) -> str:
@@ -95,9 +103,11 @@ def order_line(figure: dict[str, Any]) -> str:
     low, high = format_value(figure["low"]), format_value(figure["high"])
     ours = f"ours {format_value(figure['ours'])} [{low}, {high}], above in {figure['seeds']} seeds"
     published = f"published {format_value(figure['paper']):>12}"
-    return f"    {figure['metric']:28} {published}  {ours}  {figure['verdict']} ({figure['why']})"
+    holm = figure.get("p_value_holm")
+    corrected = "" if holm is None else f", p {p_text(holm)} by Holm"
+    return f"    {figure['metric']:28} {published}  {ours}{corrected}  {figure['verdict']} ({figure['why']})"
 
 
 def is_success(result: dict[str, Any]) -> bool:
     """Return whether a row's verdict is no failure."""
-    return result["verdict"] in (PASS, WITHIN, HOLDS, UNDECIDED, "not comparable")
+    return result["verdict"] in (PASS, WITHIN, HOLDS, ABOVE, BELOW, UNDECIDED, "not comparable")

@@ -3,6 +3,7 @@
     orders:
       - published by ndcg@10, recall@10    # each row and the next one down by the published figures; recall@10 if equal
       - unisrec-blair-base > unisrec-roberta-base by ndcg@10 on games, baby
+      - hstublair against hstu by ndcg@10    # a question: which is above, if either
 
 A claim `A > B` holds only where the interval of A - B is above 0. The order of the published figures is contradicted
 where the interval is below 0; published differences may be too small to be seen.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from recbole_blair.reproduce.tables import Row
 
 HOLDS, REVERSED, NOT_SHOWN, UNDECIDED = "holds", "reversed", "not shown", "undecided"
+ABOVE, BELOW = "above", "below"  # the answers to a question, with undecided
 SPEC = re.compile(r"(?P<chain>.+?) by (?P<metrics>.+?)(?: on (?P<labels>.+))?")
 PUBLISHED = "published"
+AGAINST = " against "
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,14 @@ class Order:
     """One row above another on one data set.
 
     `published` maps each metric that is compared to A minus B of the published figures, in the rows' unit; None where a
-    figure is not published. `claimed` are the metrics of claims `A > B`.
+    figure is not published. `claimed` are the metrics of claims `A > B`, `asked` those of questions `A against B`.
     """
 
     above: Row
     below: Row
     published: dict[str, float | None]
     claimed: set[str]
+    asked: set[str] = field(default_factory=set)
 
     @property
     def id(self) -> str:
@@ -72,7 +76,10 @@ def read_orders(table: str, specs: Sequence[str], rows: Sequence[Row]) -> list[O
     for spec in specs:
         match = SPEC.fullmatch(str(spec).strip())
         if match is None:
-            raise InputError(f"{table}.yaml: orders has {spec!r}; expected `A > B by METRIC`, or `published by METRIC`")
+            raise InputError(
+                f"{table}.yaml: orders has {spec!r}; expected `A > B by METRIC`, `A against B by METRIC` or "
+                "`published by METRIC`"
+            )
         metrics, labels = split_commas(match["metrics"]), split_commas(match["labels"] or "")
         for label in labels or dict.fromkeys(row.label for row in rows):
             here = {row.name: row for row in rows if row.label == label}
@@ -80,6 +87,7 @@ def read_orders(table: str, specs: Sequence[str], rows: Sequence[Row]) -> list[O
                 known = found.setdefault(order.id, order)
                 known.published.update(order.published)
                 known.claimed.update(order.claimed)
+                known.asked.update(order.asked)
     return list(found.values())
 
 
@@ -98,7 +106,8 @@ def orders_of(table: str, chain: str, metrics: Sequence[str], rows: Mapping[str,
             if metric is not None:
                 yield Order(above, below, {metric: published_difference(above, below, metric)}, set())
         return
-    names = [name.strip() for name in chain.split(">")]
+    asks = AGAINST in chain
+    names = [name.strip() for name in chain.split(AGAINST if asks else ">")]
     unknown = [name for name in names if name not in rows]
     if len(names) < 2 or (unknown and named):
         reason = f"no row {unknown[0]!r}.{nearest(unknown[0], rows)}" if unknown else "needs two rows, `A > B`"
@@ -107,6 +116,9 @@ def orders_of(table: str, chain: str, metrics: Sequence[str], rows: Mapping[str,
         return
     for above, below in pairwise(rows[name] for name in names):
         differences = {metric: published_difference(above, below, metric) for metric in metrics}
+        if asks:
+            yield Order(above, below, differences, set(), set(metrics))
+            continue
         wrong = [metric for metric, difference in differences.items() if difference is not None and difference <= 0]
         if wrong:
             raise InputError(
@@ -124,8 +136,9 @@ def published_difference(above: Row, below: Row, metric: str) -> float | None:
 
 def judge(order: Order, metric: str, difference: float, low: float, high: float) -> dict[str, Any]:
     """Return the figure of a measured difference A minus B with its 95 % interval, in the rows' unit."""
+    yes, no = (ABOVE, BELOW) if metric in order.asked - order.claimed else (HOLDS, REVERSED)
     if low > 0 or high < 0:
-        verdict, why = (HOLDS, "is above 0") if low > 0 else (REVERSED, "is below 0")
+        verdict, why = (yes, "is above 0") if low > 0 else (no, "is below 0")
     else:
         verdict, why = NOT_SHOWN if metric in order.claimed else UNDECIDED, "contains 0"
     return {

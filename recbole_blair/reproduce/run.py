@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.files.write import write_text
+from recbole_blair.report.paired import holm
 from recbole_blair.reproduce.orders import (
+    ABOVE,
+    BELOW,
     HOLDS,
     NOT_SHOWN,
     REVERSED,
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 SCALES = ("smoke", "full")
 WITHIN, OUTSIDE, NOT_COMPARABLE = "within tolerance", "outside", "not comparable"
+VERDICTS = (OUTSIDE, REVERSED, NOT_SHOWN, WITHIN, HOLDS, BELOW, ABOVE, UNDECIDED)  # the worst first
 PASS, FAIL = "pass", "FAIL"
 Result = dict[str, Any]  # of a step, a figure or a row, as the results files hold it
 OnRow = Callable[[Result], object]
@@ -81,12 +85,23 @@ def run_full(rows: Sequence[Row], places: Places, on_row: OnRow | None = None) -
             **describe(row, planner, names[row.id]),
             "figures": compare(row, measured[row.id]),
             "runs": measured[row.id]["runs"],
+            **{key: measured[row.id][key] for key in ("setting", "grid") if key in measured[row.id]},
             "seconds": round(time.perf_counter() - started, 1),
         }
         finish(row.table, result)
-    for order in find_orders(rows):
-        finish(order.above.table, compare_order(order, measured[order.above.id], measured[order.below.id]))
+    orders = find_orders(rows)
+    compared = [compare_order(order, measured[order.above.id], measured[order.below.id]) for order in orders]
+    correct_p_values(compared)
+    for order, result in zip(orders, compared):
+        finish(order.above.table, result)
     return results
+
+
+def correct_p_values(results: Sequence[Result]) -> None:
+    """Add to each p-value of orders the one corrected for their number (Holm): all orders of one invocation."""
+    figures = [figure for result in results for figure in result["figures"] if "p_value" in figure]
+    for figure, p in zip(figures, holm([figure["p_value"] for figure in figures])):
+        figure["p_value_holm"] = p
 
 
 def compare_order(order: Order, above: Result, below: Result) -> Result:
@@ -167,9 +182,7 @@ def is_share(metric: str) -> bool:
 def verdict(figures: Iterable[Result]) -> str:
     """Return the verdict of a row or order: the worst of its figures', not comparable if none can be compared."""
     verdicts = {figure["verdict"] for figure in figures}
-    return next(
-        (one for one in (OUTSIDE, REVERSED, NOT_SHOWN, WITHIN, HOLDS, UNDECIDED) if one in verdicts), NOT_COMPARABLE
-    )
+    return next((one for one in VERDICTS if one in verdicts), NOT_COMPARABLE)
 
 
 def run_smoke(rows: Sequence[Row], places: Places, on_row: OnRow | None = None) -> list[Result]:

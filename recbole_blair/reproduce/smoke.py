@@ -62,6 +62,8 @@ class SmokePlanner(Planner):
             keys = {**keys, **budget}
             if str(keys.get("train_encoder")).startswith("last:"):
                 keys["train_encoder"] = "last:1"  # the encoder of random weights has no more layers
+            if "grid" in keys:  # two points show that the better one is taken
+                keys["grid"] = {key: values[: 2 - bool(n)] for n, (key, values) in enumerate(keys["grid"].items())}
             if keys.get("warmup_steps"):
                 keys["warmup_steps"] = 2  # a training of seconds has few steps
             if keys.get("plm") == TFIDF_SVD:  # a stand-in with a width of its own

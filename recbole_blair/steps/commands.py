@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dataset_tools.builds.statistics_file import require_stats
 from dataset_tools.counts.raw_counts import count_domains
@@ -157,16 +158,34 @@ def fetch_metadata(places: Places, domains: list[str]) -> None:
 
 
 def run_train(keys: dict[str, Any], places: Places, folder: Path) -> Result:
-    """Train and evaluate a model with each seed; the means over the seeds are measured."""
+    """Train and evaluate a model with each seed; the means over the seeds are measured.
+
+    `grid` maps keys to values: every combination is trained with the first seed, and the one with the best
+    `valid_metric` on the validation rows is trained with the other seeds.
+    """
+    keys = dict(keys)
+    grid, seeds = keys.pop("grid", None), list(keys.pop("seeds", None) or [2020])
+    if not grid:
+        return summarise_runs(train_seeds(keys, seeds, places, folder))
+    points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+    choice = train_best(keys, points, seeds, keys.get("valid_metric", "ndcg@10"), places, folder)
+    return {**summarise_runs(choice.runs), "setting": choice.setting, "grid": choice.grid}
+
+
+def train_seeds(keys: dict[str, Any], seeds: Sequence[int], places: Places, folder: Path) -> list[dict[str, Any]]:
+    """Train a model with each seed; returns metrics.json's content of each run, with `output_dir`."""
     keys = {**keys, **(places.train or {})}
     model, dataset = keys.pop("model"), keys.pop("dataset")
-    seeds = keys.pop("seeds", None) or [2020]
     seeded = {"seeds": seeds} if len(seeds) > 1 else {"seed": seeds[0]}
     if is_sample(dataset):  # props/dataset/sample.yaml names seeds and baselines
         seeded = {"seeds": seeds, "baselines": None}
     # the ranks are what two models are paired by
     options = {**data_folders(places), "show_progress": places.progress, "save_ranks": True, **keys, **seeded}
-    results = run_many(model, dataset, output_dir=str(folder), **options)
+    return run_many(model, dataset, output_dir=str(folder), **options)
+
+
+def summarise_runs(results: Sequence[dict[str, Any]]) -> Result:
+    """Return the means and deviations over the seeds' runs, and their folders."""
     names = results[0]["test"]
     metrics = {name: statistics.fmean(one["test"][name] for one in results) for name in names}
     spread = {name: statistics.stdev([one["test"][name] for one in results]) for name in names} if results[1:] else {}
@@ -175,6 +194,34 @@ def run_train(keys: dict[str, Any], places: Places, folder: Path) -> Result:
         "deviation": spread,
         "runs": [one["output_dir"] for one in results],
     }
+
+
+class Choice(NamedTuple):
+    """A setting chosen by the validation rows."""
+
+    setting: dict[str, Any]
+    grid: list[dict[str, Any]]  # each point with its `valid` value
+    runs: list[dict[str, Any]]  # of the setting, one per seed: metrics.json's content and `output_dir`
+
+
+def train_best(
+    keys: dict[str, Any], points: Sequence[dict[str, Any]], seeds: Sequence[int], metric: str, places: Places,
+    folder: Path,
+) -> Choice:  # fmt: skip
+    """Train each point with the first seed, then the best on the validation rows with the other seeds too."""
+    tried = [train_point(keys, point, seeds[0], places, folder) for point in points]
+    valid = [run["best_valid"][metric] for run in tried]
+    chosen = valid.index(max(valid))  # of equals the first
+    runs = [tried[chosen], *(train_point(keys, points[chosen], seed, places, folder) for seed in seeds[1:])]
+    return Choice(points[chosen], [{**point, "valid": value} for point, value in zip(points, valid)], runs)
+
+
+def train_point(
+    keys: dict[str, Any], setting: dict[str, Any], seed: int, places: Places, folder: Path
+) -> dict[str, Any]:
+    """Train one setting with one seed, in a folder of its own; see `train_seeds`."""
+    name = "-".join([*(f"{key}={value}" for key, value in setting.items()), f"seed={seed}"])
+    return train_seeds({**keys, **setting}, [seed], places, folder / "runs" / name)[0]
 
 
 def run_pretrain(keys: dict[str, Any], places: Places, folder: Path) -> Result:

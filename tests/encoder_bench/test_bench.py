@@ -11,6 +11,7 @@ from recbole_blair.bench import data, encoder_cost, tasks
 from recbole_blair.bench.cells import choose_encoders, encoder_id
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
+from recbole_blair.steps import commands
 from recbole_blair.text.transformer import TransformerEncoder
 
 
@@ -29,7 +30,7 @@ def calls(monkeypatch):
         monkeypatch.setattr(place, name, counting)
 
     for place, name in (
-        (data, "run_prepare"), (data, "find_queries"), (tasks, "run_train"), (tasks, "run_search"),
+        (data, "run_prepare"), (data, "find_queries"), (commands, "train_seeds"), (tasks, "run_search"),
         (encoder_cost, "load_encoder"),
     ):  # fmt: skip
         count(place, name)
@@ -39,11 +40,11 @@ def calls(monkeypatch):
 def test_an_encoder_more_makes_its_own_cells_alone(tiny_encoder, calls, tmp_path):
     assert run_bench(tmp_path, "--plm=tfidf-svd") == 0
     # two points of the grid and another seed; the cost of the encoder; the data of two parts
-    first = ["run_prepare", "load_encoder", "run_train", "run_train", "run_train", "find_queries", "run_search"]
+    first = ["run_prepare", "load_encoder", "train_seeds", "train_seeds", "train_seeds", "find_queries", "run_search"]
     assert calls == first
     calls.clear()
     assert run_bench(tmp_path, f"--plm=tfidf-svd,{tiny_encoder}") == 0
-    assert calls == ["load_encoder", "run_train", "run_train", "run_train", "run_search"]
+    assert calls == ["load_encoder", "train_seeds", "train_seeds", "train_seeds", "run_search"]
     calls.clear()
     assert run_bench(tmp_path, f"--plm={tiny_encoder},tfidf-svd") == 0
     assert calls == []

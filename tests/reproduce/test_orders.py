@@ -13,6 +13,8 @@ import pytest
 from recbole_blair.errors import InputError
 from recbole_blair.reproduce import display, tables
 from recbole_blair.reproduce.orders import (
+    ABOVE,
+    BELOW,
     HOLDS,
     NOT_SHOWN,
     REVERSED,
@@ -22,7 +24,7 @@ from recbole_blair.reproduce.orders import (
     load_values,
     read_orders,
 )
-from recbole_blair.reproduce.run import NOT_COMPARABLE, OUTSIDE, compare, compare_order, verdict
+from recbole_blair.reproduce.run import NOT_COMPARABLE, OUTSIDE, compare, compare_order, correct_p_values, verdict
 from recbole_blair.reproduce.steps import Places
 
 # Table 4 prints the same four figures for both; BLaIR-Bench's Table 6 has four digits and means that agree in them
@@ -146,6 +148,24 @@ def test_intervals_decide():
     assert [display.is_success({"verdict": v}) for v in (HOLDS, UNDECIDED, NOT_SHOWN, REVERSED)] == [True, True] + [
         False
     ] * 2
+
+
+def test_a_question_is_answered_and_is_no_failure():
+    rows = tables.load_table("slices-platforms")
+    found = [order for order in tables.load_orders("slices-platforms", rows) if order.id.endswith("hstu/wines")]
+    assert [order.id for order in found] == ["slices-platforms/hstublair-over-hstu/wines"]
+    assert found[0].asked == {"ndcg@10", "recall@10"} and not found[0].claimed
+    for low, high, answer in ((0.001, 0.02, ABOVE), (-0.02, -0.001, BELOW), (-0.001, 0.02, UNDECIDED)):
+        figure = judge(found[0], "ndcg@10", 0.01, low, high)
+        assert figure["verdict"] == answer and display.is_success({"verdict": verdict([figure])})
+
+
+def test_p_values_of_orders_are_corrected_for_their_number():
+    """Holm by hand: .01 x 3, .02 x 2, .03 x 1, none below the one before."""
+    results = [{"figures": [{"p_value": 0.03}, {"metric": "mrr"}]}, {"figures": [{"p_value": 0.01}, {"p_value": 0.02}]}]
+    correct_p_values(results)
+    corrected = [figure.get("p_value_holm") for result in results for figure in result["figures"]]
+    assert corrected == pytest.approx([0.04, None, 0.03, 0.04])
 
 
 def write_ranks(folder, ranks, items="abcdefghij"):
