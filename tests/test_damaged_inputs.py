@@ -110,6 +110,7 @@ def world(tmp_path_factory):
         "doctor": [],
         "encode": [f"--build={build}", f"--plm={plm}", "--device=cpu", "--quiet"],
         "evaluate": [f"--checkpoint={run}", "--device=cpu"],
+        "example": ["--output_dir=shop"],
         "export-encoder": [f"--checkpoint={with_trained_encoder(run, plm)}", "--output_dir=exported"],
         "export-vectors": [f"--checkpoint={run}", "--device=cpu", "--quiet"],
         "models": [],

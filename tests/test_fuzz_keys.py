@@ -39,6 +39,7 @@ STUBS = [  # where the work of each command begins
     *("recbole_blair.reproduce.run.reproduce", "dataset_tools.pools.five_star_reviews.sample_reviews"),
     *("dataset_tools.counts.raw_counts.count_domains", "recbole_blair.bench.run.run_bench"),
     *("recbole_blair.bench.merge.merge", "recbole_blair.registry.new_model.write_text"),
+    "recbole_blair.cli.example.write_bytes",
 ]
 
 ODD = st.sampled_from(
@@ -135,6 +136,7 @@ NEEDED = {  # arguments without which nothing is looked at
     "tune": ["--model=SASRecText", "--dataset=sample", "--dry_run"],
     "pretrain": ["--pairs=pairs.jsonl"],
     "encode": ["--build=build"],
+    "example": ["--output_dir=shop"],
     "prepare": ["--dataset=sample"],
     "search": ["--dataset=amazon-c4"],
     "recommend": ["--checkpoint=run", "--users=u1"],

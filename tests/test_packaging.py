@@ -110,10 +110,12 @@ def test_the_wheel_holds_packages_and_props_and_nothing_else(wheel):
     for source in ("recbole_blair", "dataset_tools"):
         for path in (ROOT / source).rglob("*.py"):
             assert path.relative_to(ROOT).as_posix() in names
-    props = {f"recbole_blair/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "props").rglob("*.yaml")}
-    assert props and props == {name for name in names if name.startswith("recbole_blair/props/")}
+    carried = [*(ROOT / "props").rglob("*.yaml"), *(path for path in (ROOT / "examples").iterdir() if path.is_file())]
+    carried = {f"recbole_blair/{path.relative_to(ROOT).as_posix()}" for path in carried}
+    assert {name for name in names if name.startswith(("recbole_blair/props/", "recbole_blair/examples/"))} == carried
+    assert {f"recbole_blair/examples/{name}" for name in ("log.csv", "items.csv", "quickstart.ipynb")} <= carried
     stray = ("test_", "conftest")  # recbole_blair/testing.py, the contract, is meant to be there
-    assert not [n for n in names if n.split("/")[-1].startswith(stray) or n.endswith((".pyc", ".gz", ".csv"))]
+    assert not [n for n in names if n.split("/")[-1].startswith(stray) or n.endswith((".pyc", ".gz"))]
 
 
 @pytest.mark.slow

@@ -56,8 +56,6 @@ class DuckDBSession:
             "memory_limit": memory_limit,
             "temp_directory": str(self.folder / "spill"),
             "preserve_insertion_order": "true",  # the row number is the order of the lines: ties depend on it
-            "enable_progress_bar": "true",
-            "enable_progress_bar_print": "false",
         }
         try:
             for key, value in settings.items():
@@ -68,6 +66,10 @@ class DuckDBSession:
                 f"DuckDB does not take {key}={value!r} ({_first_line(error)}); "
                 "write --memory_limit as 2GB or 512MB, --threads as a number of 1 or more"
             ) from error
+        # In a notebook without ipywidgets DuckDB refuses both and measures no progress: our bars jump from 0 to 100 %.
+        with contextlib.suppress(duckdb.Error):
+            self.con.execute("SET enable_progress_bar_print = false")
+            self.con.execute(f"SET enable_progress_bar = {progress}")
 
     def run(self, sql: str, label: str | None = None, parameters: Sequence[object] | None = None) -> list[Any]:
         """Execute one statement and return its rows, with a progress bar named `label` if one is given."""

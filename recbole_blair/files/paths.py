@@ -1,4 +1,4 @@
-"""Where the package finds its own files (props/ beside the sources, or inside the wheel); what tells files apart."""
+"""Where the package finds its own files (props/, examples/: beside the sources, or inside the wheel); file stamps."""
 
 from __future__ import annotations
 
@@ -14,22 +14,32 @@ PACKAGE_DIR = Path(__file__).resolve().parents[1]
 
 
 def props_dir(package_dir: Path = PACKAGE_DIR) -> Path:
-    """Return the folder of the YAML defaults.
+    """Return the folder of the YAML defaults; see `own_folder`."""
+    return own_folder(package_dir, "props/overall.yaml")
 
-    A wheel carries it as `recbole_blair/props`; a checkout (also installed editable) has `props/` beside the
-    package.
+
+def examples_dir(package_dir: Path = PACKAGE_DIR) -> Path:
+    """Return the folder of the quick start's files; see `own_folder`."""
+    return own_folder(package_dir, "examples/log.csv")
+
+
+def own_folder(package_dir: Path, file: str) -> Path:
+    """Return the folder of one of the package's own files that are not code.
+
+    A wheel carries them inside `recbole_blair`; a checkout (also installed editable) has them beside the package.
 
     Args:
         package_dir: the folder of the package, changed by tests only.
+        file: one that is always there.
 
     Raises:
-        InputError: neither folder exists, so the installation is broken.
+        InputError: it is in neither place, so the installation is broken.
     """
-    for folder in (package_dir / "props", package_dir.parent / "props"):
-        if (folder / "overall.yaml").is_file():
-            return folder
+    for folder in (package_dir, package_dir.parent):
+        if (folder / file).is_file():
+            return (folder / file).parent
     raise InputError(
-        f"no props/overall.yaml in {package_dir} or in {package_dir.parent}: the installation of "
+        f"no {file} in {package_dir} or in {package_dir.parent}: the installation of "
         "recbole_blair is incomplete; install the wheel again, or run from a whole checkout"
     )
 

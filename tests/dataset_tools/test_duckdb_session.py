@@ -2,6 +2,7 @@
 
 import time
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -13,6 +14,27 @@ from recbole_blair.errors import InputError
 def duck(tmp_path):
     with DuckDBSession(tmp_path, "200MB", 2, False) as session:
         yield session
+
+
+def test_a_session_opens_where_duckdb_measures_no_progress(tmp_path, monkeypatch):
+    """In a notebook without ipywidgets DuckDB refuses its settings of progress."""
+    connect = duckdb.connect
+
+    class Connection:
+        def __init__(self, *args):
+            self.real = connect(*args)
+
+        def execute(self, sql, *rest):
+            if "progress_bar" in sql:
+                raise duckdb.InvalidInputException("required package 'ipywidgets' is missing")
+            return self.real.execute(sql, *rest)
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+    monkeypatch.setattr(duckdb, "connect", Connection)
+    with DuckDBSession(tmp_path, "200MB", 2, True) as session:
+        assert session.run("SELECT 7", label="a bar") == [(7,)]
 
 
 def test_work_beside_is_waited_for(duck):
