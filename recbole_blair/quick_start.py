@@ -293,8 +293,8 @@ def open_dataset(info: ModelInfo, config: Config, datasets: Datasets) -> BlairDa
     build_dir = ensure_build(config)
     frozen = reads_text and (training is None or transform != "none")  # its scale comes from the frozen features
     encoder = ensure_features(config, build_dir) if frozen else None
-    rates = [config[key] for key in ("encoder_batch_tokens", "encoder_caching", "learner")]
-    key = (build_dir, encoder, transform, training, *(rates if training else ()))
+    passes = [config[key] for key in ("encoder_texts_per_step", "encoder_batch_tokens", "encoder_caching", "learner")]
+    key = (build_dir, encoder, transform, training, *(passes if training else ()))
     if key not in datasets:
         dataset = BlairDataset(build_dir)
         if encoder:

@@ -80,6 +80,16 @@ def test_an_unknown_key_names_the_nearest(typed, known):
         resolved(**{typed: 0.1})
 
 
+def test_a_wheels_user_names_the_installed_files_as_in_the_sources(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_yaml("props/overall.yaml")["seed"] == 2020
+    (tmp_path / "props").mkdir()
+    (tmp_path / "props" / "overall.yaml").write_text("seed: 3\n")
+    assert load_yaml("props/overall.yaml") == {"seed": 3}
+    with pytest.raises(InputError, match=r"no_such\.yaml"):
+        load_yaml("props/recipe/no_such.yaml")
+
+
 def test_an_unknown_key_of_a_file_names_the_file(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("epoch: 3\n")

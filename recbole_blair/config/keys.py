@@ -159,12 +159,13 @@ class KeyOption(Option):
 
 
 def load_yaml(path: Path | str) -> dict[str, Any]:
-    """Read one YAML file of keys.
+    """Read one YAML file of keys; `props/…` that is not in the working folder is the installed file of that name.
 
     Raises:
         InputError: it cannot be read, is not YAML, or holds no mapping.
     """
-    values = read_yaml(path, EXPECTED)
+    shipped = Path(path).parts[:1] == ("props",) and not Path(path).exists()
+    values = read_yaml(props_dir().joinpath(*Path(path).parts[1:]) if shipped else path, EXPECTED)
     if values is None:
         return {}
     if not isinstance(values, dict):

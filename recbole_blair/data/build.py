@@ -194,7 +194,8 @@ def text_source(
     return TextSource(
         training, build_dir, config["plm"], options, ids, texts, config["device"], config["compute_dtype"],
         own_texts_sha256=own_hash, batch_tokens=config["encoder_batch_tokens"], caching=config["encoder_caching"],
-        scale=scale, moments=1 if config["learner"] == "sgd" else 2, progress=config["show_progress"],
+        per_step=config["encoder_texts_per_step"], scale=scale, moments=1 if config["learner"] == "sgd" else 2,
+        progress=config["show_progress"],
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from recbole_blair.errors import InputError
 from recbole_blair.reproduce.tables import Row, load_encoders
 from recbole_blair.steps.step import STEP, Places, Step
+from recbole_blair.train.run_folder import ENCODER
 
 PLACEHOLDER = re.compile(r"\{([\w.-]+)\}")
 
@@ -63,6 +64,8 @@ class Planner:
         for key, value in keys.items():
             if value == "{encoder}":
                 value = self.encoder(row.encoder, names)
+            elif value == "{trained}":
+                value = self.trained_encoder(names[-1])
             else:
                 value = self.fill_value(value, scope)
             if value is not None:
@@ -101,6 +104,13 @@ class Planner:
             raise InputError(f"the encoder {name} is a folder of yours; name it by --plm=FOLDER")
         plm = self.fill_value(entry["plm"], self.places.scope())
         return str(Path(plm).resolve()) if Path(plm).is_dir() else plm
+
+    def trained_encoder(self, name: str) -> str:
+        """Return the encoder that a step of joint training leaves: of its first seed's run."""
+        keys = self.steps[name].keys
+        seeds = keys.get("seeds") or []
+        run = f"/{keys['model']}-{seeds[0]}" if len(seeds) > 1 else ""
+        return f"{STEP}{name}{run}/{ENCODER}"
 
     def pretraining(self, keys: dict[str, Any]) -> Step:
         """Return the step that pretrains an encoder."""

@@ -4,11 +4,21 @@ A trained encoder runs twice per step (gradient caching, arXiv:2101.06983). The 
 chunk by chunk and keeps their vectors alone. The backward pass of the recommender's loss gives each vector's gradient
 g_i; each chunk is then encoded again, under the same dropout and with its graph, and sum_i <g_i, v_i> goes backward
 through it. The gradients are those of one pass over all items, and memory holds one chunk's activations.
+
+Where `Passes.per_step` limits the texts of a step, the vectors come from the table of all items, and the backward pass
+encodes K of the M items alone, drawn with probabilities p_i that are proportional to |g_i|:
+
+    gradient = 1/K sum over the draws i of 1/p_i <g_i, v_i>,    whose mean is sum_i <g_i, v_i>
+
+Where all texts move the weights alike, so that the draws' terms differ by |g_i| / p_i alone, no other p has less
+variance (arXiv:1401.2753, section 3). The table is encoded at the beginning of an epoch, and each text that a step
+encodes gets its new vector there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +29,7 @@ from torch import Tensor, nn
 from recbole_blair.ops import get_random_state, set_random_state
 from recbole_blair.parallel.distributed import add_up, rank, world_size
 from recbole_blair.text.batching import plan_batches
+from recbole_blair.text.trained.layers import without_dropout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +79,7 @@ class Passes:
         caching: gradient caching; False: one graph over all items of a step.
         prompt_tokens: of the prompt before each text.
         width: numbers kept of each vector.
+        per_step: texts that a step encodes, drawn by the size of their gradients; None: all that it needs.
     """
 
     dtype: torch.dtype
@@ -76,13 +88,15 @@ class Passes:
     caching: bool
     prompt_tokens: int
     width: int
+    per_step: int | None = None
 
 
 class TrainedTexts(nn.Module):
     """Text vectors of an encoder that trains with the recommender.
 
-    In training a call encodes the items that it is asked for. In evaluation all items are encoded at the first call,
-    shared out over the processes, and the table is kept until training goes on or weights are loaded.
+    In training a call encodes the items that it is asked for, or reads a table (`Passes.per_step`). In evaluation all
+    items are encoded at the first call, shared out over the processes, and the table is kept until training goes on or
+    weights are loaded.
 
     Only what is trained is in the state dict; the rest comes from the encoder's folder.
 
@@ -99,7 +113,8 @@ class TrainedTexts(nn.Module):
         super().__init__()
         self.network, self.rows, self.passes = network, rows, passes
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
-        self.table: Tensor | None = None  # (N - 1, D) of all items, not scaled, in evaluation
+        self.table: Tensor | None = None  # (N - 1, D) of all items, not scaled
+        self.mixed = False  # whether a step has put vectors of other weights into the table
         self.n_encoded = 0  # texts that went through the network with or without a graph, for measurements
         self.register_state_dict_post_hook(_drop_frozen)
         self.register_load_state_dict_pre_hook(_fill_frozen)
@@ -110,10 +125,16 @@ class TrainedTexts(nn.Module):
         return self.passes.width
 
     def train(self, mode: bool = True) -> TrainedTexts:
-        """Set the mode; training makes the table out of date."""
-        if mode:
-            self.table = None
-        return super().train(mode)
+        """Set the mode; training makes the table out of date.
+
+        With `Passes.per_step` an epoch begins with the table of the evaluation before it, or encodes one.
+        """
+        if self.mixed or (mode and self.passes.per_step is None):
+            self.table, self.mixed = None, False
+        super().train(mode)
+        if mode and self.passes.per_step is not None:  # here, where all processes come
+            self.all_vectors()
+        return self
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return the weights that are trained."""
@@ -126,7 +147,9 @@ class TrainedTexts(nn.Module):
             vectors = table if items is None else table[items - 1]
         else:
             rows = np.arange(len(self.rows)) if items is None else items.cpu().numpy() - 1
-            if self.passes.caching and torch.is_grad_enabled():
+            if self.passes.per_step is not None:
+                vectors = _DrawnEncoding.apply(self, rows, self.trained_parameters()[0])
+            elif self.passes.caching and torch.is_grad_enabled():
                 vectors = _CachedEncoding.apply(self, rows, self.trained_parameters()[0])
             else:
                 vectors = self.encode(rows, self.passes.train_tokens)
@@ -142,8 +165,9 @@ class TrainedTexts(nn.Module):
             wide = torch.promote_types(weight.dtype, torch.float32)
             table = torch.zeros(len(self.rows), self.width, dtype=wide, device=weight.device)
             if len(mine):
-                for chunk in self.chunks(mine, self.passes.table_tokens):
-                    table[torch.from_numpy(mine[chunk])] = self.encode_chunk(mine[chunk])
+                with without_dropout(self.network):
+                    for chunk in self.chunks(mine, self.passes.table_tokens):
+                        table[torch.from_numpy(mine[chunk])] = self.encode_chunk(mine[chunk])
             self.table = add_up(table)
         return self.table
 
@@ -202,6 +226,53 @@ class _CachedEncoding(torch.autograd.Function):
                     again = ctx.texts.encode_chunk(ctx.rows[chunk])
                 torch.autograd.backward(again, gradient[torch.from_numpy(chunk).to(ctx.device)])
         return None, None, None
+
+
+class _DrawnEncoding(torch.autograd.Function):
+    """Vectors of a step's items from the table; the backward pass encodes `Passes.per_step` of them, with graphs."""
+
+    @staticmethod
+    def forward(ctx: Any, texts: TrainedTexts, rows: np.ndarray, weight: Tensor) -> Tensor:
+        """Look rows (M,) up -> (M, D)."""
+        ctx.texts, ctx.rows = texts, rows
+        assert texts.table is not None  # train() encodes it
+        return texts.table[torch.from_numpy(rows).to(weight.device)]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
+        """Send the gradients (M, D) of the drawn vectors through the network, each divided by its probability."""
+        (gradient,) = gradients
+        texts = ctx.texts
+        drawn, weights = draw_rows(gradient, texts.passes.per_step)  # (k,), (k,)
+        pulls = gradient[drawn] * weights[:, None]  # (k, D)
+        rows = ctx.rows[drawn.cpu().numpy()]  # of the table
+        for chunk in texts.chunks(rows, texts.passes.train_tokens):
+            with torch.enable_grad():
+                vectors = texts.encode_chunk(rows[chunk])
+            torch.autograd.backward(vectors, pulls[torch.from_numpy(chunk).to(pulls.device)])
+            texts.table[torch.from_numpy(rows[chunk]).to(pulls.device)] = vectors.detach()
+        texts.mixed = True
+        return None, None, None
+
+
+def draw_rows(gradient: Tensor, n_draws: int) -> tuple[Tensor, Tensor]:
+    """Draw rows of a gradient by their size, so that the weighted sum of what is drawn has the mean of the whole.
+
+    Args:
+        gradient (M, D)
+        n_draws: K, with replacement; from M on every row is taken, with weight 1.
+
+    Returns:
+        rows (k,) int64, k <= K, each once; weights (k,): draws of row i / (K p_i), p_i = |g_i| / sum_j |g_j|.
+    """
+    size = gradient.float().norm(dim=1)  # (M,)
+    if n_draws >= len(size):
+        return torch.arange(len(size), device=size.device), torch.ones_like(gradient[:, 0])
+    if not 0 < float(size.sum()) < math.inf:  # no gradient, or none that is finite: the loss is reported elsewhere
+        size = torch.ones_like(size)
+    share = size / size.sum()
+    rows, counts = torch.multinomial(share, n_draws, replacement=True).unique(return_counts=True)
+    return rows, (counts / (n_draws * share[rows])).to(gradient.dtype)
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ def cut_below(model: TextModel, ids: Tensor, lengths: Tensor, number: int) -> nn
     Raises:
         InputError: it does not, since the architecture passes more than states from layer to layer.
     """
-    with torch.no_grad(), _without_dropout(model):
+    with torch.no_grad(), without_dropout(model):
         whole, states = model(ids, lengths), encode_below(model, ids, lengths, number)
         layers = find_layers(model.transformer)
         kept = nn.ModuleList(list(layers)[number:])
@@ -121,7 +121,7 @@ def cut_below(model: TextModel, ids: Tensor, lengths: Tensor, number: int) -> nn
 
 
 @contextlib.contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
+def without_dropout(model: nn.Module) -> Iterator[None]:
     """Run the block in evaluation mode."""
     was = model.training
     model.eval()

@@ -54,7 +54,7 @@ class TextSource:
         device: where it trains.
         dtype: that the recommender computes with; bfloat16 means mixed precision.
         batch_tokens: padded tokens per pass of a step; None: by device.
-        caching: see `Passes`.
+        caching, per_step: see `Passes`.
         scale: every vector is multiplied by it.
         moments: numbers that the optimiser keeps per weight.
         progress: show bars.
@@ -71,6 +71,7 @@ class TextSource:
     own_texts_sha256: str | None = None
     batch_tokens: int | None = None
     caching: bool = True
+    per_step: int | None = None
     scale: float = 1.0
     moments: int = 2
     progress: bool = False
@@ -112,7 +113,7 @@ class TextSource:
         kind = self.device.type
         passes = Passes(
             self.dtype, self.batch_tokens or TRAIN_TOKENS[kind], BATCH_TOKENS[kind], self.caching,
-            encoder.prompt_tokens, encoder.width,
+            encoder.prompt_tokens, encoder.width, self.per_step,
         )  # fmt: skip
         return TrainedTexts(model, rows, passes, self.scale)
 
@@ -165,10 +166,10 @@ class TextSource:
             item = self.ids[int(np.flatnonzero(lengths == 0)[0])]
             raise InputError(f"the text of item {item!r} gives no token with {encoder.name}; give it a title")
 
-        def fill(values: np.ndarray, starts: np.ndarray) -> None:
+        def write(values: np.ndarray, starts: np.ndarray, rows: np.ndarray) -> None:
             values[:] = np.concatenate(lists)
 
-        return make_rows(folder, about, lengths, 0, torch.int32, fill)
+        return make_rows(folder, about, lengths, 0, torch.int32, [np.arange(len(lists))], write, tqdm(disable=True))
 
     def open_states(self, encoder: TransformerEncoder, about: Mapping[str, Any], tokens: RaggedRows) -> RaggedRows:
         """Return the states below the trained layers of all texts, computed where they are not kept."""
@@ -179,16 +180,14 @@ class TextSource:
             return kept
         self.cut(copy.deepcopy(model), tokens, int(about["layer"]))  # refused before hours of work
 
-        def fill(values: np.ndarray, starts: np.ndarray) -> None:
-            batches = plan_batches(tokens.lengths, BATCH_TOKENS[self.device.type])
-            with tqdm(total=len(tokens), desc="frozen layers", unit=" items", disable=not self.progress) as bar:
-                for rows in batches:
-                    states = self.encode_below(model, tokens, rows, int(about["layer"]))
-                    for state, row in zip(states, rows):
-                        values[starts[row] : starts[row + 1]] = state[: tokens.lengths[row]]
-                    bar.update(len(rows))
+        def write(values: np.ndarray, starts: np.ndarray, rows: np.ndarray) -> None:
+            states = self.encode_below(model, tokens, rows, int(about["layer"]))
+            for state, row in zip(states, rows):
+                values[starts[row] : starts[row + 1]] = state[: tokens.lengths[row]]
 
-        return make_rows(folder, about, tokens.lengths, width, self.dtype, fill)
+        batches = plan_batches(tokens.lengths, BATCH_TOKENS[self.device.type])
+        with tqdm(total=len(tokens), desc="frozen layers", unit=" items", disable=not self.progress) as bar:
+            return make_rows(folder, about, tokens.lengths, width, self.dtype, batches, write, bar)
 
     def encode_below(self, model: TextModel, tokens: RaggedRows, rows: np.ndarray, layer: int) -> np.ndarray:
         """Return the states (b, T, H) below a layer, as they are stored."""

@@ -1,8 +1,10 @@
 """Encoders that train with a recommender: the same loss and gradients as a naive loop over every item's text."""
 
 import copy
+import itertools
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,10 +21,11 @@ from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.errors import InputError
 from recbole_blair.registry import find_model
 from recbole_blair.registry.build_model import build_loaders, build_model
+from recbole_blair.text.batching import plan_batches
 from recbole_blair.text.encoders import load_encoder
-from recbole_blair.text.trained import memory, source
+from recbole_blair.text.trained import layers, memory, ragged_rows, source
 from recbole_blair.text.trained.choice import EncoderTraining
-from recbole_blair.text.trained.item_texts import TrainedTexts
+from recbole_blair.text.trained.item_texts import TrainedTexts, draw_rows
 from recbole_blair.text.trained.ragged_rows import STAMP, VALUES
 from recbole_blair.text.trained.source import TextSource
 from recbole_blair.train.runtime import runtime_config, seed_everything
@@ -96,7 +99,7 @@ def test_an_encoder_that_cannot_be_cut_is_named(tmp_path):
     assert not list((tmp_path / "b").rglob("values.bin"))[1:], "states were computed before it was known"
 
 
-def joint_model(tmp_path, plm, model, training, **changes):
+def joint_model(tmp_path, plm, model, training, per_step=None, **changes):
     """A recommender whose encoder trains, a batch of it, its dataset; float64, no dropout."""
     build = write_build(tmp_path, random_sequences(n_users=20, n_items=N_ITEMS), texts=None)
     info = find_model(model)
@@ -109,7 +112,7 @@ def joint_model(tmp_path, plm, model, training, **changes):
         keys["negatives_of"] = "step"
     config = runtime_config(resolve_config(info, build.name, (), keys)).replace(compute_dtype=torch.float64)
     dataset = BlairDataset(build)
-    dataset.text_source = source_of(build, plm, training, batch_tokens=64)
+    dataset.text_source = source_of(build, plm, training, batch_tokens=64, per_step=per_step)
     seed_everything(3)
     network = build_model(info, config, dataset).double()
     without_dropout(network.item_texts)
@@ -179,6 +182,60 @@ def test_caching_equals_one_graph_with_dropout(tmp_path, plm, training):
     assert torch.equal(found[0][2], found[1][2])
 
 
+@pytest.mark.parametrize("model", ["UniSRecBlair", "HSTUBlair"])
+@pytest.mark.parametrize("training", ["last:1", "full"])
+def test_a_step_that_draws_every_text_equals_one_that_encodes_them(tmp_path, plm, model, training):
+    """From a fresh table, with as many draws as texts: the same loss and gradients; with fewer the same loss."""
+    found = []
+    for per_step in (None, N_ITEMS, 2):
+        ours, batch = joint_model(tmp_path, plm, model, training, per_step=per_step)
+        torch.manual_seed(7)
+        loss = ours.train().calculate_loss(batch)
+        before = ours.item_texts.n_encoded
+        loss.backward()
+        found.append((loss.item(), {k: p.grad for k, p in ours.named_parameters() if p.grad is not None}))
+        assert per_step != 2 or ours.item_texts.n_encoded - before <= 2
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-9) == pytest.approx(found[2][0], rel=1e-9)
+    assert found[0][1].keys() == found[1][1].keys() == found[2][1].keys()
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-6, atol=1e-9, msg=name)
+        if not name.startswith("item_texts"):
+            torch.testing.assert_close(found[2][1][name], gradient, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_draws_have_the_mean_of_the_whole_gradient():
+    """Rows of size 3, 1, 0, 4: p = 3/8, 1/8, 0, 4/8. Over all pairs of draws, sum of p(draws) x weighted rows = g."""
+    gradient = torch.tensor([[3.0, 0], [0, -1], [0, 0], [0, 4]], dtype=torch.float64)
+    share, mean = [3 / 8, 1 / 8, 0, 4 / 8], torch.zeros_like(gradient)
+    for draws in itertools.product((0, 1, 3), repeat=2):
+        with mock.patch("torch.multinomial", return_value=torch.tensor(draws)) as drawn:
+            rows, weights = draw_rows(gradient, 2)
+        assert drawn.call_args.args[0].tolist() == share and rows.tolist() == sorted(set(draws))
+        mean[rows] += share[draws[0]] * share[draws[1]] * gradient[rows] * weights[:, None]
+    torch.testing.assert_close(mean, gradient)
+    assert draw_rows(torch.zeros(4, 2), 2)[1].isfinite().all()
+    assert draw_rows(torch.full((4, 2), float("nan")), 2)[1].isfinite().all()
+
+
+def test_steps_that_draw_write_into_a_table_that_lasts_one_epoch(tmp_path, plm):
+    texts = source_of(tmp_path / "b", plm, "last:1", per_step=3).build().eval()
+    texts()
+    assert texts.train().n_encoded == N_ITEMS, "the table of the evaluation serves the epoch"
+    before = texts.table.clone()
+    with torch.no_grad():
+        texts.trained_parameters()[0].add_(1.0)
+    torch.manual_seed(1)
+    (texts(torch.arange(1, 11)) ** 2).sum().backward()
+    changed = (texts.table != before).any(1)
+    assert 1 <= int(changed.sum()) == texts.n_encoded - N_ITEMS <= 3 and not changed[10:].any()
+    n_steps = texts.n_encoded - N_ITEMS
+    fresh = texts.eval()()
+    assert texts.n_encoded == 2 * N_ITEMS + n_steps and not torch.equal(fresh, before)
+    texts.train().load_state_dict(texts.state_dict())
+    assert texts.table is None, "other weights, another table"
+    assert texts.train().table.equal(fresh), "without dropout, in training as well"
+
+
 def test_memory_of_a_step_holds_one_chunk(tmp_path, plm):
     texts = source_of(tmp_path / "b", plm, "last:1", batch_tokens=64).build().train()
     sizes = []
@@ -213,6 +270,34 @@ def test_frozen_layers_are_computed_once_and_kept(tmp_path, plm, monkeypatch):
     finally:
         changed.texts[3] = was
     assert sum(counted) == 3 * N_ITEMS
+
+
+@pytest.mark.parametrize(("saved_every_s", "left"), [(-1.0, 3), (1e9, 0)])
+def test_a_killed_computation_of_states_goes_on(tmp_path, plm, monkeypatch, saved_every_s, left):
+    """Killed in its fourth batch: the three before it are kept where they were written down; the bits are the same."""
+    monkeypatch.setattr(source, "BATCH_TOKENS", {"cpu": 32})
+    monkeypatch.setattr(ragged_rows, "SAVED_EVERY_S", saved_every_s)
+    unbroken = source_of(tmp_path / "a", plm, "last:1").build()
+    encode, calls = source.encode_below, []
+
+    def dies(model, ids, lengths, number):
+        calls.append(len(ids))
+        if len(calls) == 5:  # the first is of the check that the encoder can be cut
+            raise KeyboardInterrupt
+        return encode(model, ids, lengths, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layers, "encode_below", dies)
+        patch.setattr(source, "encode_below", dies)
+        with pytest.raises(KeyboardInterrupt):
+            source_of(tmp_path / "b", plm, "last:1").build()
+    (partial,) = (tmp_path / "b" / ".cache").rglob("*.partial")
+    assert (partial / "progress.json").exists() == bool(left)
+    calls.clear()
+    monkeypatch.setattr(source, "encode_below", lambda *a: calls.append(len(a[1])) or encode(*a))
+    again = source_of(tmp_path / "b", plm, "last:1").build()
+    assert len(calls) == len(plan_batches(unbroken.rows.lengths, 32)) - left
+    assert np.array_equal(again.rows.values, unbroken.rows.values) and not partial.exists()
 
 
 @pytest.mark.parametrize("damage", ["values", "stamp"])
