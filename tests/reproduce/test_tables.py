@@ -85,6 +85,20 @@ def test_every_row_can_be_planned_with_keys_its_command_knows(rows):
             assert keys.keys() <= pretrain_keys().defaults.keys(), step
 
 
+def test_a_row_may_search_with_the_encoder_that_its_training_leaves():
+    """The step that trains it is that of the row which is measured; of several seeds the first."""
+    planner = Planner(Places(plm="."))
+    table = {row.id.partition("/")[2]: planner.steps_of(row) for row in tables.load_table("slices-finetuning")}
+    trained, searched = table["unisrec-last2/electronics"][-1], table["search-last2/c4"]
+    assert trained in searched
+    retriever = planner.steps[searched[-1]].keys["retriever"]
+    assert retriever == f"step:{trained}/UniSRecBlair-2020/encoder"
+    single = Planner(Places(plm=".", seeds=[7]))
+    (row,) = (row for row in tables.load_table("slices-finetuning") if row.id.endswith("search-last2/c4"))
+    *_, trained, searched = single.steps_of(row)
+    assert single.steps[searched].keys["retriever"] == f"step:{trained}/encoder"
+
+
 def line_of(anchors, begins):
     """The numbers of the cells of a table line of the measuring notes."""
     line = next(line for line in anchors.splitlines() if line.startswith(f"| {begins} |"))
