@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_blair.errors import InputError
-from recbole_blair.files.output import check_output_folder
+from recbole_blair.files.output import check_output_file, check_output_folder
+from recbole_blair.files.write import write_text
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -35,6 +37,11 @@ def configure(parser: Parser) -> None:
     )
     add("--list", action="store_true", help="print every row: data, model, published values, tolerance, cost")
     add("--status", action="store_true", help="print which rows have results, and where")
+    add(
+        "--output",
+        kind="path",
+        help="an SVG file: draw the measured differences of a table there, print its tables; runs nothing",
+    )
     add("--raw_dir", kind="path", default="raw", help="full: raw files as published; steam/ in it holds Steam's")
     add("--data_path", kind="path", default="dataset", help="full: the builds and query sets")
     add(
@@ -62,6 +69,8 @@ def run(args: Namespace) -> int:
         return 0
     if not args.id:
         raise InputError(f"no id given; `recbole-blair reproduce --list` shows them; example: {EXAMPLE}")
+    if args.output is not None:
+        return draw(args)
     from recbole_blair.reproduce.run import reproduce
 
     check_output_folder(args.output_dir)
@@ -72,6 +81,25 @@ def run(args: Namespace) -> int:
         f"{len(results) - len(failed)} of {len(results)} rows hold; results in {args.output_dir}/{args.scale}/results"
     )
     return 1 if failed else 0
+
+
+def draw(args: Namespace) -> int:
+    """Print the tables of what was measured at the full scale, and draw the figure of the table."""
+    from recbole_blair.reproduce import differences
+    from recbole_blair.reproduce.tables import find_rows
+
+    output = Path(args.output)
+    if output.is_dir() or output.suffix.lower() != ".svg":
+        raise InputError(f"--output={args.output}: expected the name of a figure, as in differences.svg")
+    check_output_file(output)
+    rows = find_rows(args.id)
+    measured = differences.load_measured(rows, args.output_dir)
+    rows = [row for row in rows if row.id in measured]
+    builds = differences.describe_builds(rows, args.data_path)
+    found = differences.find_differences(rows, measured)
+    write_text(output, differences.draw_differences(rows[0].table, found, builds))
+    show(differences.markdown_lines(rows, measured, builds, found))
+    return 0
 
 
 def show(lines: Iterable[str]) -> None:

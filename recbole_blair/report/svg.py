@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from recbole_blair.figures import drop_zero, fraction
+from recbole_blair.report.style import CSS
 
 COLOURS = 8
 WIDTH = 400
@@ -212,6 +213,100 @@ def scatter_chart(points: list[dict[str, Any]], label: str, x_label: str, y_labe
         place = x(power) + (-9 if left else 9)
         parts.append(text(place, y(point["y"]) - 7, shorten(point["name"], 24), "end" if left else "start", "name"))
     return wrap(parts, height, label)
+
+
+def interval_chart(
+    series: list[dict[str, Any]], x_label: str, y_label: str, log: bool = False, height: float = 300
+) -> str:
+    """Draw values with intervals over a number, a line at 0 between those above and those below.
+
+    Args:
+        series: `name`, `colour`, `joined` (bool: by lines), `points`: `x`, `difference`, `low`, `high`, `name` (written
+            beside the first point of that name).
+        x_label, y_label: of the axes; together they say what the chart shows.
+        log: the x axis is logarithmic; x of 0 then stands where the smallest other x divided by 3 would.
+    """
+    points = [point for one in series for point in one["points"]]
+    positive = [point["x"] for point in points if point["x"] > 0]
+    floor = min(positive, default=1.0) / 3
+
+    def place(value: float) -> float:
+        return math.log10(max(value, floor)) if log else value
+
+    lowest, highest = min(place(point["x"]) for point in points), max(place(point["x"]) for point in points)
+    margin = (highest - lowest) * 0.06 or 0.5
+    top = TOP + 16 * (len(series) + 1)  # below the legend
+    y_ticks = nice_ticks(min(0.0, *(point["low"] for point in points)), max(0.0, *(point["high"] for point in points)))
+    x = scale(lowest - margin, highest + margin, LEFT, WIDTH - RIGHT)
+    y = scale(y_ticks[0], y_ticks[-1], height - BOTTOM, top)
+    parts = [text(8, TOP, y_label)]
+    for n, one in enumerate(series):
+        parts.append(
+            f'<circle cx="14" cy="{number(TOP + 16 * (n + 1) - 4)}" r="4.5" class="dot {colour(one["colour"])}"/>'
+        )
+        parts.append(text(24, TOP + 16 * (n + 1), one["name"], kind="name"))
+    for tick in y_ticks:
+        parts.append(line(LEFT, y(tick), WIDTH - RIGHT, y(tick), "zero" if tick == 0 else "grid"))
+        parts.append(text(LEFT - 6, y(tick) + 4, tick_text(tick), "end"))
+    shown = log_ticks(lowest - margin, highest + margin) if log else nice_ticks(lowest, highest)
+    for tick in shown:
+        if LEFT <= x(place(tick)) <= WIDTH - RIGHT:
+            parts.append(text(x(place(tick)), height - BOTTOM + 17, tick_text(tick), "middle"))
+    parts.append(text((LEFT + WIDTH - RIGHT) / 2, height - 4, x_label, "middle"))
+    named: set[str] = set()
+    for n, one in enumerate(series):
+        shift = 3.0 * (n - (len(series) - 1) / 2)  # so that the intervals of one x stand beside each other
+        drawn = sorted(one["points"], key=lambda point: point["x"])
+        body = []
+        if one["joined"]:
+            path = " ".join(f"{number(x(place(p['x'])) + shift)},{number(y(p['difference']))}" for p in drawn)
+            body.append(f'<polyline points="{path}" class="line"/>')
+        for point in drawn:
+            left, value = x(place(point["x"])) + shift, point["difference"]
+            about = (
+                f"{point['name'] or tick_text(point['x'])}: {value:+.1f} [{point['low']:+.1f}, {point['high']:+.1f}]"
+            )
+            body.append(
+                f"<g><title>{escape(one['name'])}, {escape(about)}</title>"
+                f"{line(left, y(point['low']), left, y(point['high']), 'interval')}"
+                f'<circle cx="{number(left)}" cy="{number(y(value))}" r="4" class="dot"/></g>'
+            )
+            if point["name"] and point["name"] not in named:
+                named.add(point["name"])
+                right = left < WIDTH * 0.7
+                parts.append(
+                    text(left + (7 if right else -7), y(value) - 6, point["name"], "start" if right else "end", "name")
+                )
+        parts.append(f'<g class="{colour(one["colour"])}">{"".join(body)}</g>')
+    return wrap(parts, height, f"{y_label}, by {x_label}")
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return 1, 2 and 5 times powers of ten from 10**low to 10**high; powers alone where these span more than two."""
+    steps = (1, 2, 5) if high - low <= 2 else (1,)
+    ticks = [step * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for step in steps]
+    return [tick for tick in ticks if low <= math.log10(tick) <= high]
+
+
+def standalone(charts: list[str], label: str) -> str:
+    """Return charts, one above the other, as the content of an SVG file with its own colours for light and dark."""
+    heights = [float(chart.split('"', 2)[1].split()[-1]) for chart in charts]
+    parts, top = [], 0.0
+    for chart, height in zip(charts, heights):
+        size = f'<svg x="0" y="{number(top)}" width="{WIDTH}" height="{number(height)}" '
+        parts.append(chart.replace("<svg ", size, 1))
+        top += height + 12
+    whole = wrap(
+        [f"<style>{svg_style()}</style>", '<rect width="100%" height="100%" class="ground"/>', *parts], top, label
+    )
+    return whole.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
+
+
+def svg_style() -> str:
+    """Return the part of the page's style sheet that charts need."""
+    colours = CSS.split("*{", 1)[0]
+    rules = [one for one in CSS.splitlines() if one.startswith(("svg text", "svg .", ".c0", ".c4"))]
+    return colours + "\n".join([*rules, ".ground{fill:var(--card)}"])
 
 
 def short_number(value: float) -> str:

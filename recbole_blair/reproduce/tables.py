@@ -42,6 +42,7 @@ class Row:
     checks: tuple[str, ...]  # what --scale=smoke asserts
     note: str = ""
     keys: dict[str, Any] = field(default_factory=dict)
+    x: dict[str, float] = field(default_factory=dict)  # what a figure draws the row over
 
     @property
     def id(self) -> str:
@@ -119,6 +120,7 @@ def build_row(table: str, name: str, label: str, given: dict[str, Any], encoders
         checks=tuple(given["checks"]),
         note=given.get("note", ""),
         keys=given.get("keys", {}),
+        x=given.get("x", {}),
     )
 
 
