@@ -17,7 +17,7 @@ from dataset_tools.conversion.convert import convert_tables
 from dataset_tools.conversion.own_limits import apply_limits, count_log
 from dataset_tools.conversion.own_tables import INTERACTION_FIELDS, RULES, load_interactions, load_items
 from dataset_tools.items.item_lines import META_FIELDS
-from dataset_tools.raw.own_formats import OwnFile, open_own
+from dataset_tools.raw.own_formats import ATOMIC, OwnFile, open_own
 from dataset_tools.storage.duckdb_session import keep_buffers
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError, nearest
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ITEM_FIELDS = (ITEM_ID, *META_FIELDS)
+ATOMIC_COLUMNS = {  # of fields that are not named, the first that an atomic file has
+    "title": ("title", "movie_title", "item_name", "name", "app_name", "book_title"),
+    "categories": ("categories", "category", "genres", "genre", "class"),
+    "store": ("store", "brand", "publisher"),
+}
 TIMED_PROTOCOLS = ("timestamp", "last_out")  # the others need no times
 
 
@@ -105,6 +110,11 @@ def prepare_own(
     resolved, resources = OwnSettings(dataset, **settings), Resources(memory_limit, threads, progress)
     source = open_source(resolved, interactions, items)
     folder = Path(data_path) / resolved.build_name
+    if resolved.source == ATOMIC and any(file.path.resolve().parent == folder.resolve() for file in source.files):
+        raise InputError(
+            f"the build would be written among its source's files in {folder}; name it otherwise: "
+            f"--source_dir={folder} --dataset={dataset}-time, or give another --data_path"
+        )
     whole = not force and build_is_whole(folder, resolved)
     if whole:
         check_same_files(folder, [file.path for file in source.files])
@@ -141,9 +151,16 @@ def open_items(path: Path | str, settings: OwnSettings) -> tuple[OwnFile, dict[s
         InputError: see `open_own`; or the file has no field that makes a text.
     """
     named = parse_mapping("item_columns", settings.item_columns, ITEM_FIELDS)
+    if settings.source == ATOMIC and ITEM_ID not in named:
+        named[ITEM_ID] = parse_mapping("columns", settings.columns, INTERACTION_FIELDS).get(ITEM_ID, [ITEM_ID])
     used = [name for names in named.values() for name in names]
     file = open_own(path, settings.items_format, used or [ITEM_ID])
-    columns = {field: named.get(field, [field]) for field in ITEM_FIELDS if field in named or field in file.columns}
+    others = ATOMIC_COLUMNS if settings.source == ATOMIC else {}
+    for field in ITEM_FIELDS:
+        column = next((name for name in others.get(field, (field,)) if name in file.columns), None)
+        if column is not None:
+            named.setdefault(field, [column])
+    columns = {field: named[field] for field in ITEM_FIELDS if field in named}
     if ITEM_ID not in columns:
         raise InputError(f"{path} has no column {ITEM_ID!r}; name it by --item_columns={ITEM_ID}=…; it has: "
                          f"{', '.join(file.columns)}")  # fmt: skip

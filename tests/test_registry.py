@@ -3,13 +3,15 @@
 import importlib
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
 from recbole_blair import config, plugins, registry
+from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
 from recbole_blair.files.paths import props_dir
-from recbole_blair.registry import RECBOLE_UNSUPPORTED, find_model, list_models
+from recbole_blair.registry import RECBOLE_UNSUPPORTED, find_model, list_models, unsupported_models
 
 
 @pytest.fixture
@@ -82,10 +84,36 @@ def test_a_name_near_to_nothing_gets_the_command_that_lists_them():
         find_model("zzz")
 
 
-@pytest.mark.parametrize("typed", ["BERT4Rec", "bert4rec"])
-def test_an_unsupported_model_of_recbole_says_what_it_needs(typed):
-    with pytest.raises(InputError, match="RecBole's BERT4Rec needs its masking transform"):
+@pytest.mark.parametrize(
+    ("typed", "needs"),
+    [
+        ("BERT4Rec", "BERT4Rec needs its masking transform"),
+        ("bert4rec", "BERT4Rec needs its masking transform"),
+        ("FM", "FM needs labels and feature fields of users and items"),
+        ("kgat", "KGAT needs a knowledge graph"),
+        ("xgboost", "xgboost needs labels, feature fields and another library's trainer"),
+    ],
+)
+def test_an_unsupported_model_of_recbole_says_what_it_needs(typed, needs):
+    with pytest.raises(InputError, match=f"RecBole's {needs}.*which this package does not provide"):
         find_model(typed)
+
+
+def test_every_model_of_recbole_runs_or_says_why_not():
+    """RecBole's folder of defaults names them all; `Random` has none and is no model of ours."""
+    import recbole
+
+    names = {path.stem for path in (Path(recbole.__file__).parent / "properties/model").glob("*.yaml")}
+    known = {name for name, info in list_models().items() if info.from_recbole}
+    assert known | set(unsupported_models()) == names and not known & set(unsupported_models())
+
+
+def test_the_list_of_recboles_models_ends_with_those_that_do_not_run(capsys):
+    assert main(["models", "--source=RecBole"]) == 0
+    listed, _, rest = capsys.readouterr().out.partition("do not run here; they need\n")
+    assert "UniSRecBlair" not in listed and "SASRec " in listed and "BPR " in listed
+    assert "  a knowledge graph, .kg and .link files (a knowledge-aware model): CFKG, CKE, KGAT" in rest
+    assert main(["models", "--source=plugin"]) == 0 and "RecBole" not in capsys.readouterr().out
 
 
 def test_a_plugin_is_two_files(plugin_room):

@@ -11,7 +11,7 @@ from dataset_tools.conversion.own_limits import Limits, parse_instant
 from dataset_tools.conversion.own_tables import REPEATED, TIME_UNITS, ItemRules
 from dataset_tools.conversion.settings import BuildSettings, check_choice
 from dataset_tools.raw.domains import PUBLISHED, check_name, is_sample, resolve_domain, sample_name, sample_sizes
-from dataset_tools.raw.own_formats import ENCODINGS, QUOTING, FileFormat
+from dataset_tools.raw.own_formats import ATOMIC, ENCODINGS, QUOTING, FileFormat
 from recbole_blair.errors import InputError
 from recbole_blair.schema import (
     ALIASES,
@@ -24,9 +24,10 @@ from recbole_blair.schema import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-SOURCES = ("csv", "jsonl", "parquet", "python")
+SOURCES = ("csv", "jsonl", "parquet", "python", ATOMIC)
 OWN_CHOICES = {
     "source": SOURCES, "items_source": SOURCES, "encoding": tuple(ENCODINGS), "items_encoding": tuple(ENCODINGS),
     "quoting": tuple(QUOTING), "repeated_items": REPEATED,
@@ -47,19 +48,22 @@ class AmazonSettings(BuildSettings):
     sample_items: int | None = None
 
     @classmethod
-    def resolve(cls, dataset: str, raw_dir: Path | str | None = None, **options: Any) -> AmazonSettings:
+    def resolve(
+        cls, dataset: str, raw_dir: Path | str | None = None, builds: Sequence[str] | None = None, **options: Any
+    ) -> AmazonSettings:
         """Return the settings of a dataset, defaults filled in.
 
         Args:
             dataset: official or short name, `sample`, `sample-u<users>-i<items>`, or the name of raw files of one's
                 own below `raw_dir`.
             raw_dir: where raw files of an unpublished name may lie.
+            builds: names of the builds at hand, for the message about an unknown dataset.
             options: the other fields; no instants take the papers' for Amazon's domains.
 
         Raises:
             InputError: an unknown dataset, or settings that make no sense.
         """
-        domain = resolve_domain(dataset, raw_dir)
+        domain = resolve_domain(dataset, raw_dir, builds)
         users, items = sample_sizes(domain, options.pop("sample_users", None), options.pop("sample_items", None))
         if options.get("protocol", "timestamp") == "timestamp" and (domain in PUBLISHED or users):
             for key, default in (("valid_start_ms", VALID_START_MS), ("test_start_ms", TEST_START_MS)):
@@ -107,7 +111,8 @@ class OwnSettings(BuildSettings):
     """Settings of a build from files of a shop or a public log.
 
     Args:
-        source: format of files whose extensions do not tell; `python` reads JSON lines' files as Python literals.
+        source: format of files whose extensions do not tell; `python` reads JSON lines' files as Python literals;
+            `atomic`: RecBole's `.inter` and `.item`.
         columns: `user_id=…,item_id=…,timestamp=…`; numbers from 1 for a CSV without header; a time in several columns
             is joined by `-`, as in `timestamp=year+month+day`.
         item_columns: `item_id=…,title=…` and any of features, categories, description, store, price. Fields that are

@@ -10,7 +10,7 @@ from dataset_tools.conversion.file_names import build_file_names
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import read_own_json
 from recbole_blair.files.write import write_json
-from recbole_blair.schema import SPLITS, STATS_SUFFIX, VERSION
+from recbole_blair.schema import PROTOCOLS, SPLITS, STATS_SUFFIX, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +67,24 @@ def load_stats(folder: Path | str) -> dict[str, Any] | None:
     if not isinstance(stats["settings"], dict):
         raise InputError(f"{path} is damaged: its settings are no object; {fix}")
     return stats
+
+
+def list_builds(data_path: Path | str) -> list[str]:
+    """Return the builds in a folder as `--dataset` names them, each followed by the protocol that is not the default.
+
+    One that another tool made, or whose statistics are damaged, is named by its folder.
+    """
+    names = {}
+    for file in sorted(Path(data_path).glob(f"*/*.{SPLITS[0]}.inter")):
+        if file.name == f"{file.parent.name}.{SPLITS[0]}.inter":
+            try:
+                settings = (load_stats(file.parent) or {}).get("settings", {})
+            except InputError:
+                settings = {}
+            other = settings.get("protocol", PROTOCOLS[0]) != PROTOCOLS[0]
+            protocol = f" --protocol={settings['protocol']}" if other else ""
+            names[f"{settings.get('dataset', file.parent.name)}{protocol}"] = None
+    return list(names)
 
 
 def require_stats(folder: Path | str) -> dict[str, Any]:

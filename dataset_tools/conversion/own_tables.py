@@ -115,7 +115,8 @@ class ItemRules:
     """How the items' rows become fields.
 
     Args:
-        list_separator: splits the text of categories and features; None: a text is one entry.
+        list_separator: splits the text of categories and features; None: a text is one entry, but for columns of
+            type token_seq in an atomic file, whose tokens a blank parts.
         parse_lists: a text such as `['a', 'b']` or `["a", "b"]` is a list.
         missing: texts that mean "no value".
         repeated: `first`: an item's first row is kept; `commonest`: the one whose title most of its rows have, ties by
@@ -211,8 +212,9 @@ def value_sql(scan: Scan, name: str, field: str, rules: ItemRules) -> str:
         text = f"({value} ->> '$')"
         parsed = f"coalesce(to_json(try_cast({text} AS VARCHAR[])), {value})"
         value = f"CASE WHEN {text} LIKE '[%]' THEN {parsed} ELSE {value} END"
-    if rules.list_separator and field in LISTS:
-        split = f"to_json(string_split(({value}) ->> '$', {quote(rules.list_separator)}))"
+    separator = rules.list_separator or (" " if scan.file.sequences.intersection(columns) else None)
+    if separator and field in LISTS:
+        split = f"to_json(string_split(({value}) ->> '$', {quote(separator)}))"
         value = f"CASE json_type({value}) WHEN 'VARCHAR' THEN {split} ELSE {value} END"
     return value
 

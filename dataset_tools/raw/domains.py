@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recbole_blair.errors import InputError, nearest
+from recbole_blair.files.read import shown
 from recbole_blair.schema import ALIASES, DOMAINS, SAMPLE, SAMPLE_PATTERN, UNKNOWN_DOMAIN
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ALL = "all"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -14,6 +19,7 @@ _SAMPLE_NAME = re.compile(SAMPLE_PATTERN)
 PUBLISHED = (*DOMAINS, UNKNOWN_DOMAIN)  # the files of the hub's repository
 DEFAULT_USERS, DEFAULT_ITEMS = 2_000, 1_500  # of the sample
 MIN_USERS, MIN_ITEMS = 50, 50
+MOST_SHOWN = 10  # builds in a message
 
 
 def known_names() -> tuple[str, ...]:
@@ -74,16 +80,17 @@ def sample_sizes(name: str, users: int | None = None, items: int | None = None) 
     return users, items
 
 
-def resolve_domain(name: str, raw_dir: Path | str | None = None) -> str:
+def resolve_domain(name: str, raw_dir: Path | str | None = None, builds: Sequence[str] | None = None) -> str:
     """Return the official name of a dataset.
 
     Args:
         name: official name, a paper's short name, `sample`, `sample-u<users>-i<items>`, or the name of raw
             files of your own under `raw_dir`.
         raw_dir: where raw files of an unpublished name may lie.
+        builds: names of the builds at hand, for the message; None: not looked for.
 
     Raises:
-        InputError: no such dataset; names the nearest known one.
+        InputError: no such dataset; names the nearest known one, and the builds at hand.
     """
     check_name(name)
     if name in ALIASES:
@@ -92,9 +99,12 @@ def resolve_domain(name: str, raw_dir: Path | str | None = None) -> str:
         return name
     if raw_dir is not None and find_raw_file(raw_dir, "review", name) is not None:
         return name
-    hint = nearest(name, known_names())
-    where = f" and no raw files of that name under {raw_dir}" if raw_dir is not None else ""
-    raise InputError(f"unknown dataset {name!r}{where}.{hint} Known: {', '.join(known_names())}")
+    names = [build.split()[0] for build in builds or ()]
+    hint = nearest(name, (*names, *known_names()))
+    where = f" and no raw files of that name under {shown(raw_dir)}" if raw_dir is not None else ""
+    more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    at_hand = "" if builds is None else f" Builds at hand: {', '.join(builds[:MOST_SHOWN]) or 'none'}{more}."
+    raise InputError(f"unknown dataset {name!r}{where}.{hint}{at_hand} Known: {', '.join(known_names())}")
 
 
 def resolve_datasets(spec: str, raw_dir: Path | str | None = None) -> list[str]:

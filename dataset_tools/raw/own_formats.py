@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 
 KINDS = {
     ".csv": "csv", ".tsv": "csv", ".dat": "csv", ".txt": "csv",
+    ".inter": "atomic", ".item": "atomic",
     ".json": "jsonl", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
+ATOMIC = "atomic"  # RecBole's files: tabs, a header of `name:type`, lists joined by blanks
+SEQUENCE = "token_seq"
 DELIMITERS = {".tsv": "\t", ".dat": "::"}  # any other text file: a comma
 ENCODINGS = {"utf-8": "utf-8-sig", "utf-16": "utf-16", "latin-1": "latin-1"}  # DuckDB's names, and Python's
 QUOTING = {"double": ('"', '"'), "backslash": ('"', "\\"), "none": ("", "")}  # quote, what escapes it inside a cell
@@ -49,7 +52,7 @@ class FileFormat:
 
     Args:
         source: the format of a file whose extension does not tell; `python` reads JSON lines' files as Python
-            literals.
+            literals, `atomic` any other text as RecBole's.
         delimiter: of a CSV; None: by extension.
         encoding: of a CSV: utf-8, utf-16 or latin-1.
         quoting: of a CSV, a key of `QUOTING`.
@@ -76,6 +79,7 @@ class OwnFile(NamedTuple):
     quoting: str = "double"
     floats: frozenset[str] = frozenset()  # columns of a Parquet file that hold floats
     bom: bool = False  # it begins with a byte order mark
+    sequences: frozenset[str] = frozenset()  # columns of an atomic file that hold lists of tokens
 
 
 def open_own(path: Path | str, form: FileFormat, used: Sequence[str]) -> OwnFile:
@@ -94,6 +98,8 @@ def open_own(path: Path | str, form: FileFormat, used: Sequence[str]) -> OwnFile
     suffix = Path(path.stem).suffix if is_gzip(path) else path.suffix
     kind = KINDS.get(suffix.lower(), source)
     kind = "python" if source == "python" and kind == "jsonl" else kind
+    atomic = kind == ATOMIC or (source == ATOMIC and kind == "csv")
+    kind = "csv" if atomic else kind
     if kind == "parquet" and is_gzip(path):
         raise InputError(f"{path}: Parquet is compressed inside; unpack the .gz")
     if encoding not in ENCODINGS:
@@ -102,10 +108,11 @@ def open_own(path: Path | str, form: FileFormat, used: Sequence[str]) -> OwnFile
         raise InputError(f"encoding={encoding} is for CSV; {path.name} is read as {kind}, which is UTF-8")
     if kind != "csv" and form.header:
         raise InputError(f"header={form.header} is for CSV; {path.name} is read as {kind}, which names its columns")
-    delimiter = form.delimiter or DELIMITERS.get(suffix.lower(), ",")
+    delimiter = form.delimiter or ("\t" if atomic else DELIMITERS.get(suffix.lower(), ","))
     delimiter = "\t" if delimiter == "\\t" else delimiter
-    header = kind != "csv" or not (form.header or all(name.replace(ALTERNATIVE, "").isdigit() for name in used))
-    file = OwnFile(path, kind, (), delimiter, encoding, header, form.quoting)
+    numbered = all(name.replace(ALTERNATIVE, "").isdigit() for name in used) and not atomic
+    header = kind != "csv" or not (form.header or numbered)
+    file = OwnFile(path, kind, (), delimiter, encoding, header, "none" if atomic else form.quoting)
     with reading(path, f"{kind} with the columns {', '.join(used)}"):
         if kind == "parquet":
             file = file._replace(floats=float_columns(path))
@@ -115,6 +122,8 @@ def open_own(path: Path | str, form: FileFormat, used: Sequence[str]) -> OwnFile
         file = file._replace(columns=tuple(READ_COLUMNS[kind](file)))
     if form.header:
         file = file._replace(columns=name_columns(file, form.header))
+    elif atomic:
+        file = name_atomic_columns(file)
     for name in used:
         if not any(column in file.columns for column in name.split(ALTERNATIVE)):
             raise InputError(
@@ -136,6 +145,23 @@ def name_columns(file: OwnFile, header: str) -> tuple[str, ...]:
             f"header={header} names {len(set(names))} columns; the first row of {file.path} has {len(file.columns)}"
         )
     return names
+
+
+def name_atomic_columns(file: OwnFile) -> OwnFile:
+    """Return a file whose columns `name:type` have the names alone; those of tokens' lists are noted.
+
+    Raises:
+        InputError: a column without a type, or a name twice.
+    """
+    names = [column.partition(":")[0] for column in file.columns]
+    for name, column in zip(names, file.columns):
+        if ":" not in column or names.count(name) > 1:
+            fault = "twice" if names.count(name) > 1 else "without a type"
+            raise InputError(
+                f"{file.path} has the column {column!r} {fault}; expected RecBole's header, tabs between name:type"
+            )
+    lists = (name for name, column in zip(names, file.columns) if column.endswith(f":{SEQUENCE}"))
+    return file._replace(columns=tuple(names), sequences=frozenset(lists))
 
 
 def other_delimiter(file: OwnFile) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from recbole_blair.errors import InputError
-from recbole_blair.registry import ModelInfo, list_models, use_plugins
+from recbole_blair.registry import ModelInfo, list_models, unsupported_models, use_plugins
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -24,11 +24,12 @@ def configure(parser: Parser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Print one line per model; a model that cannot be imported is marked broken and says why below the list."""
+    """Print one line per model; a model that cannot be imported is marked broken and says why below the list.
+
+    Below RecBole's models stand those of RecBole that do not run here, each with its reason.
+    """
     use_plugins(args.plugin)
-    listed = [
-        i for i in list_models().items() if not args.source or i[1].source.lower().startswith(args.source.lower())
-    ]
+    listed = [i for i in list_models().items() if not args.source or comes_from(i[1], args.source)]
     if not listed:
         raise InputError(f"no model comes from {args.source!r}; sources: recbole_blair, plugin, package, RecBole")
     broken = []
@@ -44,7 +45,16 @@ def run(args: Namespace) -> int:
     if broken:
         print("\nbroken; the other models work:")
         print("\n".join(f"  {line}" for line in broken))
+    if any(info.from_recbole for _, info in listed):
+        print("\nRecBole's other models do not run here; they need")
+        for needs in dict.fromkeys(unsupported_models().values()):
+            print(f"  {needs}: {', '.join(name for name, why in unsupported_models().items() if why == needs)}")
     return 0
+
+
+def comes_from(info: ModelInfo, source: str) -> bool:
+    """Tell whether a model's source begins with the words of `source`: `plugin` means plugin files, too."""
+    return f"{info.source} ".lower().startswith(f"{source.strip()} ".lower())
 
 
 def first_line(info: ModelInfo) -> str:

@@ -18,7 +18,7 @@ from recbole_blair.schema import MAX_HISTORY, TEST_START_MS, VALID_START_MS, for
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from dataset_tools.builds.settings import AmazonSettings
@@ -39,7 +39,7 @@ OWN_ONLY = (
     "items_source", "items_delimiter", "items_encoding", "items_header", "missing_text", "events_from", "events_until",
 )  # fmt: skip
 ITEMS_OPTIONS = {
-    "source": "str, csv|jsonl|parquet|python", "delimiter": "str", "encoding": "str, utf-8|utf-16|latin-1",
+    "source": "str, csv|jsonl|parquet|python|atomic", "delimiter": "str", "encoding": "str, utf-8|utf-16|latin-1",
     "header": "str",
 }  # fmt: skip
 AMAZON_ONLY = ("raw_dir", "revision", "sample_users", "sample_items")
@@ -120,12 +120,17 @@ def add_own_options(add: Callable[..., None]) -> None:
         "--recipe",
         help="options for a public data set, by name or from a YAML file (docs/own_data.md); others outrank it",
     )
-    add("--source_dir", kind="path", help="the folder of the recipe's files, each as published or packed as .gz")
+    add(
+        "--source_dir",
+        kind="path",
+        help="the folder of the recipe's files, each as published or packed as .gz, or of the files of --source=atomic "
+        "(empty: <data_path>/<dataset>/)",
+    )
     add(
         "--source",
-        kind="str, amazon|split|csv|jsonl|parquet|python",
+        kind="str, amazon|split|csv|jsonl|parquet|python|atomic",
         help="amazon; split: the published split files; or with --interactions the format of files whose extensions do "
-        "not tell (csv); python: Python literals",
+        "not tell (csv); python: Python literals; atomic: a data set of RecBole's (docs/from_recbole.md)",
     )
     add(
         "--interactions",
@@ -180,13 +185,19 @@ def add_own_options(add: Callable[..., None]) -> None:
 
 def run(args: Namespace) -> int:
     """Make each dataset and print its statistics, in the columns of the paper's Table 3."""
+    from dataset_tools.atomic_source import refuse_unsplit
     from dataset_tools.builds.settings import AMAZON_KEYS, AmazonSettings
     from dataset_tools.raw.domains import resolve_datasets
 
     if args.recipe is not None:
         use_recipe(args)
+    elif args.source == "atomic" or (args.source is None and is_atomic(args.interactions)):
+        use_atomic(args)
     elif args.source_dir is not None:
-        raise InputError("--source_dir is the folder of a recipe's files; add --recipe=NAME, or leave it out")
+        raise InputError(
+            "--source_dir is the folder of a recipe's files or of RecBole's; add --recipe=NAME or --source=atomic, or "
+            "leave it out"
+        )
     if args.dataset is None:
         raise InputError("the following arguments are required: --dataset; see recbole-blair prepare --help")
     for name in args.dataset.split(","):
@@ -205,7 +216,11 @@ def run(args: Namespace) -> int:
     if given:
         raise InputError(f"--{given} is for data of your own; leave out --source={args.source}")
     options = {key: getattr(args, key) for key in AMAZON_KEYS}
-    names = resolve_datasets(args.dataset, args.raw_dir)
+    try:
+        names = resolve_datasets(args.dataset, args.raw_dir)
+    except InputError:
+        refuse_unsplit(args.dataset, args.data_path, args.protocol)
+        raise
     builds = [AmazonSettings.resolve(name, args.raw_dir, **options) for name in names]  # nothing is started before
     return run_amazon(builds, args, ray)
 
@@ -215,6 +230,28 @@ def use_recipe(args: Namespace) -> None:
     from dataset_tools.recipes import load_recipe
 
     options = load_recipe(args.recipe, args.source_dir)
+    set_options(args, options)
+
+
+def use_atomic(args: Namespace) -> None:
+    """Set the options that a data set of RecBole's gives and the command line does not."""
+    from dataset_tools.atomic_source import UNIT, load_atomic
+
+    if args.interactions is None:
+        set_options(args, load_atomic(args.dataset, args.data_path, args.source_dir))
+    elif args.source_dir is not None:
+        raise InputError("--interactions and --source_dir both name the interactions; leave out one of the two")
+    else:
+        set_options(args, {"source": "atomic", "timestamp_unit": UNIT})
+
+
+def is_atomic(path: str | None) -> bool:
+    """Tell whether a file of interactions has RecBole's extension."""
+    return path is not None and path.removesuffix(".gz").endswith(".inter")
+
+
+def set_options(args: Namespace, options: Mapping[str, Any]) -> None:
+    """Set the options that the command line does not give."""
     for key in options.keys() - set(getattr(args, "given", ())):
         setattr(args, key, options[key])
 

@@ -6,10 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset_tools.atomic_source import refuse_unsplit
 from dataset_tools.builds.folder import build_is_whole
 from dataset_tools.builds.released_texts import read_released_texts
 from dataset_tools.builds.settings import AMAZON_KEYS, AmazonSettings
-from dataset_tools.builds.statistics_file import load_stats, require_stats
+from dataset_tools.builds.statistics_file import list_builds, load_stats, require_stats
 from dataset_tools.own_data import find_own_build
 from dataset_tools.prepare import plan_build, prepare_build
 from dataset_tools.storage.resources import Resources
@@ -72,6 +73,10 @@ def own_build(config: Mapping[str, Any]) -> Path | None:
         return None
     stats = require_stats(folder)
     made = {**stats["settings"], **stats["instants"]}
+    if made["protocol"] != config["protocol"]:
+        raise InputError(
+            f"{folder} is a build of another protocol; pass --dataset={made['dataset']} --protocol={made['protocol']}"
+        )
     for key in ("max_history", "ascii_text", "catalogue", "valid_start_ms", "test_start_ms", *SPLIT_KEYS):
         if config[key] != made.get(key) and config[key] is not None:  # no instant asked for: those of the build
             raise InputError(
@@ -95,9 +100,14 @@ def ensure_build(config: Mapping[str, Any]) -> Path:
 
 
 def resolve_settings(config: Mapping[str, Any]) -> AmazonSettings:
-    """Return the settings of the build that a configuration asks for; see `AmazonSettings.resolve`."""
+    """Return the settings of the build that a configuration asks for; see `AmazonSettings.resolve`.
+
+    Raises:
+        InputError: also for an unknown dataset that is a data set of RecBole's, not split yet.
+    """
+    refuse_unsplit(config["dataset"], config["data_path"], config["protocol"])
     options = {key: config[key] for key in AMAZON_KEYS}
-    return AmazonSettings.resolve(config["dataset"], config["raw_dir"], **options)
+    return AmazonSettings.resolve(config["dataset"], config["raw_dir"], list_builds(config["data_path"]), **options)
 
 
 def build_arguments(config: Mapping[str, Any]) -> tuple[AmazonSettings, str, str, Resources]:

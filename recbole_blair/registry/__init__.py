@@ -33,9 +33,18 @@ RECBOLE_UNSUPPORTED = {
     "GRU4RecKG": "entity embeddings", "KSR": "entity embeddings", "S3Rec": "its own pretraining trainer",
     "SASRecF": "item feature fields", "BERT4Rec": "its masking transform", "FEARec": "same-target augmentation",
     "SHAN": "its inverse_itemseq transform", "NCL": "its own trainer", "RecVAE": "its own trainer",
-    "RaCT": "its own pretraining trainer", "SimpleX": "several negatives a pair", "LDiffRec": "a file of item clusters",
-    "DiffRec": "its history of losses, which no checkpoint holds", "DGCF": "as many users as items a step",
+    "RaCT": "its own pretraining trainer", "SimpleX": "several negatives per pair",
+    "LDiffRec": "a file of item clusters",
+    "DiffRec": "its history of losses, which no checkpoint holds",
+    "DGCF": "as many users as items per step",
 }  # fmt: skip
+
+# RecBole's rooms of models none of which runs here, with what they need.
+UNSUPPORTED_ROOMS = {
+    "context_aware_recommender": "labels and feature fields of users and items (a context-aware model)",
+    "knowledge_aware_recommender": "a knowledge graph, .kg and .link files (a knowledge-aware model)",
+    "exlib_recommender": "labels, feature fields and another library's trainer",
+}
 
 PLUGIN_FILES: dict[str, ModelInfo] = {}  # of this process, by model name: ModelInfo of the files that were named
 ASKED_FOR: set[str] = set()  # the names among them that --plugin gave; they outrank what a run remembers
@@ -223,10 +232,11 @@ def find_model(name: str) -> ModelInfo:
     lower = str(name).lower()
     if lower in LOST_FILES:
         raise InputError(f"the model {name} is lost: {LOST_FILES[lower]}")
-    unsupported = {m.lower(): m for m in RECBOLE_UNSUPPORTED}.get(lower)
+    needs = unsupported_models()
+    unsupported = {m.lower(): m for m in needs}.get(lower)
     if unsupported:
         raise InputError(
-            f"RecBole's {unsupported} needs {RECBOLE_UNSUPPORTED[unsupported]}, which this package does not provide; "
+            f"RecBole's {unsupported} needs {needs[unsupported]}, which this package does not provide; "
             "choose another from `recbole-blair models`"
         )
     folded = {m.lower(): m for m, info in models.items() if not info.problem}
@@ -265,19 +275,31 @@ def room_models(source: str, room: str) -> Iterator[ModelInfo]:
 
 def recbole_models() -> Iterator[ModelInfo]:
     """RecBole's sequential models that train from histories and ids alone, and its general ones, from pairs."""
-    spec = importlib.util.find_spec("recbole")
-    if spec is None or not spec.submodule_search_locations:
-        return
-    root = Path(next(iter(spec.submodule_search_locations)))
-    yaml_names = {path.stem.lower(): path for path in (root / "properties/model").glob("*.yaml")}
     ours = {path.stem: path for path in (props_dir() / "model").glob("*.yaml")}
     for room in (GENERAL_ROOM, RECBOLE_ROOM):
-        for path in sorted((root / "/".join(room.split(".")[1:])).glob("*.py")):
-            defaults = yaml_names.get(path.stem)
-            if defaults is None or defaults.stem in RECBOLE_UNSUPPORTED:
-                continue
+        for defaults in recbole_yamls(room):
             name = defaults.stem
-            yield ModelInfo(name, f"{room}.{path.stem}", "RecBole", ours.get(name, defaults))
+            if name not in RECBOLE_UNSUPPORTED:
+                yield ModelInfo(name, f"{room}.{name.lower()}", "RecBole", ours.get(name, defaults))
+
+
+def recbole_yamls(room: str) -> list[Path]:
+    """The YAML files of the models of one of RecBole's rooms; none where RecBole is not installed."""
+    spec = importlib.util.find_spec("recbole")
+    if spec is None or not spec.submodule_search_locations:
+        return []
+    root = Path(next(iter(spec.submodule_search_locations)))
+    yaml_names = {path.stem.lower(): path for path in (root / "properties/model").glob("*.yaml")}
+    modules = sorted(path.stem for path in (root / "/".join(room.split(".")[1:])).glob("*.py"))
+    return [yaml_names[module] for module in modules if module in yaml_names]
+
+
+def unsupported_models() -> dict[str, str]:
+    """RecBole's models that do not run here, by name, with what they need."""
+    rooms = {
+        path.stem: needs for room, needs in UNSUPPORTED_ROOMS.items() for path in recbole_yamls(f"recbole.model.{room}")
+    }
+    return dict(sorted({**RECBOLE_UNSUPPORTED, **rooms}.items()))
 
 
 def entry_point_yaml(module: str, name: str) -> Path | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from recbole_blair.errors import InputError
 from recbole_blair.files.paths import PACKAGE_DIR
 from recbole_blair.files.write import write_text
-from recbole_blair.registry import RECBOLE_UNSUPPORTED, list_models
+from recbole_blair.registry import list_models, unsupported_models
 
 MODEL = '''"""{name}: a recommender over frozen item text."""
 
@@ -127,7 +127,7 @@ def check_new_name(name: str) -> None:
     """
     if not re.fullmatch(r"[A-Z][A-Za-z0-9]*", name) or keyword.iskeyword(name):
         raise InputError(f"{name!r} is no name for a model; expected letters and digits, a capital first, as in MyRec")
-    taken = {known.lower(): known for known in (*list_models(), *RECBOLE_UNSUPPORTED)}
+    taken = {known.lower(): known for known in (*list_models(), *unsupported_models())}
     if name.lower() in taken:
         raise InputError(f"there is a model {taken[name.lower()]} already; choose another name")
 

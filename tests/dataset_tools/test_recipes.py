@@ -242,7 +242,7 @@ def test_recipes_are_found_by_name(capsys, tmp_path):
         "--recipe=ml-1m needs --source_dir=<folder of its files>: ratings.dat and movies.dat" in capsys.readouterr().err
     )
     assert main(["prepare", "--source_dir=x", "--dataset=shop"]) == 2
-    assert "--source_dir is the folder of a recipe's files; add --recipe" in capsys.readouterr().err
+    assert "--source_dir is the folder of a recipe's files or of RecBole's; add --recipe" in capsys.readouterr().err
 
 
 def test_every_key_of_a_recipe_is_an_option_of_prepare():
