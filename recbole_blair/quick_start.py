@@ -294,9 +294,10 @@ def open_dataset(info: ModelInfo, config: Config, datasets: Datasets) -> BlairDa
     frozen = reads_text and (training is None or transform != "none")  # its scale comes from the frozen features
     encoder = ensure_features(config, build_dir) if frozen else None
     passes = [config[key] for key in ("encoder_texts_per_step", "encoder_batch_tokens", "encoder_caching", "learner")]
-    key = (build_dir, encoder, transform, training, *(passes if training else ()))
+    key = (build_dir, encoder, transform, training, config["negatives_from"], *(passes if training else ()))
     if key not in datasets:
         dataset = BlairDataset(build_dir)
+        dataset.draws_from_train = config["negatives_from"] == "train"
         if encoder:
             dataset.load_text_features(encoder, config["plm_size"], transform)
         if training:

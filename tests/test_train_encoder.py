@@ -18,6 +18,7 @@ from tiny_encoders import write_tiny_encoder
 import recbole_blair
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
+from recbole_blair.model.softmax import Softmax
 from recbole_blair.quick_start import run
 from recbole_blair.runs.evaluate_run import evaluate_run
 from recbole_blair.runs.open_run import open_run
@@ -29,7 +30,7 @@ from tests.test_resume import assert_same_run
 KEYS = {
     "epochs": 3, "train_batch_size": 8, "device": "cpu", "precision": "fp32", "show_progress": False, "threads": 1,
     "hidden_size": 16, "inner_size": 32, "softmax": "sampled", "n_negatives": 8, "learning_rate": 0.003,
-    "encoder_learning_rate": 0.001, "encoder_warmup_steps": 3, "encoder_batch_tokens": 64, "clip_grad_norm": 1.0,
+    "encoder_learning_rate": 0.001, "encoder_warmup_steps": 1, "encoder_batch_tokens": 64, "clip_grad_norm": 1.0,
 }  # fmt: skip
 OF_MODEL = {
     "UniSRecBlair": {"n_exps": 2}, "SASRecText": {"adaptor_hidden_sizes": [24]},
@@ -190,6 +191,21 @@ def test_other_models_do_not_train_an_encoder(world, tmp_path):
             run(model, "tiny", **world, train_encoder="full", device="cpu", output_dir=str(tmp_path / "run"))
     with pytest.raises(InputError, match="with negatives_of=position would encode other negatives"):
         train(world, tmp_path / "run", "HSTUBlair", train_encoder="full", negatives_of="position")
+
+
+@pytest.mark.parametrize(("negatives_from", "drawn"), [("all", True), ("train", False)])
+def test_a_frozen_run_draws_from_the_same_items_when_asked_to(world, tmp_path, monkeypatch, negatives_from, drawn):
+    """Items i025 and up are in no training row."""
+    seen, draw = [], Softmax.draw
+    monkeypatch.setattr(Softmax, "draw", lambda self, target: seen.append(draw(self, target)) or seen[-1])
+    train(world, tmp_path / "run", epochs=2, n_negatives=64, negatives_from=negatives_from)
+    tokens = set(open_run(tmp_path / "run").dataset.id2token("item_id", torch.cat(seen).unique().numpy()))
+    assert bool(tokens & {f"i{n:03d}" for n in range(25, 30)}) == drawn and "i003" in tokens
+
+
+def test_a_warm_up_as_long_as_the_training_is_refused(world, tmp_path):
+    with pytest.raises(InputError, match=r"^encoder_warmup_steps=999 is no less than the \d+ steps of 3 epochs; lower"):
+        train(world, tmp_path / "run", train_encoder="last:1", encoder_warmup_steps=999)
 
 
 def test_a_frozen_run_starts_a_joint_one(world, tmp_path):

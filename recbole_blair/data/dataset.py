@@ -81,6 +81,7 @@ class BlairDataset(UserItems):
         self._text_features: np.ndarray | Tensor | None = None  # (N - 1, D)
         self.transform = Transform("none")  # of the features
         self.text_source: TextSource | None = None  # of an encoder that trains with the recommender
+        self.draws_from_train = False  # negatives_from=train
         self.field2seqlen: dict[str, int] = {}  # set with the model; RecBole's CORE reads it
 
     # What RecBole's models ask a dataset for.
@@ -184,9 +185,10 @@ class BlairDataset(UserItems):
     def drawn_items(self) -> np.ndarray | None:
         """Return the ids that negatives are drawn from, (m,) int64; None: all.
 
-        An encoder that trains draws from the items of training rows, so that no text of a later item enters a step.
+        An encoder that trains draws from the items of training rows, so that no text of a later item enters a step; so
+        does any model with `negatives_from=train`.
         """
-        return None if self.text_source is None else self.items_of_rows("train")
+        return self.items_of_rows("train") if self.draws_from_train or self.text_source is not None else None
 
     def titles(self) -> pa.StringArray:
         """Return the item titles as a pyarrow array in id order."""

@@ -45,7 +45,7 @@ class SASRecID(DotProductRecommender):
         nn.init.normal_(self.id_embedding.weight, std=config["initializer_range"])
         self.softmax = Softmax(
             config["softmax"], config["n_negatives"], config["negatives"], dataset.item_counts("train"),
-            LossOptions.from_config(config),
+            LossOptions.from_config(config), dataset.drawn_items,
         )  # fmt: skip
 
     def project_items(self, items: Tensor | None = None) -> Tensor:

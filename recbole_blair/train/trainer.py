@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from recbole_blair.data.pair_loader import Loader
 
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+WARMUPS = ("warmup_steps", "encoder_warmup_steps")  # of the optimiser's groups: the recommender, a text encoder
 COUNTERS = ("update",)  # of RecBole's autoencoders: the steps taken, which set the weight of a term of the loss
 SAVED = ("epoch", "best_epoch", "best_value", "misses", "best_metrics", "seconds", "stopped")  # in every checkpoint
 
@@ -175,11 +176,12 @@ class BlairTrainer:
         trains = getattr(self.model, "trains", True)
         if not trains or self.config["epochs"] == 0:
             self.validate(None)
-        elif self.config["warmup_steps"] >= self.total_steps:
-            raise InputError(
-                f"warmup_steps={self.config['warmup_steps']} is no less than the {self.total_steps} steps of "
-                f"{self.config['epochs']} epochs; lower it"
-            )
+        for _, key in zip(self.optimiser.param_groups, WARMUPS):
+            if trains and self.config["epochs"] and self.config[key] >= self.total_steps:
+                raise InputError(
+                    f"{key}={self.config[key]} is no less than the {self.total_steps} steps of {self.config['epochs']} "
+                    "epochs; lower it"
+                )
         while trains and self.epoch < self.config["epochs"] and not self.stopped:
             self.run_epoch()
         if trains and self.epoch:
@@ -209,8 +211,8 @@ class BlairTrainer:
 
     def set_rate(self, step: int) -> None:
         """Give the optimiser the learning rate of a step, counted from the run's first."""
-        schedule, warmups = self.config["lr_schedule"], ("warmup_steps", "encoder_warmup_steps")
-        groups = zip(self.optimiser.param_groups, (self.rates, self.encoder_rates), warmups)
+        schedule = self.config["lr_schedule"]
+        groups = zip(self.optimiser.param_groups, (self.rates, self.encoder_rates), WARMUPS)
         for group, rates, warmup in groups:
             group["lr"] = rates["lr"] * rate_factor(step, schedule, self.config[warmup], self.total_steps)
 
