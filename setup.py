@@ -45,7 +45,7 @@ EXTRAS = {
     "pretrain": ["accelerate>=1.1", "datasets>=4.0", "sentence-transformers>=5.0"],
     "search": ["bm25s>=0.2", "PyStemmer>=2.2", "faiss-cpu>=1.9", "ir-measures>=0.3"],
     "serve": ["bm25s>=0.2", "fastapi>=0.115", "uvicorn>=0.30"],
-    "tune": ["ray[tune]>=2.40", "optuna>=4.0", "plotly>=5.20"],
+    "tune": ["ray[tune]>=2.40", "optuna>=4.0"],
     "lora": ["peft>=0.18"],
     "api": ["openai>=1.50", "tiktoken>=0.8"],
     "test": [

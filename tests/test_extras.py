@@ -16,7 +16,6 @@ from recbole_blair.cli.main import guard, main
         (["search", "--dataset=nowhere", "--retriever=tfidf-svd", "--index=hnsw"], "faiss", "search"),
         (["export-vectors", "--checkpoint=nowhere", "--faiss", "--output_dir=out"], "faiss", "search"),
         (["tune", "--model=SASRecID", "--dataset=sample"], "ray", "tune"),
-        (["tune", "--model=SASRecID", "--dataset=sample"], "plotly", "tune"),
         (["tune", "--model=SASRecID", "--dataset=sample", "--search=optuna"], "optuna", "tune"),
         (["prepare", "--dataset=sample", "--engine=ray"], "ray", "tune"),
         (["encode", "--dataset=sample", "--plm=openai:some-model"], "openai", "api"),

@@ -96,8 +96,15 @@ def headline(board: Board) -> str:
             text += f", not certainly ahead of {escape(', '.join(labels[name] for name in others))}"
         elif len(task["means"]) > 1:
             text += ", ahead of all others"
+            text += " over users, but of one seed: other seeds may turn it round" * of_one_seed(board, task)
         lines.append(f"<li>{text}.</li>")
     return f'<ul class="lead">{"".join(lines)}</ul>'
+
+
+def of_one_seed(board: Board, task: dict[str, Any]) -> bool:
+    """True for a task that trains models, of which one seed alone was run: search trains none."""
+    cells = [cell for part in board["parts"] if part["part"] in task["parts"] for cell in part["cells"].values()]
+    return not task["task"].startswith("search") and any(len(cell["seeds"]) == 1 for cell in cells)
 
 
 def charts(board: Board) -> str:

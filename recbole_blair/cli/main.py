@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from recbole_blair import cli
+from recbole_blair.cli.help_layout import HelpLayout, layout_examples, short_usage
 from recbole_blair.cli.options import Parser, naming_own_flags
 from recbole_blair.errors import run_guarded
 from recbole_blair.files.read import check_folder_flag
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def command_names() -> list[str]:
     """Return the commands: the files of this folder, `_` written as `-`."""
     names = (module.name for module in pkgutil.iter_modules(cli.__path__))
-    return sorted(name.replace("_", "-") for name in names if name not in ("main", "options"))
+    return sorted(name.replace("_", "-") for name in names if name not in ("main", "options", "help_layout"))
 
 
 def load_command(name: str) -> ModuleType:
@@ -35,7 +36,11 @@ def load_command(name: str) -> ModuleType:
 
 def build_parser(names: Iterable[str]) -> Parser:
     """Build the argument parser with one sub-parser for each of `names`."""
-    parser = Parser(prog="recbole-blair", description="Text-based sequential recommendation on RecBole, around BLaIR.")
+    parser = Parser(
+        prog="recbole-blair",
+        description="Text-based sequential recommendation on RecBole, around BLaIR.",
+        formatter_class=HelpLayout,
+    )
     parser.add_argument("--version", action="version", version=f"recbole_blair {VERSION}")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name in names:
@@ -44,12 +49,13 @@ def build_parser(names: Iterable[str]) -> Parser:
             name,
             help=module.SUMMARY,
             description=module.SUMMARY,
-            epilog=f"example: {module.EXAMPLE}",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            epilog=layout_examples(module.EXAMPLE),
+            formatter_class=HelpLayout,
             allow_abbrev=False,
         )
         if not getattr(module, "PASS_THROUGH", False):
             module.configure(sub)
+            sub.usage = short_usage(sub)
     return parser
 
 

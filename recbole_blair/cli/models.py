@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from typing import TYPE_CHECKING
 
+from recbole_blair.cli.help_layout import columns, wrap
 from recbole_blair.errors import InputError
 from recbole_blair.registry import ModelInfo, list_models, unsupported_models, use_plugins
 
@@ -32,12 +35,14 @@ def run(args: Namespace) -> int:
     listed = [i for i in list_models().items() if not args.source or comes_from(i[1], args.source)]
     if not listed:
         raise InputError(f"no model comes from {args.source!r}; sources: recbole_blair, plugin, package, RecBole")
+    listed.sort(key=lambda item: item[1].source == "RecBole")  # RecBole's own, which are many, after the others
     broken = []
     names = max(14, *(len(name) for name, _ in listed))
     sources = max(14, *(len(info.source) for _, info in listed))
+    room = max(20, columns() - names - sources - 2)
     for name, info in listed:
         try:
-            text = first_line(info)
+            text = textwrap.shorten(first_sentence(info), room, placeholder=" …") or "–"
         except InputError as error:
             text = "BROKEN, see below"
             broken.append(f"{name}: {' '.join(str(error).split())}")
@@ -48,7 +53,8 @@ def run(args: Namespace) -> int:
     if any(info.from_recbole for _, info in listed):
         print("\nRecBole's other models do not run here; they need")
         for needs in dict.fromkeys(unsupported_models().values()):
-            print(f"  {needs}: {', '.join(name for name, why in unsupported_models().items() if why == needs)}")
+            models = ", ".join(name for name, why in unsupported_models().items() if why == needs)
+            print("\n    ".join(wrap(f"  {needs}: {models}", columns() - 4)))
     return 0
 
 
@@ -57,7 +63,7 @@ def comes_from(info: ModelInfo, source: str) -> bool:
     return f"{info.source} ".lower().startswith(f"{source.strip()} ".lower())
 
 
-def first_line(info: ModelInfo) -> str:
-    """The first line of what a model's docstring says."""
-    lines = (info.load_class().__doc__ or "").strip().splitlines()
-    return lines[0].strip().lstrip("r").strip() if lines else ""
+def first_sentence(info: ModelInfo) -> str:
+    """Return the first sentence of a model's docstring."""
+    paragraph = re.split(r"\n\s*\n", (info.load_class().__doc__ or "").strip().removeprefix("r\n").strip())[0]
+    return re.split(r"(?<=[.:]) ", " ".join(paragraph.split()))[0]

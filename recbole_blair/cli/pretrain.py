@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from recbole_blair.cli.help_layout import fit
 from recbole_blair.cli.options import keys_text, parse_flags, ray_options, take_options
 from recbole_blair.config.keys import props_keys
 from recbole_blair.config.kinds import Kind
@@ -147,7 +148,7 @@ def parse(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def help_text() -> str:
     """The usage with the defaults, as the YAML file explains them."""
-    return HELP.format(summary=SUMMARY, example=EXAMPLE, keys=keys_text(DEFAULTS))
+    return fit(HELP.format(summary=SUMMARY, example=EXAMPLE, keys=keys_text(DEFAULTS)))
 
 
 def print_config(settings: Settings) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from recbole_blair.cli import tune
+from recbole_blair.cli.help_layout import fit
 from recbole_blair.cli.options import keys_text, named_on_interrupt, parse_flags, print_next, take_options
 from recbole_blair.config import Kind, load_yaml, resolve_config
 from recbole_blair.config.keys import props_keys
@@ -155,7 +156,7 @@ def help_text(model: str | None) -> str:
     if model:
         own = own_keys(find_model(model))
         keys += "\n" + "\n".join(f"  {line}".rstrip() for line in ("", f"# {model}", *own.splitlines()))
-    return HELP.format(summary=SUMMARY, example=EXAMPLE, keys=keys)
+    return fit(HELP.format(summary=SUMMARY, example=EXAMPLE, keys=keys))
 
 
 def own_keys(info: ModelInfo) -> str:

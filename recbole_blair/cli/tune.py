@@ -6,6 +6,7 @@ import shlex
 from dataclasses import replace
 from typing import Any
 
+from recbole_blair.cli.help_layout import fit
 from recbole_blair.cli.options import keys_text, named_on_interrupt, parse_flags, print_next, take_options
 from recbole_blair.config import Kind
 from recbole_blair.config.keys import props_keys
@@ -47,7 +48,7 @@ def run(argv: list[str]) -> int:
     if given.get("help"):
         print(help_text())
         return 0
-    require("tune", "ray", "plotly", *(["optuna"] if options.get("search") == "optuna" else []))
+    require("tune", "ray", *(["optuna"] if options.get("search") == "optuna" else []))
     from recbole_blair.tune.run import build_sweep, run_sweep
 
     sweep = build_sweep(
@@ -100,4 +101,4 @@ def parse(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, An
 
 def help_text() -> str:
     """The usage with the options, as props/tune/tune.yaml explains them."""
-    return HELP.format(summary=SUMMARY, example=EXAMPLE, options=keys_text(DEFAULTS))
+    return fit(HELP.format(summary=SUMMARY, example=EXAMPLE, options=keys_text(DEFAULTS)))

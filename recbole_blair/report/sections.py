@@ -66,7 +66,9 @@ def table(head: list[str], rows: list[list[str]], sortable: bool = False) -> str
         rows: of whole `td` elements.
     """
     sort = ' data-sort=""' if sortable else ""
-    heads = "".join(f"<th{sort}>{cell}</th>" for cell in head)
+    texts = ('<td class="left"', '<td class="wrap"')  # their heads are above them, at the left
+    looks = [' class="left"' * cell.startswith(texts) for cell in rows[0]] if rows else [""] * len(head)
+    heads = "".join(f"<th{sort}{look}>{cell}</th>" for cell, look in zip(head, looks))
     body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
     whole = f"<table><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table>"
     return f'<div class="scroll" tabindex="0">{whole}</div>'
@@ -119,12 +121,24 @@ def headline(panel: Panel, metric: str) -> str:
     tested = next((p for p in pairs if {p["a"], p["b"]} == {first["label"], second["label"]}), None)
     if tested is None:
         return text + "; the difference was not tested."
-    verdict = "a clear difference over users" if certain(tested) else "no clear difference over users"
+    single = [group["label"] for group in (first, second) if of_one_seed(group)]
+    if certain(tested):
+        verdict = "these trained models differ over users" if single else "a clear difference over users"
+    else:
+        verdict = "no clear difference over users"
     text += f"; {verdict} (bootstrap p {p_text(tested['p_value_bootstrap_holm'])}, corrected)"
+    if single:
+        names = " and ".join(map(escape, single))
+        return text + f", but {names} {'has' if len(single) == 1 else 'have'} one seed: others may turn it round."
     over_seeds = max(group["deviation"][metric] or 0 for group in (first, second))
     if over_seeds >= first["mean"][metric] - second["mean"][metric]:
         text += f", but no larger than the deviation over seeds, {fraction(over_seeds)}: other seeds may turn it round"
     return text + "."
+
+
+def of_one_seed(group: dict[str, Any]) -> bool:
+    """True where nobody knows how much training varies: one run, of a model that trains."""
+    return len(group["runs"]) == 1 and group["runs"][0].get("epochs") != 0
 
 
 def model_table(panel: Panel, metric: str) -> str:
@@ -226,9 +240,12 @@ def differences(panel: Panel, metric: str) -> str:
     if comparisons is None:
         return f"<p>No models to compare.</p>{remarks}"
     colours = {group["label"]: i for i, group in enumerate(panel["groups"])}
+    single = {group["label"] for group in panel["groups"] if of_one_seed(group)}
     rows, chart = [], []
     for pair in comparisons["pairs"]:
         verdict = '<span class="yes">yes</span>' if certain(pair) else "no"
+        if certain(pair) and single & {pair["a"], pair["b"]}:
+            verdict = "yes<small>one seed</small>"
         cells = [f"<td>{key(colours[pair['a']])}{escape(pair['a'])}<small>over {escape(pair['b'])}</small></td>"]
         interval = f"<small>{signed(pair['low'])} to {signed(pair['high'])}</small>"
         cells.append(value_cell(pair["difference"], f"{signed(pair['difference'])}{interval}"))
@@ -310,8 +327,10 @@ def breakdowns(panel: Panel, metric: str) -> str:
             for i, group in enumerate(panel["groups"]) if group["label"] in part["groups"]
         ]  # fmt: skip
         own_scale = len(series) > 1 and far_apart([max(values) for values in zip(*(one["values"] for one in series))])
-        chart = svg.bar_chart(names, series, f"{metric_name(metric)} by {title.lower()}", own_scale)
-        caption = part["note"] + ("; every part has a scale of its own" if own_scale else "")
+        chart = svg.bar_chart(
+            names, series, f"{metric_name(metric)} by {title.lower()}", metric_name(metric), own_scale
+        )
+        caption = part["note"] + ("; every part has a scale of its own, said below it" if own_scale else "")
         figures.append(
             f'<figure data-by="{part["by"]}"><h4>{escape(title)}</h4><figcaption>{escape(caption)}</figcaption>'
             f"{chart}</figure>"

@@ -59,6 +59,9 @@ svg{display:block;width:100%;height:auto;overflow:visible}
 svg text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;fill:var(--soft)}
 svg .name{fill:var(--text);paint-order:stroke;stroke:var(--card);stroke-width:5px;stroke-linejoin:round}
 svg .value{fill:var(--text)}
+svg .halo{paint-order:stroke;stroke:var(--card);stroke-width:4px;stroke-linejoin:round}
+svg .top .line{stroke:var(--text);stroke-width:2.8;opacity:1}svg .top .dot{fill:var(--text)}
+svg g:hover>.line{stroke-width:3.5;opacity:1}
 svg .grid{stroke:var(--rule)}svg .zero{stroke:var(--soft)}
 svg .line{fill:none;stroke:var(--c);stroke-width:1.8;stroke-linejoin:round;opacity:.85}
 svg .dash{stroke-dasharray:5 4}
@@ -71,6 +74,7 @@ svg .whisker{stroke:var(--text);stroke-width:1.2;opacity:.7}
 .note{background:var(--warnbg);color:var(--warn);border-radius:.6rem;padding:.55rem .85rem;font-size:.9rem;
 margin:.6rem 0}
 .note ul{margin:.2rem 0;padding-left:1.1rem}
+code{font-size:.92em;overflow-wrap:anywhere}
 details{margin-top:.8rem}
 summary{cursor:pointer;color:var(--accent);font-size:.92rem}
 .example{border-top:1px solid var(--rule);padding:1.1rem 0 .4rem}

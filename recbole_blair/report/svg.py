@@ -14,6 +14,7 @@ COLOURS = 8
 WIDTH = 400
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 14, 40
 ROW_HEIGHT, BAR_HEIGHT = 46, 13
+BAR_TEXT = 60  # for a bar's value, at its end
 CHARACTER = 6.6  # width of one, roughly, at the charts' 12 px
 
 
@@ -43,7 +44,7 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 def tick_text(value: float) -> str:
     """Write a tick shortly."""
-    return drop_zero(f"{value:.4g}")
+    return drop_zero(f"{value:.4g}").replace("-", "−", value < 0)
 
 
 def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
@@ -78,8 +79,8 @@ def line_chart(series: list[dict[str, Any]], label: str, x_label: str, height: f
     """Draw lines over whole numbers such as epochs.
 
     Args:
-        series: `points` [(x, y)], `colour` (int), `title` (str), and perhaps `mark`, an x whose point
-            gets a dot.
+        series: `points` [(x, y)], `colour` (int), `title` (str), and perhaps `mark`, an x whose point gets a dot,
+            `look`, classes in place of the colour's, and `opacity`. The last is drawn over the others.
         label: what the chart shows, for readers who do not see it.
 
     Returns:
@@ -106,8 +107,8 @@ def line_chart(series: list[dict[str, Any]], label: str, x_label: str, height: f
         marked = [(a, b) for a, b in one["points"] if a == one.get("mark") or len(one["points"]) == 1]
         dots = "".join(f'<circle cx="{number(x(a))}" cy="{number(y(b))}" r="3.5" class="dot"/>' for a, b in marked)
         parts.append(
-            f'<g class="{colour(one["colour"])}"><title>{escape(one["title"])}</title>'
-            f'<polyline points="{path}" class="line{dash}"/>{dots}</g>'
+            f'<g class="{one.get("look") or colour(one["colour"])}" opacity="{one.get("opacity", 1)}">'
+            f'<title>{escape(one["title"])}</title><polyline points="{path}" class="line{dash}"/>{dots}</g>'
         )
     return wrap(parts, height, label)
 
@@ -147,21 +148,29 @@ def range_chart(rows: list[dict[str, Any]], label: str, zero: bool = False) -> s
     return wrap(parts, height, label)
 
 
-def bar_chart(buckets: list[str], series: list[dict[str, Any]], label: str, own_scale: bool = False) -> str:
-    """Draw horizontal bars: one block per bucket, one bar per series.
+def bar_chart(
+    buckets: list[str], series: list[dict[str, Any]], label: str, x_label: str, own_scale: bool = False
+) -> str:
+    """Draw horizontal bars: one block per bucket, one bar per series, over an axis that begins at 0.
 
     Args:
         buckets: names, with what else stands beside them.
         series: `name`, `colour`, `values` and `deviations` (None: no whisker), one per bucket.
-        own_scale: the longest bar of every bucket takes the whole width; else one scale for all.
+        label: what the chart shows, for readers who do not see it.
+        x_label: what the bars are.
+        own_scale: every bucket has an axis of its own below its bars; else one axis below the chart is that of all.
     """
-    block = 24 + len(series) * (BAR_HEIGHT + 2) + 8
-    height = len(buckets) * block + 6
+    bars = len(series) * (BAR_HEIGHT + 2)
+    block = 24 + bars + (26 if own_scale else 8)
+    bottom = len(buckets) * block
     reaches = [max(one["values"][i] + (one["deviations"][i] or 0) for one in series) for i in range(len(buckets))]
-    parts = []
+    parts = [] if own_scale else [axis(nice_ticks(0, max(reaches) or 1.0), 4, bottom + 2)]
     for i, bucket in enumerate(buckets):
-        x = scale(0, (reaches[i] if own_scale else max(reaches)) or 1.0, 14, WIDTH - 74)
         top = i * block + 18
+        ticks = nice_ticks(0, (reaches[i] if own_scale else max(reaches)) or 1.0)
+        if own_scale:
+            parts.append(axis(ticks, top + 5, top + 9 + bars))
+        x = scale(0, ticks[-1], 14, WIDTH - BAR_TEXT)
         parts.append(text(14, top, shorten(bucket, 56), kind="name"))
         for j, one in enumerate(series):
             y = top + 8 + j * (BAR_HEIGHT + 2)
@@ -178,8 +187,19 @@ def bar_chart(buckets: list[str], series: list[dict[str, Any]], label: str, own_
                 f'<rect x="14" y="{number(y)}" width="{number(max(x(value) - 14, 1))}" height="{BAR_HEIGHT}" rx="2" '
                 f'class="bar"/>{whisker}</g>'
             )
-            parts.append(text(end + 6, y + BAR_HEIGHT - 2.5, shown, kind="value"))
+            parts.append(text(end + 6, y + BAR_HEIGHT - 2.5, shown, kind="name"))
+    height = bottom + (20 if own_scale else 36)
+    parts.append(text((14 + WIDTH - BAR_TEXT) / 2, height - 4, x_label, "middle"))
     return wrap(parts, height, label)
+
+
+def axis(ticks: list[float], top: float, bottom: float) -> str:
+    """Draw the ticks of bars: a line from `top` to `bottom` and the value below it."""
+    x = scale(0, ticks[-1], 14, WIDTH - BAR_TEXT)
+    return "\n".join(
+        line(x(tick), top, x(tick), bottom, "grid") + text(x(tick), bottom + 14, tick_text(tick), "middle")
+        for tick in ticks
+    )
 
 
 def scatter_chart(points: list[dict[str, Any]], label: str, x_label: str, y_label: str, height: float = 280) -> str:

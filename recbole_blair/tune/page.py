@@ -1,27 +1,28 @@
-"""The page of a sweep: parallel coordinates, learning curves and the trials, in one HTML file that needs no network."""
+"""The page of a sweep, in the style of a report: the best trial, keys, learning curves, all trials in one HTML file."""
 
 from __future__ import annotations
 
-import html
-import math
+import json
+import time
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_blair.errors import require
 from recbole_blair.figures import fraction
 from recbole_blair.files.write import write_text
-from recbole_blair.tune.space import Entry
-from recbole_blair.tune.sweep_dir import Trial
+from recbole_blair.report import svg
+from recbole_blair.report.page import stand_alone
+from recbole_blair.report.sections import count, metric_name, note, shown_value, table, value_cell
+from recbole_blair.schema import VERSION
+from recbole_blair.tune.coordinates import draw_coordinates, key_axis, look, metric_axis, shade
+from recbole_blair.tune.importance import key_importances, why_none
+from recbole_blair.tune.sweep_dir import FAILED, FINISHED, PLANNED, STOPPED, Trial, trial_dir
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
     from recbole_blair.tune.run import Sweep
 
-TICKS = 5  # of a logarithmic axis
-STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1200px;color:#222;padding:0 1em}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}td,th{padding:.2em .8em;
-text-align:right;border-bottom:1px solid #ddd}h1{font-size:1.4em}h2{font-size:1.1em;margin-top:2em}"""
+DRAWN = 200  # trials with a line, the best ones: more would hide each other
+PARTS = (("best", "Best trial"), ("keys", "Keys"), ("learning", "Learning"), ("trials", "Trials"))
 
 
 def write_page(sweep: Sweep, best: dict[str, Any] | None, path: Path) -> None:
@@ -30,110 +31,158 @@ def write_page(sweep: Sweep, best: dict[str, Any] | None, path: Path) -> None:
     Args:
         sweep: with its trials as they ended.
         best: best.json's content, or None.
-        path: of the page.
-
-    Raises:
-        InputError: Plotly is not installed.
+        path: of the page, in the sweep's folder: trials are linked from there.
     """
-    require("the page of a sweep", "plotly")
-    import plotly.io as pio  # heavy, and an extra
+    write_text(path, render(sweep, best))
 
-    measured = [trial for trial in sweep.trials if trial.best(sweep.metric)]
-    sections = []
+
+def render(sweep: Sweep, best: dict[str, Any] | None) -> str:
+    """Return the page; arguments as of `write_page`."""
+    ranked = rank_trials(sweep)
+    measured = [trial for trial in ranked if trial.best(sweep.metric)]
+    over = [trial for trial in measured if trial.status in (FINISHED, STOPPED)]
+    epoch = min((curve(trial, sweep.metric)[-1][0] for trial in over), default=0)
+    points = [sweep.space.shown(trial.point) for trial in over]
+    values = [max(value for at, value in curve(trial, sweep.metric) if at <= epoch) for trial in over]
+    shares = key_importances(sweep.space, points, values)
+    remark = why_none(points, values)
+    if shares:
+        remark = f"Importance is a rough guide. It compares the trials after epoch {epoch:.0f}, the last that all have."
+    drawn = [draw_best(sweep, best), "", "", draw_table(sweep, ranked)]
     if measured:
-        drawings = {"Trials by their keys": draw_coordinates, "Learning curves": draw_curves}
-        for i, (title, draw) in enumerate(drawings.items()):
-            figure = draw(sweep, measured)
-            drawn = pio.to_html(figure, full_html=False, include_plotlyjs=i == 0, default_height=480)
-            sections.append(f"<h2>{title}</h2>\n{drawn}")
-    title = html.escape(f"{sweep.info.name} on {sweep.dataset}: {len(sweep.trials)} trials")
-    body = "\n".join([f"<h1>{title}</h1>", summarise(sweep, best), *sections, write_table(sweep)])
-    write_text(
-        path,
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        f"</head>\n<body>{body}</body></html>\n",
+        drawn[1] = draw_keys(sweep, measured[:DRAWN], shares, remark)
+        drawn[2] = draw_learning(sweep, measured[:DRAWN])
+    body = "\n".join(
+        f'<section id="{name}"><h2 style="margin-top:0">{label}</h2>\n{part}</section>'
+        for (name, label), part in zip(PARTS, drawn) if part
+    )  # fmt: skip
+    links = "".join(f'<a href="#{name}">{label}</a>' for (name, label), part in zip(PARTS, drawn) if part)
+    statuses = ", ".join(f"{n} {status}" for status, n in (best or {}).get("trials", {}).items())
+    options, numbers = sweep.settings, collect_numbers(sweep, ranked, best, shares)
+    summary = f"{count(len(ranked), 'trial')}{f' ({statuses})' if statuses else ''}, search {options['search']}, "
+    summary += f"scheduler {options['scheduler']}, {numbers['created']}"
+    title = f"Sweep: {sweep.info.name} on {sweep.dataset}"
+    return stand_alone(title, summary, links, body, "Metrics are fractions;", numbers)
+
+
+def rank_trials(sweep: Sweep) -> list[Trial]:
+    """Return the trials, best first; then failed ones, which cannot be chosen, then those without a value."""
+
+    def place(trial: Trial) -> tuple:
+        return trial.best(sweep.metric) is None, trial.status == FAILED, -trial.best_value(sweep.metric), trial.number
+
+    return sorted(sweep.trials, key=place)
+
+
+def collect_numbers(
+    sweep: Sweep, ranked: list[Trial], best: dict[str, Any] | None, shares: dict[str, float]
+) -> dict[str, Any]:
+    """Return what the page shows as JSON can hold it."""
+    trials = [
+        {"trial": trial.number, "status": trial.status, "error": trial.error, "keys": sweep.space.shown(trial.point),
+         "valid": curve(trial, sweep.metric)}
+        for trial in ranked
+    ]  # fmt: skip
+    about = {"created": time.strftime("%Y-%m-%d %H:%M"), "version": VERSION, "metric": sweep.metric}
+    return {**about, "best": best, "importance": shares, "trials": trials}
+
+
+def curve(trial: Trial, metric: str) -> list[list[float]]:
+    """Return [epoch, metric] of a trial; of an epoch that was repeated the last."""
+    latest = {line["epoch"]: line[metric] for line in trial.lines if metric in line}
+    return [[epoch, latest[epoch]] for epoch in sorted(latest)]
+
+
+def draw_best(sweep: Sweep, best: dict[str, Any] | None) -> str:
+    """One sentence, the keys and the metrics of the best trial."""
+    if best is None:
+        return "<p>No trial has a value.</p>"
+    metric, folder = sweep.metric, f"{escape(best['run'], quote=True)}/"
+    lead = (
+        f'<p class="lead"><a href="{folder}">Trial {best["trial"]}</a> has the highest {escape(metric_name(metric))} '
+        f"of the validation rows: {fraction(best['valid'][metric])}, after epoch {best['epoch']}.</p>"
     )
-
-
-def summarise(sweep: Sweep, best: dict[str, Any] | None) -> str:
-    """Return one paragraph about the search and its best trial."""
-    options = sweep.settings
-    text = f"search {options['search']}, scheduler {options['scheduler']}, by {sweep.metric} of the validation rows."
-    if best:
-        test = ", ".join(f"{k} {fraction(v)}" for k, v in best["test"].items())
-        text += (
-            f" Best: trial {best['trial']} with {fraction(best['valid'][sweep.metric])} after epoch {best['epoch']}. "
-            f"Test rows, evaluated once: {test}."
-        )
-    return f"<p>{html.escape(text)}</p>"
-
-
-def draw_coordinates(sweep: Sweep, trials: list[Trial]) -> Figure:
-    """Return parallel coordinates: one axis per key, the metric last and as colour."""
-    import plotly.graph_objects as go  # heavy, and an extra
-
-    values = [trial.best_value(sweep.metric) for trial in trials]
-    shown = [sweep.space.shown(trial.point) for trial in trials]
-    axes = [build_axis(entry, [point.get(entry.key) for point in shown]) for entry in sweep.space.entries]
-    axes.append({"label": f"valid {sweep.metric}", "values": values})
-    return go.Figure(
-        go.Parcoords(dimensions=axes, line={"color": values, "colorscale": "Viridis", "showscale": True}),
-        layout={"margin": {"l": 80, "r": 60, "t": 60, "b": 30}},
+    shown = sweep.space.shown(best["point"])
+    keys = [[f"<td>{escape(key)}</td>", f'<td class="wrap">{escape(shown_value(v))}</td>'] for key, v in shown.items()]
+    valid, test = best["valid"], best["test"]
+    figures = [
+        [f"<td>{escape(metric_name(m))}</td>", value_cell(valid.get(m), fraction(valid.get(m))),
+         value_cell(v, fraction(v))]
+        for m, v in test.items()
+    ]  # fmt: skip
+    more = (
+        "Chosen on the validation rows; the test rows were evaluated once, for this trial alone. With its seed alone: "
+        "others need not rank the trials alike. Train it again by <code>recbole-blair train "
+        "--config_files=best.yaml</code>, with <code>--seeds=1,2,3</code> to see how much training varies."
     )
+    tables = f"<div>{table(['metric', 'valid', 'test'], figures)}</div><div>{table(['key', 'value'], keys)}</div>"
+    return f'{lead}<div class="charts">{tables}</div><p class="soft">{more}</p>'
 
 
-def build_axis(entry: Entry, values: list) -> dict[str, Any]:
-    """Return one axis; a trial that did not try the key is at the bottom, marked `-`."""
-    if entry.kind == "choice":
-        others = [v for v in values if v is not None and v not in entry.values]  # a default that is no choice
-        names = list(dict.fromkeys(str(v) for v in [*entry.values, *others]))
-        places: list[float] = [-1 if v is None else names.index(str(v)) for v in values]
-        ticks: list[float] = list(range(len(names)))
-    else:
-        log = entry.kind == "loguniform"
-        place = math.log10 if log else float
-        low, high = (place(v) for v in entry.values)
-        missing = low - 0.15 * (high - low)
-        places = [missing if v is None else place(v) for v in values]
-        ticks = [low + i * (high - low) / (TICKS - 1) for i in range(TICKS)]
-        names = [f"{10**t if log else t:.3g}" for t in ticks]
-    if None in values:
-        lowest = min(places)
-        ticks, names = [lowest, *ticks], ["-", *names]
-    label = f"{entry.key} (log)" if entry.kind == "loguniform" else entry.key
-    return {"label": label, "values": places, "tickvals": ticks, "ticktext": names}
+def draw_keys(sweep: Sweep, trials: list[Trial], shares: dict[str, float], remark: str) -> str:
+    """How much each key mattered, and one line per trial over all keys."""
+    metric = metric_name(sweep.metric)
+    figures = []
+    if shares:
+        bars = {"name": "importance", "colour": 0, "values": list(shares.values()), "deviations": [None] * len(shares)}
+        chart = svg.bar_chart(list(shares), [bars], f"importance of each key for {metric}", "share of the variance")
+        caption = f"Importance: the share of the variance of {escape(metric)} that a key explains (fANOVA)"
+        figures.append(f'<figure data-chart="importance"><figcaption>{caption}</figcaption>{chart}</figure>')
+        left_out = [entry.key for entry in sweep.space.entries if entry.key not in shares]
+        remark += f" Not every trial has {', '.join(left_out)}, so nothing is said of it." if left_out else ""
+    points = [sweep.space.shown(trial.point) for trial in trials]
+    axes = [key_axis(entry, [point.get(entry.key) for point in points]) for entry in sweep.space.entries]
+    axes.append(metric_axis(f"valid {sweep.metric}", [trial.best_value(sweep.metric) for trial in trials]))
+    chart = draw_coordinates(axes, [describe(trial, sweep) for trial in trials], "the trials by their keys")
+    caption = "One line per trial through its keys to its value; the best is on top and darkest"
+    figures.append(f'<figure data-chart="trials"><figcaption>{caption}</figcaption>{chart}</figure>')
+    return f'<div class="charts">{"".join(figures)}</div><p class="soft">{escape(remark)}</p>'
 
 
-def draw_curves(sweep: Sweep, trials: list[Trial]) -> Figure:
-    """Return one line per trial: the metric of the validation rows by epoch."""
-    import plotly.graph_objects as go  # heavy, and an extra
-
-    figure = go.Figure(layout={"xaxis": {"title": "epoch"}, "yaxis": {"title": f"valid {sweep.metric}"}})
-    for trial in trials:
-        lines = [line for line in trial.lines if sweep.metric in line]
-        keys = "<br>".join(html.escape(f"{k}={v}") for k, v in trial.point.items())
-        figure.add_trace(
-            go.Scatter(
-                x=[line["epoch"] for line in lines],
-                y=[line[sweep.metric] for line in lines],
-                mode="lines+markers",
-                name=f"{trial.number} ({trial.status})",
-                hovertemplate=f"%{{x}}: %{{y:.4f}}<br>{keys}",
-            )
-        )
-    return figure
+def describe(trial: Trial, sweep: Sweep) -> str:
+    """Return a trial in one line."""
+    keys = ", ".join(f"{key}={value}" for key, value in sweep.space.shown(trial.point).items())
+    return f"trial {trial.number} ({trial.status}): {fraction(trial.best_value(sweep.metric))}; {keys}"
 
 
-def write_table(sweep: Sweep) -> str:
-    """Return the trials as an HTML table, by number."""
+def draw_learning(sweep: Sweep, trials: list[Trial]) -> str:
+    """The metric of the validation rows by epoch, one line per trial."""
+    chosen = trials[0].best(sweep.metric) or {}
+    series = [
+        {"points": curve(trial, sweep.metric), "colour": 0, "title": describe(trial, sweep), "look": look(number),
+         "opacity": shade(number, len(trials)), "mark": None if number else chosen.get("epoch")}
+        for number, trial in enumerate(trials)
+    ]  # fmt: skip
+    chart = svg.line_chart(series[::-1], f"{metric_name(sweep.metric)} by epoch, one line per trial", "epoch")
+    caption = f"{escape(metric_name(sweep.metric))} of the validation rows; the best trial is on top and darkest"
+    figure = f'<figure data-chart="learning"><figcaption>{caption}</figcaption>{chart}</figure>'
+    return f'<div class="charts">{figure}</div>'
+
+
+def draw_table(sweep: Sweep, ranked: list[Trial]) -> str:
+    """The trials, best first; numbers link to their folders."""
     keys = [entry.key for entry in sweep.space.entries]
-    head = "".join(f"<th>{html.escape(h)}</th>" for h in ("trial", "status", "epochs", f"valid {sweep.metric}", *keys))
     rows = []
-    for trial in sweep.trials:
-        best = trial.best(sweep.metric)
-        cells = [trial.number, trial.status, trial.lines[-1]["epoch"] if trial.lines else 0]
+    for place, trial in enumerate(ranked):
+        best, last = trial.best(sweep.metric), trial.lines[-1] if trial.lines else {}
+        kind = "best" if place == 0 and best else ""
+        folder = f"{trial_dir('', trial.number)}/"
+        name = str(trial.number) if trial.status == PLANNED else f'<a href="{folder}">{trial.number}</a>'
+        value, seconds = (best or {}).get(sweep.metric), last.get("seconds")
+        cells = [value_cell(trial.number, name, kind=kind), f'<td class="left">{escape(trial.status)}</td>']
+        cells.append(value_cell(value, fraction(value), f' data-trial="{trial.number}"', kind))
+        cells.append(value_cell(last.get("epoch", 0), str(last.get("epoch", 0))))
+        cells.append(value_cell(seconds, "–" if seconds is None else f"{seconds:,.0f}"))
         shown = sweep.space.shown(trial.point)
-        cells += [fraction(best[sweep.metric]) if best else "-", *(shown.get(key, "-") for key in keys)]
-        rows.append("".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells))
-    lines = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return f"<h2>Trials</h2>\n<table><tr>{head}</tr>\n{lines}</table>"
+        cells += [key_cell(shown.get(key), kind) for key in keys]
+        rows.append(cells)
+    failed = [f"trial {t.number}: {t.error or 'no reason was kept'}" for t in ranked if t.status == FAILED]
+    head = ["trial", "status", escape(f"valid {metric_name(sweep.metric)}"), "epochs", "seconds", *map(escape, keys)]
+    return note("Failed", failed) + table(head, rows, sortable=True)
+
+
+def key_cell(value: Any, kind: str) -> str:
+    """Return the cell of a key's value."""
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    shown = value if isinstance(value, str | int | float | None) else json.dumps(value)
+    return value_cell(number, escape(shown_value(shown)), kind=kind)

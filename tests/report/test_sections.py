@@ -42,6 +42,16 @@ def test_the_headline_says_who_is_first_and_how_surely():
     assert "%" not in sections.headline(nothing, "ndcg@10")
 
 
+@pytest.mark.parametrize(("runs", "clear"), [([{}, {}], True), ([{"epochs": 9}], False), ([{"epochs": 0}], True)])
+def test_one_seed_is_never_a_clear_difference(runs, clear):
+    """A model that trains nothing, such as SeqPop, is the same with every seed."""
+    pair = {"a": "A", "b": "B", **dict.fromkeys(("p_value_holm", "p_value_bootstrap_holm", "p_value_t_holm"), 0.001)}
+    second = {**group("B", 0.016), "runs": runs}
+    line = sections.headline({"groups": [group("A", 0.02), second], "comparisons": {"pairs": [pair]}}, "ndcg@10")
+    assert ("a clear difference over users" in line) is clear
+    assert line.endswith("but B has one seed: others may turn it round.") is not clear
+
+
 def curve(label, losses):
     points = [[epoch, value] for epoch, value in enumerate(losses, 1)]
     return {"label": label, "seed": 1, "metric": "ndcg@10", "best": 1, "loss": points, "valid": points}

@@ -73,10 +73,13 @@ def test_bars_are_as_long_as_their_values():
         {"name": "A", "colour": 0, "values": [0.02, 0.01], "deviations": [None, 0.002]},
         {"name": "B", "colour": 1, "values": [0.0, 0.005], "deviations": [None, None]},
     ]
-    chart = svg.bar_chart(["new (3 rows)", "known"], series, "by novelty")
+    chart = svg.bar_chart(["new (3 rows)", "known"], series, "by novelty", "NDCG@10")
     width = [float(r.get("width")) for r in shapes(chart, "rect")]
     assert width[0] / width[2] == pytest.approx(2, rel=0.01) and width[0] / width[3] == pytest.approx(4, rel=0.01)
     assert width[1] == 1  # a bar of nothing is still seen
+    ticks = {t.text: float(t.get("x")) for t in shapes(chart, "text") if t.get("text-anchor") == "middle"}
+    assert list(ticks) == ["0", ".005", ".01", ".015", ".02", "NDCG@10"]
+    assert ticks[".02"] - ticks["0"] == pytest.approx(width[0])  # the axis is that of the bars
     assert len([e for e in shapes(chart, "line") if e.get("class") == "whisker"]) == 1
     assert re.findall(r">(\.\d{4})<", chart) == [".0200", ".0000", ".0100", ".0050"]
 
@@ -85,12 +88,17 @@ def test_buckets_may_have_scales_of_their_own():
     series = [
         {"name": n, "colour": 0, "values": v, "deviations": [None, None]} for n, v in (("A", [8, 0.2]), ("B", [4, 0.1]))
     ]
-    width = [float(r.get("width")) for r in shapes(svg.bar_chart(["x", "y"], series, "own", own_scale=True), "rect")]
+    chart = svg.bar_chart(["x", "y"], series, "own", "NDCG@10", own_scale=True)
+    width = [float(r.get("width")) for r in shapes(chart, "rect")]
     assert width[0] == width[2] == pytest.approx(2 * width[1]) and width[1] == width[3]
+    ticks = [t.text for t in shapes(chart, "text") if t.get("text-anchor") == "middle"]
+    assert ticks == ["0", "2", "4", "6", "8", "0", ".05", ".1", ".15", ".2", "NDCG@10"]  # each says its own scale
 
 
 def test_bars_of_zeros_do_not_divide_by_zero():
-    chart = svg.bar_chart(["all"], [{"name": "A", "colour": 0, "values": [0.0], "deviations": [0.0]}], "zeros")
+    chart = svg.bar_chart(
+        ["all"], [{"name": "A", "colour": 0, "values": [0.0], "deviations": [0.0]}], "zeros", "NDCG@10"
+    )
     assert len(shapes(chart, "rect")) == 1
 
 

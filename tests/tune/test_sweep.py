@@ -52,8 +52,9 @@ def test_asha_stops_bad_trials_and_the_best_is_evaluated(sweep_keys, space_file,
     config = yaml.safe_load((folder / "best.yaml").read_text())
     assert {**config, **best["point"]} == config and (config["model"], config["dataset"]) == ("SASRecText", "tiny")
     page = (folder / "report.html").read_text()
-    assert "Parcoords" in page or '"type":"parcoords"' in page
-    assert 'src="http' not in page and page.count("<tr>") == 9
+    trials = page.split('id="trials"')[1]
+    assert trials.count("<tr>") == 9 and f'<a href="trials/{best["trial"]:04d}/">' in trials
+    assert page.count("<svg") == 3 and 'src="http' not in page
 
     assert shown.out.count("stopped") > len(stopped) and "best: trial" in shown.out
     assert "RayWarning" not in shown.err and "WARNING" not in shown.err and "usage stat" not in shown.err.lower()
