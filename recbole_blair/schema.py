@@ -51,6 +51,10 @@ FEATURE_SUFFIX = ".feature"
 FEATURE_HEADER_SUFFIX = ".feature.json"
 # Pairs whose text is near an evaluation review's, for --exclude_reviews; lies in the folder of the pairs and is none.
 MATCHED_REVIEWS = "contaminated_reviews.jsonl"
+BEFORE_RANKS, AFTER_RANKS = (
+    "before_ranks.parquet",
+    "after_ranks.parquet",
+)  # of held-out pairs, in a pretraining's folder
 STATS_SUFFIX = ".stats.json"
 CACHE_DIR = ".cache"
 KEPT_ITEMS = "items-"  # in .cache/: .item files of builds that were made again

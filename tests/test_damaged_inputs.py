@@ -35,7 +35,7 @@ UNREAD = {  # options that the command line below rightly does not look at, by c
     "*": ["raw_dir", "cache_dir"],  # the build is there; the encoder is a folder
     "search": ["plm", "baseline", "run", "data_path"],  # bm25 encodes nothing; `run` and `baseline` belong together
     "train": ["plm"], "tune": ["plm", "data_path"], "evaluate": ["plm"],  # an id model; stopped before data
-    "pretrain": ["exclude_items", "exclude_reviews", "scratch", "pairs_path"],  # of --dataset; of a fresh encoder
+    "pretrain": ["exclude_reviews", "scratch", "pairs_path"],  # of --dataset; of a fresh encoder
     "reproduce": ["measuring", "plm", "data_path"],  # read when a row needs them
     "bench": ["measuring"],  # read when a data set needs it
     "stats": ["data_path"], "recommend": ["plm"], "export-vectors": ["plm"], "similar": ["plm"], "serve": ["plm"],

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_blair.data.atomic import read_item_tokens
 from recbole_blair.errors import InputError, nearest
 from recbole_blair.files.paths import file_stamps
-from recbole_blair.files.read import iter_jsonl, read_own_json, reading, shown, why_no_file, why_no_folder
+from recbole_blair.files.read import iter_jsonl, iter_lines, read_own_json, reading, shown, why_no_file, why_no_folder
 from recbole_blair.files.write import whole_file, write_json
-from recbole_blair.schema import MATCHED_REVIEWS, VALID_START_MS
+from recbole_blair.schema import ITEM_SUFFIX, MATCHED_REVIEWS, VALID_START_MS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -286,6 +287,50 @@ def _split_rows(
         size = len(context) + len(metadata)
         parts[name].append({"context": context, "metadata": metadata, "item_id": item_id, **keys, "characters": size})
     return parts
+
+
+def choose_pairs(train: Dataset, exclude_items: Path | str | None, max_pairs: int | None, seed: int) -> Dataset:
+    """Leave out the training pairs of some items, and take the wanted number of the others.
+
+    Args:
+        exclude_items: file of item ids, one per line, or the folder of a build; None leaves none out.
+        max_pairs: pairs at most, those with the smallest hashes, so that fewer are a part of more; None: all.
+        seed: of the hash.
+
+    Returns:
+        The chosen rows in the order of `train`.
+
+    Raises:
+        InputError: no pair is left; not a file of ids, not a build.
+    """
+    if exclude_items is None and max_pairs is None:
+        return train
+    left_out = set() if exclude_items is None else read_item_ids(exclude_items)
+    rows = [n for n, item in enumerate(train["item_id"]) if item not in left_out]
+    if not rows:
+        raise InputError(f"--exclude_items={exclude_items} leaves none of the {len(train)} training pairs")
+    if max_pairs is not None and len(rows) > max_pairs:
+        texts = train.select(rows)
+        keys = [text_key(f"{seed}\t{item}\t{text}") for item, text in zip(texts["item_id"], texts["context"])]
+        rows = sorted(np.asarray(rows)[np.argsort(keys, kind="stable")[:max_pairs]].tolist())
+    return train.select(rows)
+
+
+def read_item_ids(path: Path | str) -> set[str]:
+    """Return the ids of a file, one per line, or of the items of a build.
+
+    Raises:
+        InputError: neither.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return {word for _, line in iter_lines(path, "item ids, one per line") for word in line.split()}
+    items = read_item_tokens(path / f"{path.name}{ITEM_SUFFIX}")
+    if items is None:
+        raise InputError(
+            f"--exclude_items={path} holds no {path.name}{ITEM_SUFFIX}; expected a build, or a file of item ids"
+        )
+    return set(items.to_pylist())
 
 
 class RowDataset(torch.utils.data.Dataset):

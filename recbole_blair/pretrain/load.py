@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -55,7 +55,9 @@ def encoder_folder(plm: str, revision: str | None = None) -> Path:
     raise InputError(f"--plm={plm} has no weights to train; give a hub id or the folder of a transformer encoder")
 
 
-def load_pair_encoder(folder: Path, *, mlm: bool, pooling: str | None = None, dense: bool = False) -> Loaded:
+def load_pair_encoder(
+    folder: Path, *, mlm: bool, pooling: str | None = None, dense: bool = False, keep_layers: int | None = None
+) -> Loaded:
     """Load weights, head and tokenizer of a folder.
 
     Args:
@@ -63,6 +65,7 @@ def load_pair_encoder(folder: Path, *, mlm: bool, pooling: str | None = None, de
         mlm: the backbone's own objective is trained, so its head is needed.
         pooling: None: the folder's own, else `cls` (`mean` for T5).
         dense: see `PairEncoder`.
+        keep_layers: the first layers that are kept; None: all.
 
     Returns:
         The encoder, its tokenizer, and the names of parameters that start fresh.
@@ -75,6 +78,7 @@ def load_pair_encoder(folder: Path, *, mlm: bool, pooling: str | None = None, de
     pooling = check_pooling(pooling) or declared_pooling(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        cut_layers(config, keep_layers, folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         with quiet_loading():
             loaded = _load_seq2seq(folder) if config.is_encoder_decoder else _load_encoder(folder, config, mlm)
@@ -93,6 +97,22 @@ def load_pair_encoder(folder: Path, *, mlm: bool, pooling: str | None = None, de
         known = _load_heads(model, folder)
         fresh = [name for name in fresh if name not in known]
     return model, tokenizer, fresh
+
+
+def cut_layers(config: PretrainedConfig, keep: int | None, folder: Path) -> None:
+    """Set the number of layers, if one is asked for.
+
+    Raises:
+        InputError: more than there are, or a model whose layers are not counted in one number.
+    """
+    if keep is None:
+        return
+    layers = getattr(config, "num_hidden_layers", None)
+    if config.is_encoder_decoder or not isinstance(layers, int):
+        raise InputError(f"--keep_layers={keep}: {folder} is a {config.model_type} model; expected an encoder alone")
+    if keep > layers:
+        raise InputError(f"--keep_layers={keep}, but {folder} has {layers} layers")
+    config.num_hidden_layers = keep
 
 
 def check_pooling(pooling: str | None) -> str | None:
@@ -121,7 +141,8 @@ def _load_encoder(folder: Path, config: PretrainedConfig, mlm: bool) -> Parts:
     """Load an encoder-only model; its pooler is kept as it is and not trained."""
     from transformers import AutoModel
 
-    body, info = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
+    options: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True, "output_loading_info": True}
+    body, info = AutoModel.from_pretrained(folder, config=config, **options)
     missing = sorted(info["missing_keys"])
     lost = [key for key in missing if not key.startswith("pooler.")]
     if lost:
@@ -154,7 +175,7 @@ def _load_masked_lm(folder: Path, config: PretrainedConfig) -> tuple[PreTrainedM
             "--objective=contrastive"
         )
     masked_lm, info = AutoModelForMaskedLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        folder, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
     )
     return masked_lm, sorted(info["missing_keys"])
 

@@ -40,6 +40,8 @@ class RetrievalTask:
         self.contexts = contexts
         self.items = items
         self.target = torch.from_numpy(np.asarray(target, dtype=np.int64))
+        self.ranks: np.ndarray | None = None  # (n,) float64, of the last evaluation
+        self.metrics: dict[str, float] = {}  # of the last evaluation
 
 
 def build_retrieval_task(
@@ -171,7 +173,7 @@ def evaluate_retrieval(
     topk: Sequence[int] = (10, 100),
     progress: bool = True,
 ) -> dict[str, float]:
-    """Rank every item for every held-out context.
+    """Rank every item for every held-out context; the task keeps the ranks.
 
     Returns:
         Metrics of `retrieval_metrics`.
@@ -180,4 +182,6 @@ def evaluate_retrieval(
     with tqdm(total=total, desc="retrieval", unit=" texts", leave=False, disable=not progress) as bar:
         queries = encode_texts(model, task.contexts, options, bar)
         items = encode_texts(model, task.items, options, bar)
-    return retrieval_metrics(target_ranks(queries, items, task.target.to(queries.device)), topk)
+    ranks = target_ranks(queries, items, task.target.to(queries.device))
+    task.ranks, task.metrics = ranks.cpu().numpy(), retrieval_metrics(ranks, topk)
+    return dict(task.metrics)

@@ -17,7 +17,7 @@ import torch
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import read_own_json
-from recbole_blair.files.write import needed_folder, remove, write_json
+from recbole_blair.files.write import needed_folder, remove, whole_file, write_json
 from recbole_blair.ops import has_fast_bf16, keep_freed_memory
 from recbole_blair.parallel.distributed import rank, world_size
 from recbole_blair.pretrain import export
@@ -25,6 +25,7 @@ from recbole_blair.pretrain.collaborative_pairs import read_manifest
 from recbole_blair.pretrain.data import (
     PairCollator,
     RowDataset,
+    choose_pairs,
     load_pair_tables,
     pair_files,
     pairs_hash,
@@ -51,6 +52,7 @@ from recbole_blair.pretrain.trainer import (
     load_weights,
     training_arguments,
 )
+from recbole_blair.schema import AFTER_RANKS, BEFORE_RANKS
 from recbole_blair.text.weights import weights_hash
 
 if TYPE_CHECKING:
@@ -113,6 +115,7 @@ def pretrain(settings: Settings) -> dict[str, Any]:
                 f"--holdout={settings.holdout} holds out none of the {len(tables.train)} pairs of {settings.pairs}; "
                 "raise it, or --holdout=0 to train without evaluation"
             )
+        tables.train = choose_pairs(tables.train, settings.exclude_items, settings.max_pairs, settings.seed)
         set_seed(settings.seed)
         model, tokenizer, base = load_start(settings, tables, state)
         trainer = build_trainer(settings, args, model, tokenizer, tables, task, precision, state)
@@ -198,7 +201,7 @@ def load_start(
     options = {"mlm": mlm, "pooling": settings.pooling, "dense": settings.dense_head}
     if settings.scratch is None:
         folder = encoder_folder(settings.plm, settings.plm_revision)
-        model, tokenizer, fresh = load_pair_encoder(folder, **options)
+        model, tokenizer, fresh = load_pair_encoder(folder, keep_layers=settings.keep_layers, **options)
         name = folder.name if Path(str(settings.plm)).expanduser().is_dir() else settings.plm
         base = {"name": name, "weights_sha256": weights_hash(folder), "licence": export.base_licence(folder)}
     else:
@@ -283,7 +286,7 @@ def train_and_evaluate(
         Metrics `before` and `after`; seconds and pairs per second of this call.
     """
     checkpoint = last_whole_checkpoint(state / "checkpoint", world_size())
-    results = {"before": before_training(trainer, state) if settings.eval_before else {}, "after": {}}
+    results = {"before": before_training(trainer, settings, state) if settings.eval_before else {}, "after": {}}
     started = time.monotonic()
     with keep_freed_memory(), closed_bars(trainer):
         outcome = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -291,6 +294,12 @@ def train_and_evaluate(
     if trainer.task is not None:
         trainer.accelerator.wait_for_everyone()
         results["after"] = final_metrics(trainer, settings.keep_best, state / "checkpoint")
+        if settings.save_ranks:
+            if (
+                trainer.task.metrics != results["after"]
+            ):  # the last evaluation was of other weights, or of another process
+                trainer.evaluate(metric_key_prefix="after")
+            save_ranks(trainer.task, state / AFTER_RANKS)
     steps = outcome.global_step
     timing = {"train": seconds, "steps": steps, "resumed_at": 0 if checkpoint is None else int(checkpoint.name[11:])}
     return results, timing
@@ -309,7 +318,7 @@ def final_metrics(trainer: PairTrainer, keep_best: bool, folder: Path) -> dict[s
     return strip_prefix(trainer.evaluate(metric_key_prefix="after"), "after_")
 
 
-def before_training(trainer: PairTrainer, state: Path) -> dict[str, float]:
+def before_training(trainer: PairTrainer, settings: Settings, state: Path) -> dict[str, float]:
     """Return the untrained encoder's metrics; read back when the run goes on."""
     path = state / BEFORE
     if trainer.task is None:
@@ -317,9 +326,22 @@ def before_training(trainer: PairTrainer, state: Path) -> dict[str, float]:
     if path.is_file():
         return read_own_json(path, "the untrained encoder's metrics", FIX_STATE)
     found = strip_prefix(trainer.evaluate(metric_key_prefix="before"), "before_")
+    if settings.save_ranks:
+        save_ranks(trainer.task, state / BEFORE_RANKS)
     if rank() == 0:
         write_json(path, found, indent=2)
     return found
+
+
+def save_ranks(task: RetrievalTask, path: Path) -> None:
+    """Write the last evaluation's rank of each held-out pair's item, with the item's number."""
+    import pyarrow as pa  # heavy
+    import pyarrow.parquet as pq
+
+    if rank() == 0 and task.ranks is not None:
+        table = pa.table({"item": task.target.numpy(), "rank": task.ranks})
+        with whole_file(path) as temporary:
+            pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def strip_prefix(metrics: dict[str, Any], prefix: str) -> dict[str, float]:

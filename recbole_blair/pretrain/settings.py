@@ -26,6 +26,7 @@ VOLATILE = frozenset(
         "pairs",
         "pairs_from",
         "pairs_path",
+        "save_ranks",
     }
 )
 

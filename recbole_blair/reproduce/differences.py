@@ -94,7 +94,9 @@ def find_differences(rows: Sequence[Row], measured: dict[str, Result]) -> list[D
         for figure in measured.get(order.id, {}).get("figures", ()):
             if "low" not in figure:
                 continue
-            above, below = (value_of(measured[row.id], figure["metric"]) for row in (order.above, order.below))
+            above, below = (
+                value_of(measured[row.id], row.metric_name(figure["metric"])) for row in (order.above, order.below)
+            )
             values = [value / unit for value in (above, below, figure["ours"], figure["low"], figure["high"])]
             found.append((order, figure["metric"], *values, figure.get("p_value"), figure["seeds"]))
     corrected = holm([one[-2] for one in found])
@@ -157,20 +159,21 @@ def draw_differences(table: str, differences: Sequence[Difference], builds: dict
     Raises:
         InputError: the table states no figure, or none of its orders is measured.
     """
-    wanted = load_yaml(props_dir() / FOLDER / f"{table}.yaml").get("figure")
-    if not wanted:
+    stated = load_yaml(props_dir() / FOLDER / f"{table}.yaml").get("figure")
+    if not stated:
         raise InputError(f"{table}.yaml states no `figure`; --output draws tables that do")
-    names = {name: f"{table}/{name}/" for name in wanted["orders"]}
-    chosen = [
-        (name, one)
-        for name, prefix in names.items()
-        for one in differences
-        if one.metric == wanted["metric"] and one.order.id.startswith(prefix)
-    ]
-    if not chosen:
-        raise InputError(f"none of the orders {', '.join(wanted['orders'])} of {table} is measured yet")
-    charts = [draw_panel(by, wanted["metric"], chosen, builds) for by in wanted["by"]]
-    return standalone(charts, f"{table}: differences of {wanted['metric']}")
+    charts: list[str] = []
+    for wanted in stated if isinstance(stated, list) else [stated]:
+        chosen = [
+            (name, one)
+            for name in wanted["orders"]
+            for one in differences
+            if one.metric == wanted["metric"] and one.order.id.startswith(f"{table}/{name}/")
+        ]
+        charts += [draw_panel(by, wanted["metric"], chosen, builds) for by in wanted["by"] if chosen]
+    if not charts:
+        raise InputError(f"none of the orders that the figure of {table} shows is measured yet")
+    return standalone(charts, f"{table}: differences of orders")
 
 
 def draw_panel(

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from recbole_blair.errors import InputError, nearest
+from recbole_blair.files.read import read_parquet
+from recbole_blair.schema import AFTER_RANKS, BEFORE_RANKS
 
 if TYPE_CHECKING:
     from recbole_blair.reproduce.tables import Row
@@ -171,10 +173,13 @@ def load_values(command: str, runs: Sequence[str], metric: str) -> PairedValues 
     """Return the values that a step's runs left of each user or query; None where they leave none.
 
     Args:
-        command: train, search or bench.
+        command: train, pretrain, search or bench.
         runs: folders, one per seed.
-        metric: as in `ndcg@10`; `ndcg` of a bench; or `ndcg@100 All` and `ndcg@100 Video_Games` of a search.
+        metric: as in `ndcg@10`; `before ndcg@10` of a pretraining; `ndcg` of a bench; or `ndcg@100 All` and
+            `ndcg@100 Video_Games` of a search.
     """
+    if command == "pretrain":
+        return values_of_pretraining(runs[-1], metric)
     if command == "train":
         return values_of_training(runs, metric)
     if command == "bench":
@@ -200,6 +205,19 @@ def values_of_training(runs: Sequence[str], metric: str) -> PairedValues | None:
         ids = users
     values = np.stack([metric_values(table["rank"].to_numpy(), metric, number) for table in tables])  # (seeds, R or U)
     return PairedValues(ids, users, values.mean(0), tuple(values.mean(1).tolist()))
+
+
+def values_of_pretraining(run: str, metric: str) -> PairedValues | None:
+    """Read the ranks of the held-out pairs, after the training or (`before ndcg@10`) before it; grouped by item."""
+    from recbole_blair.train.metrics import metric_values  # train: loads torch
+
+    when, _, name = metric.rpartition(" ")
+    path = Path(run) / "pretraining" / (BEFORE_RANKS if when == "before" else AFTER_RANKS)
+    if not path.is_file():
+        return None
+    table = read_parquet(path, ["item", "rank"], "ranks of held-out pairs")
+    values = metric_values(table["rank"].to_numpy(), name)
+    return PairedValues(np.arange(len(values)).astype(str), table["item"].to_numpy(), values, (float(values.mean()),))
 
 
 def values_of_bench(folder: str) -> PairedValues:

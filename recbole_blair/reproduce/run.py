@@ -109,7 +109,8 @@ def compare_order(order: Order, above: Result, below: Result) -> Result:
     started, command = time.perf_counter(), order.above.commands[-1][0]
     figures = []
     for metric, published in order.published.items():
-        values = [load_values(command, result["runs"], metric) for result in (above, below)]
+        sides = ((order.above, above), (order.below, below))
+        values = [load_values(command, result["runs"], row.metric_name(metric)) for row, result in sides]
         if values[0] is None or values[1] is None:
             why = f"the runs of {command} leave no {metric} of each user or query"
             figures.append({"metric": metric, "paper": published, "ours": None, "verdict": NOT_COMPARABLE, "why": why})

@@ -13,6 +13,13 @@ from recbole_blair.steps.world import World
 
 STEAM = "steam"
 TRAINED = "trained"
+OF_REAL_PAIRS = (
+    "pairs",
+    "pairs_from",
+    "exclude_items",
+    "max_pairs",
+    "keep_layers",
+)  # keys that the generated world has no use for
 
 
 class SmokePlanner(Planner):
@@ -46,7 +53,7 @@ class SmokePlanner(Planner):
 
     def pretraining(self, keys: dict[str, Any]) -> Step:
         """Return the small pretraining: the row's objective on generated pairs."""
-        keys = {k: v for k, v in keys.items() if k not in ("pairs", "pairs_from")}  # reviews stand in for both
+        keys = {k: v for k, v in keys.items() if k not in OF_REAL_PAIRS}  # reviews stand in
         own = self.settings["pretrain_mlm"] if keys["objective"] == "mlm" else {}
         return Step("pretrain", {**keys, "dataset": self.world.domain, **self.settings["pretrain"], **own})
 

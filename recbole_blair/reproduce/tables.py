@@ -49,6 +49,10 @@ class Row:
         """Return `<table>/<name>/<data>`."""
         return f"{self.table}/{self.name}/{self.label}"
 
+    def metric_name(self, metric: str) -> str:
+        """Return the row's own name of a metric: a row of an untrained encoder has `before ndcg@10`."""
+        return f"before {metric}" if f"before {metric}" in self.published else metric
+
     def scope(self) -> dict[str, Any]:
         """Return what placeholders of the commands may name."""
         return {**self.data, "model": self.model, "encoder": self.encoder, "seeds": list(self.seeds) or None}

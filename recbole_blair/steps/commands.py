@@ -227,6 +227,7 @@ def train_point(
 def run_pretrain(keys: dict[str, Any], places: Places, folder: Path) -> Result:
     """Pretrain an encoder; retrieval before and after."""
     given = {**keys, "raw_dir": str(places.raw_dir), "output_dir": str(folder), "show_progress": places.progress}
+    given["save_ranks"] = True  # what two encoders are paired by
     if "dataset" in keys or "pairs_from" in keys:
         given["pairs_path"] = str(folder.with_name(f"{folder.name}-pairs"))
     settings = resolve_settings(given)

@@ -40,4 +40,9 @@ class Places:
     def scope(self) -> dict[str, Any]:
         """Return what placeholders may name beside a row's own."""
         raw = Path(self.raw_dir)
-        return {"raw_dir": str(raw), "plm": self.plm, "measuring": str(self.measuring or raw.parent)}
+        return {
+            "raw_dir": str(raw),
+            "data_path": str(self.data_path),
+            "plm": self.plm,
+            "measuring": str(self.measuring or raw.parent),
+        }

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from recbole_blair.cli.compare import compare
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
+from recbole_blair.figures import fraction
 from recbole_blair.files.checksum import write_checksums
 from recbole_blair.pretrain.trainer import WHOLE, PairTrainer, last_whole_checkpoint
 from tests.pretrain.conftest import THINGS, WORDS, pair_rows, sentences, tiny_config
@@ -129,7 +130,7 @@ def test_model_card_and_settings(trained):
         "pool the last hidden state: cls",
     ):
         assert wanted in card
-    assert f"{metrics['after']['ndcg@10']:.4f}" in card
+    assert fraction(metrics["after"]["ndcg@10"]) in card
     assert str(out.parent) not in card
 
 

@@ -25,7 +25,7 @@ from recbole_blair.reproduce.orders import (
     read_orders,
 )
 from recbole_blair.reproduce.run import NOT_COMPARABLE, OUTSIDE, compare, compare_order, correct_p_values, verdict
-from recbole_blair.reproduce.steps import Places
+from recbole_blair.reproduce.steps import Places, Planner
 
 # Table 4 prints the same four figures for both; BLaIR-Bench's Table 6 has four digits and means that agree in them
 SAME_FIGURES = {
@@ -220,6 +220,26 @@ def test_queries_of_two_searches_are_paired(tmp_path):
     assert load_values("search", [str(tmp_path / "a")], "ndcg@100 domains") is None
 
 
+def test_held_out_pairs_of_two_pretrainings_are_paired(tmp_path):
+    """Ranks 1, 3 and 20: NDCG@10 1, .5 and 0. Before the training all are 3. Two pairs are of one item."""
+    folder = tmp_path / "pretraining"
+    folder.mkdir()
+    for name, ranks in (("after", [1.0, 3.0, 20.0]), ("before", [3.0] * 3)):
+        pq.write_table(pa.table({"item": [0, 0, 1], "rank": ranks}), folder / f"{name}_ranks.parquet")
+    after, before = (load_values("pretrain", [str(tmp_path)], metric) for metric in ("ndcg@10", "before ndcg@10"))
+    assert after.values.tolist() == [1.0, 0.5, 0.0] and before.values.tolist() == [0.5] * 3
+    found = compare_values(after, before)
+    assert found["difference"] == 0 and (found["low"], found["high"]) == (-0.5, 0.25)  # items alone are drawn
+    assert load_values("pretrain", [str(tmp_path / "none")], "ndcg@10") is None
+
+
+def test_an_untrained_row_is_compared_by_its_own_names():
+    rows = {row.name: row for row in tables.load_table("slices-scaling")}
+    assert rows["pairs-0"].metric_name("ndcg@10") == "before ndcg@10" and rows["pairs-1k"].metric_name("mrr") == "mrr"
+    steps = [Planner(Places(plm=".")).steps_of(rows[name]) for name in ("pairs-0", "pairs-1k")]
+    assert steps[0] == steps[1]  # one pretraining has both
+
+
 def test_an_order_becomes_a_result_with_its_lines(tmp_path):
     (order,) = tables.find_orders(tables.find_rows("hstu-blair-games/hstu-over-sasrec"))
     hstu, sasrec = ({"runs": [write_ranks(tmp_path / n, [rank] * 10)]} for n, rank in (("hstu", 1), ("sasrec", 50)))
@@ -227,7 +247,7 @@ def test_an_order_becomes_a_result_with_its_lines(tmp_path):
     result["verdict"] = verdict(result["figures"])
     assert result["verdict"] == HOLDS and json.dumps(result)
     text = "\n".join(display.result_lines(result))
-    assert "ndcg@10" in text and "published       0.0168" in text and "ours 1 [1, 1]" in text
+    assert "ndcg@10" in text and "published        .0168" in text and "ours 1 [1, 1]" in text
     assert "holds (the 95 % interval is above 0)" in text and "above in 1 of 1 seeds" in text
     turned = compare_order(order, sasrec, hstu)
     assert {figure["verdict"] for figure in turned["figures"]} == {REVERSED}
