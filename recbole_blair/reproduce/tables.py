@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from recbole_blair.config import load_yaml
@@ -155,7 +156,7 @@ def named_values(values: dict[str, Any] | list, metrics: list[str] | None) -> di
 
 
 def find_rows(spec: str) -> list[Row]:
-    """Return the rows of ids joined by commas: tables, rows, the first parts of a row's id, or `all`.
+    """Return the rows of ids joined by commas: tables, rows, first parts of a row's id, a pattern with `*`, or `all`.
 
     The id of an order, or its first parts, stands for its two rows.
 
@@ -182,8 +183,8 @@ def find_rows(spec: str) -> list[Row]:
 
 
 def is_named(name: str, wanted: str) -> bool:
-    """Tell whether an id is asked for, by itself, by its first parts or by `all`."""
-    return wanted in (ALL, name) or name.startswith(f"{wanted}/")
+    """Tell whether an id is asked for: by itself, its first parts, `all`, or a pattern as in `table/*/data`."""
+    return wanted in (ALL, name) or name.startswith(f"{wanted}/") or ("*" in wanted and fnmatchcase(name, wanted))
 
 
 def find_orders(rows: Sequence[Row]) -> list[Order]:

@@ -150,6 +150,14 @@ def test_intervals_decide():
     ] * 2
 
 
+def test_a_pattern_names_all_rows_of_one_data_set():
+    rows = tables.find_rows("slices-platforms/*/wines")
+    assert {row.label for row in rows} == {"wines"}
+    assert [row.name for row in rows] == [
+        row.name for row in tables.load_table("slices-platforms") if row.label == "wines"
+    ]
+
+
 def test_a_question_is_answered_and_is_no_failure():
     rows = tables.load_table("slices-platforms")
     found = [order for order in tables.load_orders("slices-platforms", rows) if order.id.endswith("hstu/wines")]
