@@ -74,6 +74,16 @@ def test_nothing_is_wider_than_the_screen(chromium_page, tiny_report, width):
     assert chromium_page.evaluate(smallest) > 9 or width < 390  # the charts' text stays readable
 
 
+def test_examples_stack_on_a_phone(chromium_page, tiny_report):
+    open_quietly(chromium_page, tiny_report.as_uri(), 390)
+    columns = """[...document.querySelectorAll('.example .cols')].map(cols => [cols.scrollWidth - cols.clientWidth,
+        new Set([...cols.children].map(part => part.getBoundingClientRect().left)).size])"""
+    shown = chromium_page.evaluate(columns)
+    assert len(shown) == 6 and shown == [[0, 1]] * 6  # one below the other, and nothing to scroll sideways
+    chromium_page.resize(1280, 900)
+    assert all(places > 1 for _, places in chromium_page.evaluate(columns))
+
+
 def test_dark_and_light_follow_the_system_and_the_button(chromium_page, tiny_report):
     open_quietly(chromium_page, tiny_report.as_uri())
     check_dark_and_light(chromium_page)
