@@ -28,8 +28,8 @@ what stands here. Values are written `--key=value`; an empty default means that 
 CONFIG_HEAD = """# Configuration keys
 
 Every key, its default and its meaning. Keys are given on the command line (`--key=value`) or in YAML files
-(`--config_files=mine.yaml,more.yaml`; a `props/…` that is not in the working folder is the installed file of that name).
-Order of precedence, the last wins: `props/overall.yaml`,
+(`--config_files=mine.yaml,more.yaml`; a `props/…` that is not in the working folder is the installed file of that
+name). Order of precedence, the last wins: `props/overall.yaml`,
 `props/model/<Model>.yaml`, what the protocol sets, `props/dataset/<Dataset>.yaml`,
 `props/dataset/<Dataset>.<protocol>.yaml`, `props/dataset/<Dataset>.<Model>.yaml`, `--config_files`, the command line. A
 key that nothing defines is refused with the nearest known one; so is a value of another kind or outside its range. A
