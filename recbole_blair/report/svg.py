@@ -271,9 +271,11 @@ def interval_chart(
     shown = log_ticks(lowest - margin, highest + margin) if log else nice_ticks(lowest, highest)
     for tick in shown:
         if LEFT <= x(place(tick)) <= WIDTH - RIGHT:
-            parts.append(text(x(place(tick)), height - BOTTOM + 17, tick_text(tick), "middle"))
+            anchor = "end" if x(place(tick)) > WIDTH - 28 else "middle"
+            parts.append(text(x(place(tick)), height - BOTTOM + 17, f"{tick:,.6g}", anchor))
     parts.append(text((LEFT + WIDTH - RIGHT) / 2, height - 4, x_label, "middle"))
-    named: set[str] = set()
+    drawn_series: list[str] = []
+    named: dict[str, tuple[float, float]] = {}  # the first point of each name
     for n, one in enumerate(series):
         shift = 3.0 * (n - (len(series) - 1) / 2)  # so that the intervals of one x stand beside each other
         drawn = sorted(one["points"], key=lambda point: point["x"])
@@ -291,14 +293,28 @@ def interval_chart(
                 f"{line(left, y(point['low']), left, y(point['high']), 'interval')}"
                 f'<circle cx="{number(left)}" cy="{number(y(value))}" r="4" class="dot"/></g>'
             )
-            if point["name"] and point["name"] not in named:
-                named.add(point["name"])
-                right = left < WIDTH * 0.7
-                parts.append(
-                    text(left + (7 if right else -7), y(value) - 6, point["name"], "start" if right else "end", "name")
-                )
-        parts.append(f'<g class="{colour(one["colour"])}">{"".join(body)}</g>')
+            if point["name"]:
+                named.setdefault(point["name"], (left, y(value)))
+        drawn_series.append(f'<g class="{colour(one["colour"])}">{"".join(body)}</g>')
+    parts += [*place_names(named, top), *drawn_series]  # a name covers no point
     return wrap(parts, height, f"{y_label}, by {x_label}")
+
+
+def place_names(named: dict[str, tuple[float, float]], top: float) -> list[str]:
+    """Write names beside their points (x, y), moved up or down until none covers another."""
+    parts: list[str] = []
+    taken: list[tuple[float, float, float]] = []  # start, baseline, width
+    for name, (x, y) in sorted(named.items(), key=lambda one: one[1]):
+        width, right = CHARACTER * len(name), x < WIDTH * 0.7
+        start = x + 8 if right else x - 8 - width
+        for step in range(2 * len(named) + 1):
+            at = y - 6 + (step + 1) // 2 * 13 * (-1 if step % 2 else 1)
+            free = all(abs(at - v) >= 13 or start >= u + w or u >= start + width for u, v, w in taken)
+            if free and at > top:
+                break
+        taken.append((start, at, width))
+        parts.append(text(start if right else start + width, at, name, "start" if right else "end", "name"))
+    return parts
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -7,7 +7,7 @@ import pytest
 from builds import TEST_MS, VALID_MS, write_build
 
 from recbole_blair.cli.main import main
-from recbole_blair.report.svg import interval_chart, log_ticks
+from recbole_blair.report.svg import interval_chart, log_ticks, place_names
 from recbole_blair.reproduce import differences, tables
 
 DATA = {"gift_cards": "amazon2018_gift_cards", "wines": "xwines_slim"}
@@ -102,6 +102,13 @@ def test_a_build_is_described_by_its_rows(tmp_path, monkeypatch):
 def test_ticks_of_a_logarithmic_axis():
     assert log_ticks(0, 1.2) == [1, 2, 5, 10]
     assert log_ticks(-1, 3) == pytest.approx([0.1, 1, 10, 100, 1000])
+
+
+def test_names_beside_close_points_do_not_cover_each_other():
+    parts = place_names({"movielens": (100, 80), "movietweetings": (104, 82), "wines": (300, 81)}, 20)
+    heights = {text.text: float(text.get("y")) for text in map(ET.fromstring, parts)}
+    assert abs(heights["movielens"] - heights["movietweetings"]) >= 13
+    assert heights["movielens"] == 74 and heights["wines"] == 75  # there is room where they belong
 
 
 def test_lines_join_the_points_of_a_curve_in_the_order_of_x():
