@@ -28,10 +28,10 @@ def load(
     """Open a trained run to recommend, score and encode with it.
 
     Args:
-        run: a run's folder.
+        run: a run's folder, or `org/name` (`org/name@revision`) of one that `recbole-blair push` sent to the hub.
         new_items: items training never saw, to add by their text: a JSONL file or a sequence of mappings; see
             `Recommender.add_items`.
-        data_path: folder of the builds; None: where the run had it.
+        data_path: folder of the builds; None: where the run had it, or the items that a run from the hub brings.
         plm: where the text encoder is, for new items; None: where the run had it.
         plugin: where the file of a model of one's own is; None: where the run had it.
         device: auto (CUDA when present), cpu, cuda, cuda:N.

@@ -77,7 +77,7 @@ DAMAGES = {  # what stands at the path: bytes, or what makes it
     "not gzip.gz": b"{}",
     "cut.gz": gzip.compress(b'{"user_id": "x"}\n' * 50, mtime=0)[:-9],
 }
-FOLDERS = ("checkpoint", "compare", "merge", "runs", "run", "build")
+FOLDERS = ("checkpoint", "source", "compare", "merge", "runs", "run", "build")
 ALWAYS_WRONG = ("below a file", "loop", "proc", "long")
 QUICK = ("binary", "swap")
 
@@ -117,6 +117,7 @@ def world(tmp_path_factory):
         "new-model": ["MyRec", "--dir=mine"],
         "prepare": ["--source=csv", "--dataset=log", f"--interactions={log}", "--quiet"],
         "pretrain": [f"--pairs={pairs}", f"--plm={plm}", "--device=cpu", "--output_dir=out", "--holdout=0.1"],
+        "push": [str(run), "--repo=shop/games", "--dry_run"],
         "recommend": [f"--checkpoint={run}", "--users=u1", "--device=cpu", "--quiet"],
         "report": [str(run), "--device=cpu", "--quiet"],
         "reproduce": ["blair-table4", "--scale=smoke"],
@@ -193,7 +194,7 @@ def run_one(world, stopped, tmp_path, monkeypatch, capsys, command, option, dama
     is_folder = option.endswith(("_dir", "_path")) or option in FOLDERS
     path = damaged(given, damage, is_folder)
     argv = [word for word in world[command] if not word.startswith(f"--{option}=")]
-    if option == "runs":
+    if option in ("runs", "source"):
         argv = [str(path), *argv[1:]]
     elif option == "merge":  # runs nothing, so it takes no encoders
         argv = [f"--merge={path}"]

@@ -27,7 +27,7 @@ LIMIT_S = 20
 MODELS = ("UniSRecBlair", "HSTUBlair", "SASRecID", "LRURecText", "GRU4Rec")
 UNSTUBBED = ("doctor", "models")  # they only look
 STUBS = [  # where the work of each command begins
-    "recbole_blair.runs.trained_encoder.copy_encoder",
+    *("recbole_blair.runs.trained_encoder.copy_encoder", "recbole_blair.runs.push.packed"),
     *("recbole_blair.cli.train.train", "recbole_blair.cli.train.launch", "recbole_blair.tune.run.run_sweep"),
     *("recbole_blair.cli.pretrain.train", "recbole_blair.cli.pretrain.make_pairs", "recbole_blair.load"),
     "recbole_blair.cli.pretrain.make_pairs_of_build",
@@ -145,6 +145,7 @@ NEEDED = {  # arguments without which nothing is looked at
     "export-vectors": ["--checkpoint=run"],
     "export-encoder": ["--checkpoint=run", "--output_dir=out"],
     "evaluate": ["--checkpoint=run"],
+    "push": ["run", "--repo=shop/games", "--dry_run"],
     "report": ["run"],
     "stats": ["sample"],
     "compare": ["query", "item"],

@@ -18,7 +18,12 @@ EXAMPLE = "recbole-blair evaluate --checkpoint=runs/games --by=new_item,populari
 def configure(parser: Parser) -> None:
     """Add the options."""
     add = parser.add
-    add("--checkpoint", kind="path", required=True, help="a run's folder")
+    add(
+        "--checkpoint",
+        kind="path",
+        required=True,
+        help="a run's folder, or with --data_path org/name of one on the hub",
+    )
     add("--split", kind="str, train|valid|test", default="test", help="rows to rank")
     add("--topk", key="topk", help="list of k, as in 10,50; empty: the run's own")
     add("--plugin", help="the run's plugin file, where it is now; empty: where it was")

@@ -56,7 +56,7 @@ def add_output_options(parser: Parser) -> None:
 def add_run_options(parser: Parser) -> None:
     """Add the options that say which run, and what there is around it."""
     add = parser.add
-    add("--checkpoint", kind="path", required=True, help="a run's folder")
+    add("--checkpoint", kind="path", required=True, help="a run's folder, or org/name[@revision] of one on the hub")
     add("--new_items", kind="path", help="JSONL file of {item_id, title, …}: items training never saw")
     add("--data_path", kind="path", help="folder that holds the build; empty: where the run had it")
     add("--plm", key="plm", help="encoder of new items; empty: where the run had it")

@@ -24,7 +24,7 @@ def configure(parser: Parser) -> None:
     """Add the options."""
     add = parser.add
     add_run_options(parser)
-    add("--compare", kind="path", help="a second run's folder, served beside the first")
+    add("--compare", kind="path", help="a second run, served beside the first")
     add(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: every one of this machine, without password"
     )
@@ -40,10 +40,12 @@ def configure(parser: Parser) -> None:
 def run(args: Namespace) -> int:
     """Load the runs and serve them until SIGTERM or Ctrl-C."""
     require("serve", "fastapi", "uvicorn", "bm25s")
+    from recbole_blair.runs.fetch import find_run
     from recbole_blair.serve.engine import Serving
     from recbole_blair.serve.server import ServeOptions, serve
 
-    folders = {"checkpoint": args.checkpoint, **({"compare": args.compare} if args.compare else {})}
+    given = {"checkpoint": args.checkpoint, **({"compare": args.compare} if args.compare else {})}
+    folders = {name: str(find_run(run)) for name, run in given.items()}
     serving = Serving(functools.partial(load_run, args), folders)
     serving.start()
     for engine in serving.engines.values():

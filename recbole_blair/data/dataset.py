@@ -26,7 +26,7 @@ from recbole_blair.text.features import feature_path, load_features
 from recbole_blair.text.trained.item_texts import FrozenTexts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -65,9 +65,13 @@ class BlairDataset(UserItems):
     """
 
     def __init__(self, build_dir: Path | str, use_cache: bool = True) -> None:
-        self.build_dir = Path(build_dir)
-        self.name = self.build_dir.name
-        tables = load_interactions(self.build_dir, use_cache)
+        build_dir = Path(build_dir)
+        tables = load_interactions(build_dir, use_cache)
+        self.set_tables(build_dir, tables, has_histories(build_dir / f"{build_dir.name}.train.inter"))
+
+    def set_tables(self, build_dir: Path, tables: Mapping[str, Any], histories: bool) -> None:
+        """Take the tables of `load_interactions`; `histories`: whether rows have one."""
+        self.build_dir, self.name = build_dir, build_dir.name
         self.item_tokens, self.user_tokens = tables["item_tokens"], tables["user_tokens"]
         self.events = np.asarray(tables["events"])  # (S, 2) int64: item id, time in ms
         self.seq_items, self.seq_times = self.events.T  # (S,) each
@@ -76,7 +80,7 @@ class BlairDataset(UserItems):
         self.n_items = len(self.item_tokens) + 1
         self.n_users = len(self.user_tokens) + 1
         self.chained = bool((self.user_start[1:] >= 0).all())
-        self.has_histories = has_histories(self.build_dir / f"{self.name}.train.inter")
+        self.has_histories = histories
         self.text_header: dict[str, Any] | None = None
         self._text_features: np.ndarray | Tensor | None = None  # (N - 1, D)
         self.transform = Transform("none")  # of the features
@@ -231,6 +235,11 @@ class BlairDataset(UserItems):
     def has_times(self) -> bool:
         """True when every split's rows carry times; other tools' builds may hold none, which reads as zeros."""
         return all(bool(self.seq_times[rows.target].any()) for rows in self.rows.values())
+
+    @property
+    def latest_ms(self) -> int:
+        """The time of the latest event, Unix ms; 0 without times."""
+        return int(self.seq_times.max(initial=0))
 
     def seen_items(self, split: str = "train") -> np.ndarray:
         """Return which items occur in a split's rows, as target or in a history, (N,) bool; padding is False."""

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recbole_blair.errors import require
+from recbole_blair.errors import InputError, require
 from recbole_blair.files.write import whole_file, write_json
 from recbole_blair.recommend.recommender import Recommender
 from recbole_blair.recommend.users import Users
@@ -56,6 +56,8 @@ def export_vectors(
     histories = None
     if users != "none":  # before anything is written: they may be refused
         users = run.dataset.user_tokens.to_pylist() if users is None else users
+        if users == []:
+            raise InputError(f"{run.folder} came from the hub, which holds no users; give histories, or --users=none")
         histories = recommender.scorer.load_users(users, request_time)
     (folder / MANIFEST).unlink(missing_ok=True)  # until it is there again the files are not of one export
     columns = {ITEM_ID: recommender.item_ids, "title": recommender.titles}

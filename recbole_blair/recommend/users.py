@@ -238,7 +238,7 @@ class KnownUsers:
     def __init__(self, dataset: BlairDataset) -> None:
         self.dataset, self.items = dataset, np.asarray(dataset.seq_items)
         self.times = np.asarray(dataset.seq_times) if dataset.has_times else None
-        self.last = int(dataset.seq_times.max(initial=0))  # the latest event, Unix ms
+        self.last = dataset.latest_ms
         start, size = np.asarray(dataset.user_start), len(dataset.seq_items)
         if dataset.chained:  # sequences lie in the order of user ids
             self.begin, self.end = start, np.append(start[1:], size)

@@ -16,12 +16,15 @@ import torch
 from recbole_blair import compat
 from recbole_blair.config import Config, resolve_config
 from recbole_blair.data.build import encoder_options, ensure_build, ensure_features, find_build, text_source
+from recbole_blair.data.catalogue_dataset import CatalogueDataset
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.feature_transforms import chosen_transform
 from recbole_blair.errors import InputError
 from recbole_blair.ops import use_ops
 from recbole_blair.registry import ModelInfo, find_model, remember_plugins, use_plugins
 from recbole_blair.registry.build_model import build_model, uses_text
+from recbole_blair.runs.fetch import find_run
+from recbole_blair.runs.hub_layout import pushed_build
 from recbole_blair.schema import SPLITS
 from recbole_blair.text.encoders import encoder_name
 from recbole_blair.text.trained.choice import FROZEN, EncoderTraining
@@ -146,8 +149,8 @@ def open_run(
     """Open a trained run.
 
     Args:
-        run_dir: its folder.
-        places: what is elsewhere now.
+        run_dir: its folder, or `org/name[@revision]` on the hub; see `find_run`.
+        places: what is elsewhere now; with `data_path` a run from the hub opens on that build.
         datasets: datasets that are open, by build folder; the run's own is added. Runs that share one open it once.
         make_missing: convert and encode what is missing, as training does; False names what is missing.
 
@@ -155,7 +158,7 @@ def open_run(
         InputError: no run folder, or one of several runs; a plugin, build or features that are not there, or those of
             another dataset.
     """
-    places = places or Places()
+    places, run_dir = places or Places(), find_run(run_dir)
     use_plugins(places.plugin)
     saved = load_config(run_dir)
     if saved.get("train_encoder", FROZEN) != FROZEN and holds_encoder(run_dir):
@@ -171,14 +174,16 @@ def open_run(
     config = runtime_config(resolve_config(info, saved.pop("dataset"), (), saved))
     use_ops(config["ops"])  # until another run is opened
     reads_text = uses_text(info)  # imports the model: its errors come first
-    build_dir = ensure_build(config) if make_missing else need_build(config, run_dir)
+    pushed = pushed_build(run_dir) if places.data_path is None else None
+    make_missing = make_missing and pushed is None
+    build_dir = pushed or (ensure_build(config) if make_missing else need_build(config, run_dir))
     encoder = None
     if reads_text and config["train_encoder"] == FROZEN:
         recorded = metrics.get("encoder")
         encoder = ensure_features(config, build_dir, recorded) if make_missing else features_name(config, recorded)
     datasets = {} if datasets is None else datasets
     if build_dir not in datasets:
-        datasets[build_dir] = BlairDataset(build_dir)
+        datasets[build_dir] = CatalogueDataset.open(build_dir) if pushed else BlairDataset(build_dir)
     check_same_dataset(run_dir, datasets[build_dir], metrics)
     return OpenRun(Path(run_dir), info, config, datasets[build_dir], metrics, encoder)
 

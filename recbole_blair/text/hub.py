@@ -8,7 +8,7 @@ from pathlib import Path
 from recbole_blair.errors import InputError
 from recbole_blair.schema import TFIDF_SVD
 from recbole_blair.text.layout import DOCUMENT, QUERY, Layout, module_places, read_layout
-from recbole_blair.text.weights import weight_files
+from recbole_blair.text.weights import head_files, weight_files
 
 WITHOUT_NETWORK = f"or give the folder of a downloaded encoder, or --plm={TFIDF_SVD}, which needs no download"
 MODULE_CONFIGS = ("config.json", "sentence_bert_config.json", "router_config.json")
@@ -61,6 +61,21 @@ def side_files(layout: Layout) -> Iterator[str]:
     for head in layout.heads:
         if head.place:
             yield from _inside(head.place, ("config.json", "model.safetensors", "pytorch_model.bin"))
+
+
+def encoder_files(folder: Path) -> list[str]:
+    """Return the files of an encoder's folder that `fetch_snapshot` would fetch, by their paths in it.
+
+    Raises:
+        InputError: no encoder, one with modules that are not offered, or weights that are no safetensors.
+    """
+    sides = [read_layout(folder, task) for task in (DOCUMENT, QUERY)]
+    for path in [path for side in sides for path in (*weight_files(side.backbone), *head_files(side))]:
+        if path.suffix != ".safetensors":
+            raise InputError(f"{path} is a pickle; save the encoder again as safetensors (save_pretrained does)")
+    patterns = {*OUTLINE, *(name for side in sides for name in side_files(side))}
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file() and path.suffix != ".bin"}
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def cached_snapshot(hub_id: str, revision: str | None, cache_dir: str | None) -> Path | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recbole_blair.errors import InputError
-from recbole_blair.files.read import check_file, read_parquet, reading
+from recbole_blair.files.read import check_file, iter_lines, read_parquet, reading
 from recbole_blair.schema import FEATURE_SUFFIX
 from recbole_blair.text.api_client import RowError
 from recbole_blair.text.features import DATA_MAPS_SUFFIX, upstream_rows
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from recbole_blair.text.options import EncoderOptions
 
 PREFIX = "vectors:"
-SUFFIXES = (".npy", ".npz", ".parquet", FEATURE_SUFFIX)
+SUFFIXES = (".npy", ".npz", ".parquet", ".safetensors", FEATURE_SUFFIX)
+IDS_FILE = "item_ids.txt"  # beside a .safetensors file: its rows' ids, one per line
 EXPECTED = f"vectors of the items: {', '.join(SUFFIXES)}"
 ID_NAMES = ("item_id", "item_ids", "parent_asin", "asin", "id", "ids")
 CHUNK = 1 << 16  # rows at a time
@@ -35,8 +36,8 @@ class VectorsEncoder:
 
     Args:
         path: `.npy`: (n, D), a row per item of the `.item` file, in its order; `.npz`: an array of vectors and one of
-            ids; `.parquet`: a column of ids, and one of lists or one per number; `.feature` with upstream's
-            `.data_maps` beside it.
+            ids; `.parquet`: a column of ids, and one of lists or one per number; `.safetensors`: one tensor, with
+            `item_ids.txt` beside it, or in the order of the `.item` file; `.feature` with upstream's `.data_maps`.
         options: `dimensions` keeps the first numbers of each vector.
         name: its part in file names.
 
@@ -168,6 +169,8 @@ def read_vectors(path: Path, name: str) -> tuple[np.ndarray, dict[str, int] | No
     with reading(path, EXPECTED):
         if path.suffix == ".parquet":
             vectors, ids = _from_table(read_parquet(path, expected=EXPECTED), path)
+        elif path.suffix == ".safetensors":
+            vectors, ids = _from_safetensors(path)
         else:
             vectors, ids = _from_numpy(path)
     if vectors.ndim != 2 or vectors.dtype.kind != "f" or not vectors.size:
@@ -211,6 +214,25 @@ def _from_numpy(path: Path) -> tuple[np.ndarray, list[str] | None]:
             f"{path} holds {shapes or 'nothing'}; expected one array of vectors (n, width) and one of ids (n,)"
         )
     return vectors[0], [str(item) for item in ids[0].tolist()]
+
+
+def _from_safetensors(path: Path) -> tuple[np.ndarray, list[str] | None]:
+    """Return the vectors of a safetensors file, and the ids in the file beside it, if there."""
+    # heavy
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        arrays = load_file(path)
+    except (SafetensorError, KeyError, TypeError) as error:  # the latter: a type that NumPy does not have
+        raise InputError(f"{path} is damaged ({first_line(error)}); fetch it again") from error
+    if len(arrays) != 1:
+        raise InputError(
+            f"{path} holds {len(arrays)} tensors ({', '.join(sorted(arrays)[:5])}); expected one of vectors"
+        )
+    names = path.with_name(IDS_FILE)
+    ids = [line for _, line in iter_lines(names, "item ids, one per line")] if names.is_file() else None
+    return next(iter(arrays.values())), ids
 
 
 def _from_table(table: pa.Table, path: Path) -> tuple[np.ndarray, list[str]]:
