@@ -160,10 +160,16 @@ def features_of(run: OpenRun) -> tuple[np.ndarray, dict[str, Any]] | None:
     """Return a run's text features (N - 1, D) and their header; None of a model of ids."""
     if run.encoder is None:
         return None
-    array, header = load_features(run.dataset.build_dir, run.encoder)
+    array, header = read_features(run.dataset.build_dir, run.encoder)
     if header["text_sha256"] is None:  # upstream's pair: from now on these features and these texts belong together
         header = {**header, "text_sha256": text_hash(read_item_texts(run.dataset.build_dir)[1])}
     return array, header
+
+
+def read_features(build_dir: Path, encoder: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return an encoder's features of a build and their header, without the address of an API's server."""
+    array, header = load_features(build_dir, encoder)
+    return array, {key: value for key, value in header.items() if key != "endpoint"}
 
 
 def check_without_users(run: OpenRun, items_alone: CatalogueDataset) -> None:
@@ -239,7 +245,7 @@ def pack_features(path: Path, repo: str, work: Path) -> Package:
         raise InputError(
             f"{path} is not in its build's folder: {build.name}.<encoder>{FEATURE_SUFFIX} was expected there"
         )
-    array, header = load_features(build, encoder)
+    array, header = read_features(build, encoder)
     write_tensor(work / VECTORS, array)
     ids = read_item_texts(build, header.get("text_fields"))[0]
     files: dict[str, bytes | Path] = {

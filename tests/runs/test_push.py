@@ -21,8 +21,8 @@ from recommend_runs import save_run
 import recbole_blair
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
+from recbole_blair.quick_start import run as train
 from recbole_blair.runs import fetch
-from recbole_blair.text.encode import encode_build
 
 RUNS = [
     ("SASRecText", {}), ("UniSRecBlair", {"feature_transform": "whiten:8"}), ("SASRecID", {}), ("SeqPop", {}),
@@ -59,21 +59,16 @@ def test_new_items_with_the_encoder_and_without_it(hub, world, make_run):
                 load(new_items=new)
 
 
-def test_a_run_brings_the_encoder_that_it_trained(hub, world, tmp_path, make_run):
-    """As its training leaves it: the encoder whole, the features of its items in the build."""
-    _, build, plm = world
-    encoder = tmp_path / "made" / "encoder"
-    shutil.copytree(plm, encoder)
-    name = encode_build(build, str(encoder), device="cpu", precision="fp32", progress=False).name
-    run = save_run(tmp_path / "made", "SASRecText", build, plm=str(encoder))
-    config = run / "config.yaml"
-    config.write_text(config.read_text().split("\n", 1)[1].replace("train_encoder: none", "train_encoder: last:1"))
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["encoder"] in name
+def test_a_run_brings_the_encoder_that_it_trained(hub, world, tmp_path):
+    build = shutil.copytree(world[1], tmp_path / "data" / "tiny", ignore=shutil.ignore_patterns("*.feature*", ".cache"))
+    keys = {"data_path": str(build.parent), "plm": world[2], "output_dir": str(tmp_path / "run"), "device": "cpu"}
+    fast = {"epochs": 1, "hidden_size": 16, "inner_size": 32, "softmax": "sampled", "n_negatives": 8, "threads": 1}
+    train("SASRecText", "tiny", precision="fp32", train_encoder="last:1", **fast, **keys)
     new = [{"item_id": "new", "title": "red steel lamp"}]
-    expected = load(str(run), new_items=new).score(VISITORS)
-    assert push(run) == 0
-    shutil.rmtree(run)
+    expected = load(str(tmp_path / "run"), new_items=new).score(VISITORS)
+    assert push(tmp_path / "run") == 0
+    shutil.rmtree(tmp_path / "run")
+    shutil.rmtree(build)
     assert np.array_equal(load(new_items=new).score(VISITORS), expected)
     assert "encoder/model.safetensors" in hub.files("shop/games")
 
@@ -287,10 +282,13 @@ def test_an_encoder_is_pushed_and_encodes_the_same(hub, world, tmp_path, capsys)
 
 
 def test_features_are_pushed_and_taken_as_vectors(hub, world, tmp_path, capsys):
-    _, build, _ = world
+    build = shutil.copytree(world[1], tmp_path / "tiny", ignore=shutil.ignore_patterns(".cache"))
     feature = next(path for path in build.glob("*.feature") if "tiny-encoder" in path.name)
+    header = Path(f"{feature}.json")
+    header.write_text(json.dumps({**json.loads(header.read_text()), "endpoint": "http://inside:8000/v1"}))
     assert push(feature, repo="shop/features") == 0
     files = hub.files("shop/features", DATASETS)
+    assert not [name for name, data in files.items() if b"inside" in data]
     assert sorted(files) == ["README.md", "checksums.json", "features.json", "features.safetensors", "item_ids.txt"]
     local = tmp_path / "local"
     local.mkdir()
