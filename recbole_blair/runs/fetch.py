@@ -91,8 +91,10 @@ def download(repo: str, revision: str | None, names: Sequence[str]) -> Path:
     """Download files of a repository and return the folder of their commit."""
     from huggingface_hub import snapshot_download  # heavy: the hub's client
 
-    about = {"library_name": "recbole_blair", "library_version": VERSION}
-    return Path(snapshot_download(repo, revision=revision, allow_patterns=list(names), **about))
+    folder = snapshot_download(
+        repo, revision=revision, allow_patterns=list(names), library_name="recbole_blair", library_version=VERSION
+    )
+    return Path(folder)
 
 
 @contextlib.contextmanager
