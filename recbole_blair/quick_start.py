@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from recbole_blair import compat
-from recbole_blair.config import VOLATILE_KEYS, Config, load_yaml, resolve_config
+from recbole_blair.config import INTERVALS, VOLATILE_KEYS, Config, model_keys, read_layers, resolve_config
 from recbole_blair.data.build import check_encoder_keys, ensure_build, ensure_features, text_source
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.feature_transforms import chosen_transform
@@ -265,9 +265,9 @@ def default_root(config: Config) -> Path:
 
 
 def default_output_dir(config: Config) -> Path:
-    """Return runs/<time>-<model>-<dataset>-<seed>."""
+    """Return <checkpoint_dir>/<time>-<model>-<dataset>-<seed>."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{stamp}-{config['model']}-{Path(config['dataset']).name}-{config['seed']}"
+    return Path(config["checkpoint_dir"]) / f"{stamp}-{config['model']}-{Path(config['dataset']).name}-{config['seed']}"
 
 
 def open_fresh(info: ModelInfo, config: Config, datasets: Datasets, fresh: bool = True) -> BlairDataset:
@@ -333,8 +333,12 @@ def resumed_keys(
         raise InputError("--resume needs the folder of a run, as in --resume=runs/games")
     saved = run_folder.load_config(root)
     remember_plugins(saved.get("plugin"))
-    layers = [load_yaml(file) for file in config_files] + [overrides]
-    given = {k: v for layer in layers for k, v in layer.items() if k != "resume"}
+    info = find_model(saved["model"])
+    keys, (layers, _) = model_keys(info), read_layers(info, config_files, overrides)
+    given = {
+        k: keys.check(k, v, source) if k in keys.defaults else v
+        for source, layer in layers for k, v in layer.items() if k not in ("resume", *INTERVALS)
+    }  # fmt: skip
     given.update({k: v for k, v in (("model", model), ("dataset", dataset)) if v is not None})
     given.pop("output_dir", None)
     if given.pop("fresh", False):
@@ -345,5 +349,5 @@ def resumed_keys(
             f"--resume={root} goes on with its own configuration; {clash[0]}={given[clash[0]]!r} differs from its "
             f"{saved.get(clash[0])!r}. Leave it out, or start a new run"
         )
-    keys = {**saved, **given, "output_dir": str(root), "resume": None, "fresh": False}
-    return keys.pop("model"), keys.pop("dataset"), (), keys
+    merged = {**saved, **given, "output_dir": str(root), "resume": None, "fresh": False}
+    return merged.pop("model"), merged.pop("dataset"), (), merged

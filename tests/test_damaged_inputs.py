@@ -30,7 +30,7 @@ MORE = {  # options of another kind that may name a file, too
     "recommend": ["users"], "export-vectors": ["users"], "search": ["dataset"], "similar": ["items"],
     "prepare": ["recipe"], "train": ["config_files"], "tune": ["config_files"], "pretrain": ["config_files"],
 }  # fmt: skip
-OUTPUTS = ("output", "output_dir", "index_dir", "dir", "pairs_path", "data_path")  # made when missing
+OUTPUTS = ("output", "output_dir", "checkpoint_dir", "index_dir", "dir", "pairs_path", "data_path")  # made when missing
 UNREAD = {  # options that the command line below rightly does not look at, by command (`*`: any)
     "*": ["raw_dir", "cache_dir"],  # the build is there; the encoder is a folder
     "search": ["plm", "baseline", "run", "data_path"],  # bm25 encodes nothing; `run` and `baseline` belong together

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from recbole_blair.cli.main import build_parser, command_names, main
 from recbole_blair.config import load_yaml, model_keys
 from recbole_blair.config.keys import props_keys
+from recbole_blair.config.recbole_keys import INTERVALS, recbole_names, translate_layer
 from recbole_blair.errors import InputError
 from recbole_blair.registry import find_model
 
@@ -164,7 +165,18 @@ def command_lines(draw):
     if command in ("train", "tune", "pretrain"):
         names = {"train": [], "tune": list(props_keys("tune/tune.yaml").defaults)}.get(command)
         names = list(props_keys("pretrain/pretrain.yaml").defaults) if names is None else names + model_key_names()
-        names = [*names, "config_files", "engine", "num_workers", "model", "dataset", "resume", "plugin", "dry_run"]
+        names = [
+            *names,
+            *recbole_names(),
+            "config_files",
+            "engine",
+            "num_workers",
+            "model",
+            "dataset",
+            "resume",
+            "plugin",
+            "dry_run",
+        ]
     else:
         names = flags_of(command)
     argv = [command, *NEEDED[command]]
@@ -242,6 +254,19 @@ def test_odd_values_of_the_python_interface(model, data):
     else:
         kind = keys.kinds.get(key)
         assert found is None or kind is None or kind.check(found) == found
+
+
+@settings(max_examples=300, derandomize=True, **QUIET)
+@given(st.sampled_from(recbole_names()), VALUES)
+def test_odd_values_of_recboles_keys(key, value):
+    """A layer of our keys comes out, or InputError of one line."""
+    try:
+        values, notes = translate_layer({key: value}, "here")
+    except InputError as error:
+        assert len(str(error)) < 2000 and key in str(error)
+    else:
+        assert all(isinstance(note, str) for note in notes) and len("".join(notes)) < 2000
+        assert key not in values or key in props_keys("overall.yaml").defaults or key in INTERVALS
 
 
 @settings(max_examples=60, derandomize=True, **QUIET)

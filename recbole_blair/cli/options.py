@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from recbole_blair.parallel.ray_cluster import RayOptions
 
 LONGEST_MESSAGE = 500  # characters: what was typed may be long
+LONGEST_NOTE = 1000
 ENCODER_OPTIONS = (
     "device", "precision", "revision", "pooling", "max_length", "prompt", "query_prompt", "normalise", "dimensions",
     "text_fields", "text_recipe", "cache_dir", "base_url", "concurrency", "send_dimensions",
@@ -140,6 +141,13 @@ def named_on_interrupt(file: Path, command: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt(*([f"go on with: recbole-blair {command}"] if file.is_file() else [])) from None
+
+
+def print_notes(notes: Sequence[str], start: str = "") -> None:
+    """Print one line about keys of RecBole's that nothing reads, if any; `start` goes before it."""
+    if notes:
+        text = "; ".join(notes)
+        print(f"{start}note: keys of RecBole's: {text if len(text) <= LONGEST_NOTE else f'{text[:LONGEST_NOTE]}…'}")
 
 
 def print_next(*commands: str) -> None:

@@ -11,8 +11,8 @@ import yaml
 
 from recbole_blair.cli import tune
 from recbole_blair.cli.help_layout import fit
-from recbole_blair.cli.options import keys_text, named_on_interrupt, parse_flags, print_next, take_options
-from recbole_blair.config import Kind, load_yaml, resolve_config
+from recbole_blair.cli.options import keys_text, named_on_interrupt, parse_flags, print_next, print_notes, take_options
+from recbole_blair.config import Kind, load_yaml, read_layers, resolve_config
 from recbole_blair.config.keys import props_keys
 from recbole_blair.config.kinds import shorten
 from recbole_blair.errors import InputError
@@ -75,6 +75,8 @@ def run(argv: list[str]) -> int:
                 raise InputError(f"--{name}=… is missing; example: {EXAMPLE}")
     if options.get("print_config"):
         return print_config(options["model"], options["dataset"], files, overrides)
+    if not started_by_launcher():
+        print_notes(read_layers(find_model(options["model"]), files, overrides)[1])
     if options.get("dry_run"):
         from recbole_blair.runs.dry_run import print_plan
 
@@ -168,6 +170,8 @@ def own_keys(info: ModelInfo) -> str:
 
 def print_config(model: str, dataset: str, files: Sequence[str], overrides: Mapping[str, Any]) -> int:
     """Print the resolved keys as YAML that --config_files reads back."""
-    config = resolve_config(find_model(model), dataset, files, overrides)
+    info = find_model(model)
+    config = resolve_config(info, dataset, files, overrides)
     print(yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True), end="")
+    print_notes(read_layers(info, files, overrides)[1], "# ")
     return 0

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from recbole_blair.cli.help_layout import fit
-from recbole_blair.cli.options import keys_text, named_on_interrupt, parse_flags, print_next, take_options
+from recbole_blair.cli.options import keys_text, named_on_interrupt, parse_flags, print_next, print_notes, take_options
 from recbole_blair.config import Kind
 from recbole_blair.config.keys import props_keys
 from recbole_blair.errors import InputError, nearest, require
@@ -28,7 +28,7 @@ HELP = """usage: recbole-blair tune --model=MODEL --dataset=DATASET [--option=va
   --model=NAME          one of `recbole-blair models`
   --dataset=NAME        an official category (Video_Games), a short name (Games), sample, or a folder in data_path
   --output_dir=FOLDER   the sweep's folder; empty: that of an interrupted sweep of the same configuration, else
-                        runs/<time>-tune-<model>-<dataset>
+                        <checkpoint_dir>/<time>-tune-<model>-<dataset>
   --resume=FOLDER       go on with a sweep that was interrupted (the same command does it too)
   --fresh               start a new sweep, even where an interrupted one of the same configuration could go on
   --config_files=A,B    YAML files of keys; the space outranks them
@@ -60,6 +60,7 @@ def run(argv: list[str]) -> int:
         fresh=bool(given.get("fresh")),
         **keys,
     )
+    print_notes(sweep.notes)
     if given.get("dry_run"):
         from recbole_blair.tune.dry_run import print_dry_run
 

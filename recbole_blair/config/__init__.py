@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_blair.config.keys import Keys, load_yaml, props_keys
 from recbole_blair.config.kinds import Kind, KindError, parse_value, shorten
+from recbole_blair.config.recbole_keys import INTERVALS, take_intervals, translate_layer
 from recbole_blair.errors import InputError
 from recbole_blair.files.paths import props_dir
 from recbole_blair.schema import SAMPLE, SAMPLE_PATTERN
@@ -20,13 +21,17 @@ from recbole_blair.schema import SAMPLE, SAMPLE_PATTERN
 if TYPE_CHECKING:
     from recbole_blair.registry import ModelInfo
 
-__all__ = ["VOLATILE_KEYS", "Config", "Keys", "MissingKey", "load_yaml", "model_keys", "parse_value", "resolve_config"]
+__all__ = [
+    "INTERVALS", "VOLATILE_KEYS", "Config", "Keys", "MissingKey", "load_yaml", "model_keys", "parse_value",
+    "read_layers", "resolve_config",
+]  # fmt: skip
 DATASET = Kind("name")
 
 # Keys that say where or how visibly a run happens, not what it computes: two runs that differ only in these agree.
 VOLATILE_KEYS = frozenset(
     {
         "output_dir",
+        "checkpoint_dir",
         "resume",
         "fresh",
         "show_progress",
@@ -133,8 +138,9 @@ def resolve_config(
     keys = model_keys(info)
     base = SAMPLE if re.fullmatch(SAMPLE_PATTERN, Path(dataset).name) else Path(dataset).name
     of_dataset, of_model = props_layer("dataset", base), props_layer("dataset", f"{base}.{info.name}")
-    given = [(str(file), load_yaml(file)) for file in config_files] + [("the command line", dict(overrides or {}))]
-    protocol = choose_protocol(keys, [*of_dataset, *of_model, *given])
+    given, _ = read_layers(info, config_files, overrides)
+    protocol, core = (choose_value(keys, key, [*of_dataset, *of_model, *given]) for key in ("protocol", "core"))
+    given = take_intervals(given, five_core=(protocol, core) == ("last_out", "5-core"))
     of_protocol = props_layer("dataset", f"{base}.{protocol}")
     layers = [*props_layer("protocol", protocol), *of_dataset, *of_protocol, *of_model, *given]
     values = keys.merge(
@@ -171,10 +177,23 @@ def yaml_place(info: ModelInfo) -> str:
     return f"props/model/{info.name}.yaml" if inside else str(info.yaml_path)
 
 
-def choose_protocol(keys: Keys, layers: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """Return the protocol that `layers` end up with."""
-    given = [(layer["protocol"], source) for source, layer in layers if "protocol" in layer]
-    return keys.check("protocol", *given[-1]) if given else keys.defaults["protocol"]
+def read_layers(
+    info: ModelInfo, config_files: Sequence[Path | str] = (), overrides: Mapping[str, Any] | None = None
+) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
+    """Return what the user gives as (source, keys), RecBole's keys translated, and notes on those that nothing reads.
+
+    `INTERVALS` among the keys are left for `take_intervals`, which has to know the protocol.
+    """
+    own = info.load_defaults()
+    given = [(str(file), load_yaml(file)) for file in config_files] + [("the command line", dict(overrides or {}))]
+    found = [(source, *translate_layer(layer, source, own)) for source, layer in given]
+    return [(source, layer) for source, layer, _ in found], [note for *_, notes in found for note in notes]
+
+
+def choose_value(keys: Keys, key: str, layers: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Return the value of a key that `layers` end up with."""
+    given = [(layer[key], source) for source, layer in layers if key in layer]
+    return keys.check(key, *given[-1]) if given else keys.defaults[key]
 
 
 def props_layer(room: str, name: str) -> list[tuple[str, dict[str, Any]]]:

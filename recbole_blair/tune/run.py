@@ -15,7 +15,7 @@ from typing import Any
 from filelock import Timeout
 
 from recbole_blair import compat
-from recbole_blair.config import Config, load_yaml, resolve_config
+from recbole_blair.config import INTERVALS, Config, read_layers, resolve_config
 from recbole_blair.errors import InputError
 from recbole_blair.files.write import locked_folder
 from recbole_blair.parallel.ray_cluster import local_cpus, local_gpus, ray_cluster
@@ -33,6 +33,7 @@ from recbole_blair.tune.settings import VOLATILE, resolve_settings
 from recbole_blair.tune.space import Space, load_space, space_path
 from recbole_blair.tune.sweep_dir import Trial
 
+FOLDERS = ("output_dir", "checkpoint_dir")  # where the sweep's folder is, no keys of its trials
 # Keys that the sweep itself decides for its trials.
 OWN_KEYS = ("resume", "threads", "seeds", "baselines", "init_from")
 
@@ -49,6 +50,7 @@ class Sweep:
     space: Space
     settings: dict[str, Any]
     trials: list[Trial]
+    notes: Sequence[str] = ()  # on keys of RecBole's that nothing reads
 
     @property
     def metric(self) -> str:
@@ -102,14 +104,15 @@ def build_sweep(
     if not model or not dataset:
         raise InputError("--model=... and --dataset=... are needed; or --resume=<folder> of an interrupted sweep")
     info, settings = find_model(model), resolve_settings(options)
-    layers = {key: value for file in config_files for key, value in load_yaml(file).items()}
-    merged = {k: v for k, v in {**layers, **keys}.items() if k not in ("model", "dataset")}
+    layers, notes = read_layers(info, config_files, keys)
+    keys = layers[-1][1]
+    merged = {k: v for _, layer in layers for k, v in layer.items() if k not in ("model", "dataset")}
     folder = merged.pop("output_dir", None)
     base = base_config(info, dataset, merged, settings)
-    merged = {key: base[key] for key in merged}  # as YAML has them: a list that was typed as 1,2 is one
+    merged = {key: base[key] for key in merged if key not in FOLDERS + INTERVALS}  # a list that was typed as 1,2 is one
     space = load_space(settings["space"] or space_path(info), info, base, fixed=keys)
-    new = Path(f"runs/{time.strftime('%Y%m%d-%H%M%S')}-tune-{info.name}-{Path(dataset).name}")
-    sweep = Sweep(Path(folder or new), info, dataset, merged, base, space, settings, [])
+    new = Path(base["checkpoint_dir"], f"{time.strftime('%Y%m%d-%H%M%S')}-tune-{info.name}-{Path(dataset).name}")
+    sweep = Sweep(Path(folder or new), info, dataset, merged, base, space, settings, [], notes)
     if folder is None and not fresh and (interrupted := find_interrupted(sweep)):
         say(f"going on with the interrupted sweep {interrupted} of this configuration; --fresh starts a new one")
         sweep.folder = interrupted
@@ -143,8 +146,9 @@ def resume_sweep(
     settings = resolve_settings({k: v for k, v in merged.items() if (k, merged["search"]) != ("num_samples", "grid")})
     base = base_config(info, saved["dataset"], saved["keys"], settings)
 
-    layers = {k: v for file in config_files for k, v in load_yaml(file).items()}
-    given = {k: v for k, v in {**layers, **keys}.items() if k not in ("output_dir", "model", "dataset")}
+    layers, _ = read_layers(info, config_files, keys)
+    unread = (*FOLDERS, *INTERVALS, "model", "dataset")
+    given = {k: v for _, layer in layers for k, v in layer.items() if k not in unread}
     asked = {**base, **base_config(info, saved["dataset"], {**saved["keys"], **given}, settings), **options}
     asked.update({k: v for k, v in (("model", model), ("dataset", dataset)) if v})
     known = {**base, **saved["options"], "model": saved["model"], "dataset": saved["dataset"]}

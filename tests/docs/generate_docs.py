@@ -39,7 +39,8 @@ each of its items. `~` is an empty value, written `--key=` on the command line. 
 line resolves to, and every run saves it as `config.yaml`.
 
 RecBole's own models (`recbole-blair models --source=RecBole`) read the keys of the first table and those of RecBole's
-own YAML file: `recbole-blair train --help --model=GRU4Rec` lists them.
+own YAML file: `recbole-blair train --help --model=GRU4Rec` lists them. Keys of RecBole's that are no keys here stand in
+[a table of their own](#recboles-keys).
 
 """
 
@@ -129,7 +130,29 @@ def config_page():
     parts += key_tables(PROPS / "pretrain/pretrain.yaml")
     parts += ["", "## Tune options", "", "`props/tune/tune.yaml`, for `recbole-blair tune`"]
     parts += key_tables(PROPS / "tune/tune.yaml")
+    parts += ["", "## RecBole's keys", "", *recbole_table()]
     return "\n".join(parts) + "\n"
+
+
+def recbole_table():
+    """Return the lines on keys of RecBole's: those that are taken, and those of props/recbole/keys.yaml."""
+    from recbole_blair.config.recbole_keys import INTERVALS, TRANSLATED, unread_keys
+
+    taken = ", ".join(f"`{key}`" for key in (*TRANSLATED, *INTERVALS))
+    lines = [
+        "RecBole's YAML files and flags are read. As [coming from RecBole](from_recbole.md#2-your-keys) says, these "
+        f"are taken: {taken}.",
+        "",
+        "The keys below, of `props/recbole/keys.yaml`, are read by nothing: a value of the second column (or an empty "
+        "one) asks for what happens in any case; another one is named in one line and passed over, or refused where "
+        "that would change results.",
+    ]
+    lines += ["", "| key | in any case | another value | here |", "|---|---|---|---|"]
+    for key, rule in unread_keys().items():
+        anyway = ", ".join(f"`{value!r}`" for value in rule["anyway"])
+        what = "refused" if rule["then"] == "refuse" else "named"
+        lines.append(f"| `{key}` | {anyway} | {what} | {cell(rule['instead'])} |")
+    return lines
 
 
 def key_tables(path):
