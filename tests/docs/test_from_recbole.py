@@ -1,5 +1,6 @@
 """docs/from_recbole.md as written, on RecBole's example data set: its YAML, its models, a class of one's own."""
 
+import json
 import os
 import re
 import subprocess
@@ -67,7 +68,11 @@ def test_the_page_runs_as_written(tmp_path):
     }  # fmt: skip
     note = "note: keys of RecBole's: worker=4 (batches are made in the training process); "
     assert note in printed[3] and "metrics (Precision: not computed here)" in printed[3] and "state" not in printed[3]
-    assert "mrr@10" in printed[3] or "MRR@10" in printed[3]
+    (run,) = (tmp_path / "saved").glob("*-SASRec-ml-100k-2020/")
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    assert (config["protocol"], config["mask_history"], config["valid_metric"]) == ("last_out", False, "mrr@10")
+    test = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
+    assert {"recall@10", "ndcg@10", "hit@10"} <= set(test) and 0 <= test["ndcg@10"] <= 1
     assert "BERT4Rec" in printed[4]
     assert len(re.findall(r"^ +\d+ +-?\d+\.\d+ +\d+", printed[8], re.MULTILINE)) == 10  # two users, five items each
     first, _, rest = printed[9].partition("\n")
