@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Difference:
     difference: float
     low: float
     high: float
-    p_value: float | None  # corrected by Holm over all differences that are shown together
+    p_value: float | None  # of `find_differences`: corrected by Holm over all that it returns
     seeds: str
 
     @property
@@ -88,19 +88,19 @@ def load_measured(rows: Sequence[Row], output_dir: Path | str) -> dict[str, Resu
 
 def find_differences(rows: Sequence[Row], measured: dict[str, Result]) -> list[Difference]:
     """Return the measured orders between rows."""
-    found = []
+    found: list[Difference] = []
     for order in find_orders(rows):
         unit = UNITS[order.above.unit]
         for figure in measured.get(order.id, {}).get("figures", ()):
             if "low" not in figure:
                 continue
-            above, below = (
-                value_of(measured[row.id], row.metric_name(figure["metric"])) for row in (order.above, order.below)
-            )
-            values = [value / unit for value in (above, below, figure["ours"], figure["low"], figure["high"])]
-            found.append((order, figure["metric"], *values, figure.get("p_value"), figure["seeds"]))
-    corrected = holm([one[-2] for one in found])
-    return [Difference(*one[:-2], p, one[-1]) for one, p in zip(found, corrected)]
+            metric = figure["metric"]
+            above, below = (value_of(measured[row.id], row.metric_name(metric)) for row in (order.above, order.below))
+            difference, low, high = (figure[key] / unit for key in ("ours", "low", "high"))
+            numbers = above / unit, below / unit, difference, low, high, figure.get("p_value")
+            found.append(Difference(order, metric, *numbers, seeds=figure["seeds"]))
+    corrected = holm([one.p_value for one in found])
+    return [replace(one, p_value=p) for one, p in zip(found, corrected)]
 
 
 def value_of(result: Result, metric: str) -> float:

@@ -176,7 +176,7 @@ def train_seeds(keys: dict[str, Any], seeds: Sequence[int], places: Places, fold
     """Train a model with each seed; returns metrics.json's content of each run, with `output_dir`."""
     keys = {**keys, **(places.train or {})}
     model, dataset = keys.pop("model"), keys.pop("dataset")
-    seeded = {"seeds": seeds} if len(seeds) > 1 else {"seed": seeds[0]}
+    seeded: dict[str, Any] = {"seeds": list(seeds)} if len(seeds) > 1 else {"seed": seeds[0]}
     if is_sample(dataset):  # props/dataset/sample.yaml names seeds and baselines
         seeded = {"seeds": seeds, "baselines": None}
     # the ranks are what two models are paired by
