@@ -74,7 +74,7 @@ def list_builds(data_path: Path | str) -> list[str]:
 
     One that another tool made, or whose statistics are damaged, is named by its folder.
     """
-    names = {}
+    names: dict[str, None] = {}
     for file in sorted(Path(data_path).glob(f"*/*.{SPLITS[0]}.inter")):
         if file.name == f"{file.parent.name}.{SPLITS[0]}.inter":
             try:
