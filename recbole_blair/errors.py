@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 EXTRAS = {  # package that is imported: the extra of setup.py that brings it
     "accelerate": "pretrain", "datasets": "pretrain", "sentence_transformers": "pretrain",
     "bm25s": "search", "Stemmer": "search", "faiss": "search", "ir_measures": "search",
-    "ray": "tune", "optuna": "tune", "openai": "api", "tiktoken": "api",
+    "ray": "tune", "optuna": "tune", "openai": "api", "tiktoken": "api", "peft": "lora",
     "fastapi": "serve", "uvicorn": "serve",
 }  # fmt: skip
 LONGEST_LINE = 1000  # characters of a message that are shown: it may name what a broken file holds

@@ -19,7 +19,7 @@ from recbole_blair.bench.suite import Part
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import read_json, read_parquet
 from recbole_blair.files.write import whole_file, write_json
-from recbole_blair.text.encoders import encoder_name, resolve_plm
+from recbole_blair.text.encoders import encoder_name, require_client, resolve_plm
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,6 +100,7 @@ def choose_encoders(text: str) -> list[EncoderChoice]:
         given = GIVEN_NAME.fullmatch(word)
         name, plm = (given["name"], given["plm"]) if given else (None, word)
         own = encoder_id(plm)
+        require_client(plm)
         twice = [one for one in chosen if own == one.id or (name or own) == one.label]
         if twice:
             raise InputError(f"--plm names {twice[0].label} and {name or own}: the same encoder, or one name for two")

@@ -13,7 +13,7 @@ from recbole_blair.cli.options import (
     ray_options,
     refuse_unused,
 )
-from recbole_blair.errors import InputError, require
+from recbole_blair.errors import InputError
 from recbole_blair.files.read import shown, why_no_folder
 from recbole_blair.ops import use_ops
 from recbole_blair.schema import DEFAULT_PLM, PROTOCOLS, TFIDF_SVD
@@ -64,7 +64,6 @@ def configure(parser: Parser) -> None:
 def run(args: Namespace) -> int:
     """Encode, and print the path of the feature file."""
     asked, ray = encoder_options(args), ray_options(args.engine, vars(args), CLUSTER_ONLY)
-    require(f"--plm={args.plm}", *(["openai"] if args.plm.startswith("openai:") else []))
     if ray is None:
         from recbole_blair.text.encoders import check_for_encoding  # heavy: loads NumPy
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from recbole_blair.errors import InputError
+from recbole_blair.errors import InputError, require
 from recbole_blair.schema import DEFAULT_PLM, TFIDF_SVD
 from recbole_blair.text.api_models import api_encoder_name, width_of
 from recbole_blair.text.hub import WITHOUT_NETWORK, fetch_snapshot
@@ -181,10 +181,17 @@ def check_for_encoding(plm: Path | str, options: Mapping[str, Any], batch_tokens
         InputError: see `check_options`.
     """
     wanted = check_options(plm, EncoderOptions(**options))
+    require_client(plm)
     if wanted.precision not in ("auto", "fp32"):  # fp32 is what all the others give
         check_used(plm, {"precision": wanted.precision})
     if batch_tokens is not None:
         check_used(plm, {"batch_tokens": batch_tokens})
+
+
+def require_client(plm: Path | str) -> None:
+    """Refuse a model behind an API where its client library is missing."""
+    if resolve_plm(plm)[0] == "openai":
+        require(f"--plm={plm}", "openai")
 
 
 def drop_unused(plm: Path | str, options: Mapping[str, Any]) -> dict[str, Any]:

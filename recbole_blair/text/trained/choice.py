@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from recbole_blair.errors import InputError
+from recbole_blair.errors import InputError, require
 from recbole_blair.text.encoders import resolve_plm
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ def chosen_training(config: Mapping[str, Any], model_trains: bool, transform: st
     for key, value in needed.items():
         if key in config and config[key] != value:
             raise InputError(f"{asked} with {key}={config[key]} {_TOO_MUCH[key]}; set {key}: {value}")
+    if training.kind == "lora":
+        require(asked, "peft")
     return training
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from recbole_blair.errors import InputError
+from recbole_blair.errors import InputError, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,12 +168,9 @@ def add_lora(model: TextModel, rank: int) -> None:
 
 def lora_model(transformer: PreTrainedModel, rank: int) -> nn.Module:
     """Return a transformer with low-rank updates; see `add_lora`."""
-    try:
-        from peft import LoraConfig, get_peft_model  # heavy, and an extra
-    except ImportError:
-        raise InputError(
-            f"train_encoder=lora:{rank} needs peft, which is not installed: pip install 'recbole_blair[lora]'"
-        ) from None
+    require(f"train_encoder=lora:{rank}", "peft")
+    from peft import LoraConfig, get_peft_model  # heavy, and an extra
+
     wanted = LoraConfig(r=rank, lora_alpha=LORA_ALPHA * rank, lora_dropout=0.0, target_modules="all-linear")
     return get_peft_model(transformer, wanted)
 
