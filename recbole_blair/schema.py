@@ -120,3 +120,8 @@ def format_ms(time_ms: int) -> str:
         return str(time_ms)
     text = date.strftime("%Y-%m-%d %H:%M:%S") + (f".{time_ms % 1000:03d}" if time_ms % 1000 else "")
     return f"{text} UTC ({time_ms})"
+
+
+def format_setting(key: str, value: object) -> str:
+    """Return a setting for messages, `key=value`; an instant also as a date."""
+    return f"{key}={format_ms(value) if key.endswith('_start_ms') and isinstance(value, int) else repr(value)}"

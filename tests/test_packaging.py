@@ -127,6 +127,8 @@ def test_the_wheels_metadata(wheel):
     python = re.search(r"^Requires-Python: (.+)$", text, re.M)[1]
     assert set(python.split(",")) == {">=3.10", "<3.14"}
     assert not re.search(r"^Requires-Dist: (recbole\b|ray[^\n]*(?<!\"tune\")(?<!\"all\")$)", text, re.M)
+    assert "\nAuthor: The recbole_blair authors\nLicense-Expression: MIT\nKeywords: recommender systems," in text
+    assert text.split("\n\n", 1)[1].startswith("# recbole_blair\n")
     for extra in ("pretrain", "search", "tune", "test", "api", "all"):
         assert f"\nProvides-Extra: {extra}\n" in text
     assert "recbole-blair = recbole_blair.cli.main:main" in archive.read(f"{info}/entry_points.txt").decode()

@@ -10,7 +10,7 @@ from dataset_tools.conversion.file_names import build_file_names
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import read_own_json
 from recbole_blair.files.write import write_json
-from recbole_blair.schema import PROTOCOLS, SPLITS, STATS_SUFFIX, VERSION
+from recbole_blair.schema import PROTOCOLS, SPLITS, STATS_SUFFIX, VERSION, format_setting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,7 +120,8 @@ def check_settings(folder: Path | str, stats: dict[str, Any], settings: BuildSet
         built = stats["settings"].get(key, None if defaults[key] is MISSING else defaults[key])
         if built != asked:
             raise InputError(
-                f"{stats_path(folder)} was built with {key}={built!r}, asked is {key}={asked!r}; {_fix(folder)}"
+                f"{stats_path(folder)} was built with {format_setting(key, built)}, asked is "
+                f"{format_setting(key, asked)}; {_fix(folder)}"
             )
 
 

@@ -172,7 +172,8 @@ def check_any_matched(
             f"{describe_mismatch(unmatched_items(session, reviews), item_ids.to_pylist())}"
         )
     broken = ", ".join(f"{name} {number:,}" for name, number in counts.by_rule.items() if number)
-    raise InputError(f"{review_path}: none of the {counts.reviews:,} reviews is usable ({broken})")
+    hint = "; --events_from and --events_until leave events out" if counts.by_rule.get("outside_window") else ""
+    raise InputError(f"{review_path}: none of the {counts.reviews:,} reviews is usable ({broken}){hint}")
 
 
 def unmatched_items(session: DuckDBSession, reviews: Reviews) -> list[str]:

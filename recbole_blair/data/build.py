@@ -16,7 +16,7 @@ from dataset_tools.prepare import plan_build, prepare_build
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
 from recbole_blair.files.read import check_folder_flag
-from recbole_blair.schema import DOMAINS, SPLITS, STATS_SUFFIX
+from recbole_blair.schema import DOMAINS, SPLITS, STATS_SUFFIX, format_setting
 from recbole_blair.text.encode import encode_build, find_feature_name, other_settings
 from recbole_blair.text.encoders import check_options, drop_unused, resolve_plm
 from recbole_blair.text.features import feature_path, features_are_whole, read_header, read_item_texts
@@ -80,7 +80,8 @@ def own_build(config: Mapping[str, Any]) -> Path | None:
     for key in ("max_history", "ascii_text", "catalogue", "valid_start_ms", "test_start_ms", *SPLIT_KEYS):
         if config[key] != made.get(key) and config[key] is not None:  # no instant asked for: those of the build
             raise InputError(
-                f"{folder} was prepared with {key}={made.get(key)!r}, asked is {config[key]!r}; pass "
+                f"{folder} was prepared with {format_setting(key, made.get(key))}, asked is "
+                f"{format_setting(key, config[key])}; pass "
                 f"--{key}={made.get(key)}, "
                 "or prepare it again in another --data_path"
             )

@@ -291,6 +291,11 @@ def test_prepared_again_it_is_left_alone_and_a_changed_file_is_refused(log, tmp_
     assert main(argv) == 0 and (tmp_path / "dataset/log/log.stats.json").stat().st_mtime_ns == before
     assert main([*argv, "--max_history=5"]) == 2
     assert "built with max_history=50, asked is max_history=5" in capsys.readouterr().err
+    assert main([*argv, "--valid_start_ms=1600000000000", "--test_start_ms=1700000000000"]) == 2
+    shown = capsys.readouterr().err
+    assert "asked is valid_start_ms=2020-09-13 12:26:40 UTC (1600000000000); prepare --force" in shown
+    assert main([*argv, "--dataset=later", "--events_from=2090-01-01"]) == 2
+    assert "outside_window" in (shown := capsys.readouterr().err) and "--events_from and --events_until leave" in shown
     own_raw.write(tmp_path / "log.csv", ["u,i,t", *log, "99,1,1500000000000"])
     assert main(argv) == 2
     assert "log.csv has" in capsys.readouterr().err
