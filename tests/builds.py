@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_blair.files.own_json import write_own_json
+
 VALID_MS, TEST_MS = 1628643414042, 1658002729837
 
 
@@ -72,6 +74,13 @@ def random_sequences(n_users=60, n_items=40, seed=0, longest=12):
         times = [1_500_000_000_000 + u * 1000 + i for i in range(length - 2)] + [VALID_MS + u, TEST_MS + u]
         sequences[f"u{u}"] = [(f"i{i:03d}", t) for i, t in zip(items, times)]
     return sequences
+
+
+def change_json(path, old, new):
+    """Replace words in a JSON file that the tool wrote, whose checksum then fits again."""
+    text = path.read_text()
+    assert old in text
+    write_own_json(path, json.loads(text.replace(old, new)))
 
 
 def write_features(folder, width=16, encoder="someone--test-encoder", seed=0):

@@ -1,5 +1,7 @@
 """JSON files that this tool wrote and reads again to decide something: a damaged one is one line with file and fix."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -83,3 +85,42 @@ def test_a_pretraining_s_own_files(tmp_path, damage, monkeypatch):
 
 def test_the_names_are_those_that_are_written(tmp_path):
     assert source_path(tmp_path / "A.jsonl").name == ".A.jsonl.source.json"
+
+
+# A file that is parsed without `files/`: why it may be. What is ours is compared with its checksum before.
+LOADS = re.compile(
+    r"json\.load\(|json\.loads\(.*(read_text|read_bytes|readline)|yaml\.(safe_|full_)?load\(|np\.load\(|torch\.load\("
+    r"|(?<!def )\bload_file\(|safe_open\("
+)
+APART = {
+    "recbole_blair/config/kinds.py": "the text of an option",
+    "recbole_blair/data/binary_copy.py": "arrays, after their checksum",
+    "recbole_blair/data/catalogue_dataset.py": "counts of a fetched run, whose damage is one line",
+    "recbole_blair/data/feature_transforms.py": "arrays, before their checksum; damage means fitting again",
+    "recbole_blair/files/checksum.py": "checksums.json",
+    "recbole_blair/files/read.py": "the one way to read a user's file",
+    "recbole_blair/files/yaml_loader.py": "says how it is used",
+    "recbole_blair/pretrain/load.py": "heads of an encoder, whose damage is one line",
+    "recbole_blair/pretrain/trainer.py": "weights, after their checksum",
+    "recbole_blair/registry/__init__.py": "a plugin's Python file",
+    "recbole_blair/runs/cards.py": "the front matter of a card",
+    "recbole_blair/runs/hub_layout.py": "features of a fetched run, whose damage is one line",
+    "recbole_blair/search/index_dir.py": "arrays and vocabulary, after their checksum",
+    "recbole_blair/testing.py": "weights that it wrote itself",
+    "recbole_blair/text/api_models.py": "props",
+    "recbole_blair/text/features.py": "the .data_maps of upstream, which may be large",
+    "recbole_blair/text/prompts.py": "props",
+    "recbole_blair/text/trained/ragged_rows.py": "arrays, after their checksum",
+    "recbole_blair/text/vectors.py": "vectors of the user's own",
+    "recbole_blair/train/checkpoint.py": "weights and states, after their checksum",
+    "dataset_tools/counts/published.py": "props",
+    "dataset_tools/pools/pool_parts.py": "arrays, after their checksum",
+    "dataset_tools/raw/sample.py": "the first line of generated files; damage means making them again",
+}
+
+
+def test_no_other_module_parses_a_file_by_itself():
+    root = Path(__file__).resolve().parents[1]
+    paths = [path for package in ("recbole_blair", "dataset_tools") for path in (root / package).rglob("*.py")]
+    found = {str(path.relative_to(root)) for path in paths if LOADS.search(path.read_text(encoding="utf-8"))}
+    assert found == set(APART)

@@ -57,11 +57,14 @@ def text_run(data_path, tmp_path_factory):
     return root / "run", result, left
 
 
+RESULTS = ("metrics.json", "ranks.parquet")
+
+
 def test_a_run_writes_into_its_folder_and_nowhere_else(text_run):
     folder, _, left = text_run
     assert left == []
     names = {path.name.split(".")[0] if path.name.startswith("events") else path.name for path in folder.iterdir()}
-    assert names == {".lock", "config.yaml", "log.txt", "metrics.json", "checkpoint", "ranks.parquet", "events"}
+    assert names == {".lock", "checkpoint", "checksums.json", "config.yaml", "events", "log.txt", *RESULTS}
     files = sorted(path.name for path in (folder / "checkpoint").iterdir())
     assert files == ["best.safetensors", "checksums.json", "epoch-0002"]
     log = (folder / "log.txt").read_text()
@@ -70,7 +73,7 @@ def test_a_run_writes_into_its_folder_and_nowhere_else(text_run):
 
 def test_metrics_hold_what_results_depend_on(text_run):
     folder, result, _ = text_run
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = run_folder.load_metrics(folder)
     assert {**metrics, "output_dir": str(folder)} == result
     wanted = {
         "model": "SASRecText", "dataset": "tiny", "protocol": "timestamp", "seed": 2020, "epochs": 2,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import file_sha256
-from recbole_blair.files.write import write_json
+from recbole_blair.files.own_json import read_own_json, write_own_json
 from recbole_blair.schema import CACHE_DIR
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def file_state(path: Path) -> list[int]:
 def load_digests(folder: Path | str) -> dict[str, list]:
     """Return the digests that a build's folder keeps; empty where it keeps none that can be read."""
     try:
-        value = json.loads((Path(folder) / CACHE_DIR / DIGESTS).read_text(encoding="utf-8"))["sources"]
-    except (OSError, ValueError, KeyError, TypeError):
+        value = read_own_json(Path(folder) / CACHE_DIR / DIGESTS, "digests of raw files", "", ("sources",))["sources"]
+    except InputError:
         return {}
     whole = isinstance(value, dict) and all(isinstance(entry, list) and len(entry) == 4 for entry in value.values())
     return value if whole else {}
@@ -46,7 +46,7 @@ def remember_digests(folder: Path | str, files: Sequence[RawFile]) -> None:
     known = {str(path.resolve()): entry for path, entry in files}
     with contextlib.suppress(OSError):
         (Path(folder) / CACHE_DIR).mkdir(exist_ok=True)
-        write_json(Path(folder) / CACHE_DIR / DIGESTS, {"sources": {**load_digests(folder), **known}})
+        write_own_json(Path(folder) / CACHE_DIR / DIGESTS, {"sources": {**load_digests(folder), **known}})
 
 
 def raw_digest(folder: Path | str, path: Path) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from dataset_tools.conversion.file_names import build_file_names
 from recbole_blair.errors import InputError
-from recbole_blair.files.read import read_own_json
-from recbole_blair.files.write import write_json
+from recbole_blair.files.build_files import FILES_CRC32
+from recbole_blair.files.checksum import file_crc32
+from recbole_blair.files.own_json import read_own_json, write_own_json
 from recbole_blair.schema import PROTOCOLS, SPLITS, STATS_SUFFIX, VERSION, format_setting
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def describe_build(
         "settings": settings.to_json(),
         "raw_files": raw_files,
         "files": {name: (folder / name).stat().st_size for name in build_file_names(build)},
+        FILES_CRC32: {name: file_crc32(folder / name) for name in build_file_names(build)},
         **counts,
     }
 
@@ -97,7 +99,7 @@ def require_stats(folder: Path | str) -> dict[str, Any]:
 
 def write_stats(folder: Path | str, stats: dict[str, Any]) -> None:
     """Write the statistics: from then on the build is whole."""
-    write_json(stats_path(folder), stats)
+    write_own_json(stats_path(folder), stats)
 
 
 def check_format(folder: Path | str, stats: dict[str, Any]) -> None:

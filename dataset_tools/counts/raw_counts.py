@@ -23,9 +23,9 @@ from dataset_tools.raw.raw_files import broken_lines, check_broken, json_lines, 
 from dataset_tools.storage.duckdb_session import quote
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
+from recbole_blair.files.checksum import file_crc32
+from recbole_blair.files.own_json import read_own_json, write_own_json
 from recbole_blair.files.paths import file_stamps
-from recbole_blair.files.read import read_own_json
-from recbole_blair.files.write import write_json
 from recbole_blair.schema import VERSION
 
 if TYPE_CHECKING:
@@ -99,7 +99,10 @@ def count_domain(
         if table3:
             counts["table3"] = _table3(Path(folder), settings, paths, Path(data_path), resources)
     if keep_dir is not None:
-        write_json(Path(keep_dir) / f"{name}.json", {"counted_of": counted_of, "found": counts})
+        write_own_json(
+            Path(keep_dir) / f"{name}.json",
+            {"counted_of": counted_of, "found": counts, "crc32": _ids_crc32(Path(keep_dir), name)},
+        )
     return counts
 
 
@@ -114,7 +117,13 @@ def _load_kept(folder: Path, name: str, counted_of: dict[str, Any]) -> dict[str,
     if not path.is_file() or not all(one.is_file() for one in ids):
         return None
     kept = read_own_json(path, "kept counts", f"delete it to count {name} again", ("found", "counted_of"))
-    return kept["found"] if kept["counted_of"] == counted_of else None
+    same = kept["counted_of"] == counted_of and kept.get("crc32") == _ids_crc32(folder, name)
+    return kept["found"] if same else None
+
+
+def _ids_crc32(folder: Path, name: str) -> list[str]:
+    """Return the checksums of the kept ids of a domain."""
+    return [file_crc32(folder / f"{name}.{kind}.parquet") for kind in ("users", "items")]
 
 
 def count_domains(

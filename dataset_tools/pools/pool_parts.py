@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import shutil
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from dataset_tools.raw.raw_files import MAX_BROKEN_SHARE, describe_line, json_lines, line_number_of, reading
 from recbole_blair.errors import InputError
+from recbole_blair.files.checksum import check_recorded, recorded_file
 from recbole_blair.files.write import whole_file, write_text
 from recbole_blair.schema import ITEM_ID
 from recbole_blair.text.item_text import item_text
@@ -39,11 +41,13 @@ def read_ids(work: Path, name: str, path: Path, resources: Resources) -> np.ndar
     """Return a domain's distinct item ids in file order, (N,) bytes; kept as a file for an interrupted run."""
     part = work / f"ids-{name}.npy"
     if part.is_file():
-        return np.load(part, mmap_mode="r", allow_pickle=False)
+        with contextlib.suppress(InputError, OSError, ValueError, EOFError):  # damaged: it is made again
+            check_recorded(part, "")
+            return np.load(part, mmap_mode="r", allow_pickle=False)
     batches = [np.array(b["parent_asin"], dtype=bytes) for b in _read_meta(path, [], resources)]
     ids = np.concatenate(batches)
     ids = ids[np.sort(np.unique(ids, return_index=True)[1])]
-    with whole_file(part) as temporary, open(temporary, "wb") as file:
+    with recorded_file(part) as temporary, open(temporary, "wb") as file:
         np.save(file, ids, allow_pickle=False)
     return ids
 

@@ -25,8 +25,9 @@ from dataset_tools.storage.duckdb_session import quote
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import file_sha256
-from recbole_blair.files.read import check_file, iter_lines, read_own_json
-from recbole_blair.files.write import locked_folder, put_in_place, work_folder, write_json
+from recbole_blair.files.own_json import read_own_json, write_own_json
+from recbole_blair.files.read import check_file, iter_lines
+from recbole_blair.files.write import locked_folder, put_in_place, work_folder
 from recbole_blair.schema import VALID_START_MS
 from recbole_blair.text.item_text import clean_text, item_text
 
@@ -195,7 +196,7 @@ def make_domain(
             put_in_place(work / shard["file"], folder / shard["file"])
         report = {"domain": name, "settings": settings.to_json(), "counts": counts, "shards": shards}
         report["pairs"] = sum(shard["pairs"] for shard in shards)
-        write_json(folder / f"{name}.json", report)
+        write_own_json(folder / f"{name}.json", report)
 
 
 def load_excluded(duck: DuckDBSession, settings: PairSettings) -> None:
@@ -364,4 +365,4 @@ def write_manifest(folder: Path, settings: dict[str, Any]) -> None:
         raise InputError(
             f"no pairs left: {json.dumps(domains)}; raise --sample_share, lower --min_chars, or add domains"
         )
-    write_json(folder / MANIFEST, {"pairs": pairs, "sha256": digest, "settings": settings, "domains": domains})
+    write_own_json(folder / MANIFEST, {"pairs": pairs, "sha256": digest, "settings": settings, "domains": domains})

@@ -18,8 +18,8 @@ from dataset_tools.raw.domains import find_raw_file, raw_relative, raw_root
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import file_sha256
 from recbole_blair.files.output import check_output_folder
-from recbole_blair.files.read import read_own_json
-from recbole_blair.files.write import locked_folder, put_in_place, write_json
+from recbole_blair.files.own_json import read_own_json, write_own_json
+from recbole_blair.files.write import locked_folder, put_in_place
 from recbole_blair.schema import HF_DATASET
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _download_locked(path: Path, filename: str, revision: str, progress: bool) -
     _retry(lambda: _fetch(url, partial, size, progress), lambda: _size(partial))
     _verify(partial, size, etag, url)
     note = {"repository": HF_DATASET, "revision": revision, "commit": remote.commit_hash or "", "etag": etag}
-    write_json(source_path(path), note, indent=None, ensure_ascii=True)
+    write_own_json(source_path(path), note, indent=None, ensure_ascii=True)
     put_in_place(partial, path)
 
 

@@ -14,6 +14,7 @@ import base64
 import gzip
 import hashlib
 import json
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -233,7 +234,7 @@ def _is_this_version(meta: Path) -> bool:
     try:
         with opener(meta, "rb") as file:
             return json.loads(file.readline()).get("main_category") == _marker()
-    except (OSError, EOFError, ValueError):
+    except (OSError, EOFError, ValueError, AttributeError, RecursionError, zlib.error):
         return False
 
 

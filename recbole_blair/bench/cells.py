@@ -17,8 +17,9 @@ import numpy as np
 
 from recbole_blair.bench.suite import Part
 from recbole_blair.errors import InputError
-from recbole_blair.files.read import read_json, read_parquet
-from recbole_blair.files.write import whole_file, write_json
+from recbole_blair.files.checksum import check_recorded, recorded_file
+from recbole_blair.files.own_json import read_own_json, write_own_json
+from recbole_blair.files.read import read_parquet
 from recbole_blair.text.encoders import encoder_name, require_client, resolve_plm
 
 if TYPE_CHECKING:
@@ -129,9 +130,9 @@ def save_cell(folder: Path, about: Mapping[str, Any], table: pa.Table) -> None:
     """Write a cell's values, then its result."""
     import pyarrow.parquet as pq  # heavy
 
-    with whole_file(folder / VALUES) as temporary:
+    with recorded_file(folder / VALUES) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-    write_json(folder / CELL, dict(about))
+    write_own_json(folder / CELL, dict(about))
 
 
 def load_about(folder: Path) -> dict[str, Any] | None:
@@ -143,9 +144,8 @@ def load_about(folder: Path) -> dict[str, Any] | None:
     path = folder / CELL
     if not path.exists():
         return None
-    about = read_json(path, "a bench's cell")
+    about = read_own_json(path, "a bench's cell", FIX)
     check_fields(about, FIELDS, path)
-    assert isinstance(about, dict)  # just checked
     check_fields(about["encoder"], ENCODER_FIELDS, path)
     names = (about["task"], about["dataset"], about["encoder"]["id"])
     if about["format"] != FORMAT or not all(NAME.fullmatch(name) and name.strip(".") for name in names):
@@ -178,6 +178,7 @@ def load_cell(folder: Path) -> CellResult | None:
     if about is None:
         return None
     path = folder / VALUES
+    check_recorded(path, FIX)
     try:
         table = read_parquet(path, expected="a cell's values")
         result = from_table(about, table)

@@ -10,9 +10,11 @@ from recbole_blair.bench.cells import CELL, CELLS, VALUES, CellResult
 from recbole_blair.bench.results import Board, require_alike
 from recbole_blair.bench.run import BENCH, conclude, load_cells, only_bench
 from recbole_blair.errors import InputError
+from recbole_blair.files.checksum import CHECKSUMS
 from recbole_blair.files.output import check_output_folder
+from recbole_blair.files.own_json import write_own_json
 from recbole_blair.files.read import why_no_folder
-from recbole_blair.files.write import whole_folder, write_json
+from recbole_blair.files.write import whole_folder
 
 
 def merge(folders: Sequence[Path | str], output_dir: Path | str, samples: int) -> Board:
@@ -44,7 +46,7 @@ def merge(folders: Sequence[Path | str], output_dir: Path | str, samples: int) -
         for name, (folder, _) in kept.items():
             if folder != joined:
                 copy_cell(folder / CELLS / name, joined / CELLS / name)
-        write_json(joined / BENCH, {"suite": suite})
+        write_own_json(joined / BENCH, {"suite": suite})
         return conclude(joined, suite, samples)
 
 
@@ -85,5 +87,7 @@ def check_joinable(cells: Sequence[CellResult]) -> str:
 def copy_cell(source: Path, target: Path) -> None:
     """Copy a cell's values and result."""
     with whole_folder(target) as temporary:
-        for name in (VALUES, CELL):
+        for name in (VALUES, CELL, CHECKSUMS):
+            if name == CHECKSUMS and not (source / name).is_file():  # of an earlier version
+                continue
             shutil.copyfile(source / name, temporary / name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,8 +33,8 @@ from recbole_blair.bench.tasks import run_task
 from recbole_blair.errors import InputError
 from recbole_blair.figures import fraction
 from recbole_blair.files.output import check_output_folder
-from recbole_blair.files.read import read_json
-from recbole_blair.files.write import locked_folder, write_json, write_text
+from recbole_blair.files.own_json import read_own_json, write_own_json
+from recbole_blair.files.write import locked_folder, write_text
 from recbole_blair.schema import VERSION
 from recbole_blair.steps.commands import STEP_FILE
 from recbole_blair.steps.step import Places
@@ -96,7 +95,7 @@ def run_bench(bench: Bench, run_cells: RunCells | None = None) -> tuple[Board, l
     with only_bench(check_output_folder(bench.folder)):
         check_same_bench(bench)
         missing = [cell for cell in bench.cells if load_same_cell(cell, cell.folder(bench.folder)) is None]
-        write_json(bench.folder / BENCH, {"suite": bench.suite.name})
+        write_own_json(bench.folder / BENCH, {"suite": bench.suite.name})
         failures: list[Failure] = []
         bar = progress_bar(len(bench.cells), "bench", "cells", bench.places.progress)
         done = len(bench.cells) - len(missing)
@@ -171,7 +170,8 @@ def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
 def other_builds(bench: Bench, cell: Cell) -> list[Path]:
     """Return the builds that this bench has made of a cell's data set, of any protocol."""
     steps = sorted(bench.folder.glob(f"data/{cell.part.dataset}-*/{STEP_FILE}"))
-    return [Path(json.loads(path.read_text(encoding="utf-8"))["result"]["folder"]) for path in steps]
+    read = [read_own_json(path, "the result of a step", "delete it to make it again", ("result",)) for path in steps]
+    return [Path(step["result"]["folder"]) for step in read]
 
 
 def library_versions() -> dict[str, str]:
@@ -206,10 +206,8 @@ def check_same_bench(bench: Bench) -> None:
     path = bench.folder / BENCH
     if not path.exists():
         return
-    saved = read_json(path, "a bench's description")
-    name = saved.get("suite") if isinstance(saved, dict) else None
-    if not isinstance(name, str):
-        raise InputError(f"{path} is damaged; restore it, or choose another --output_dir")
+    fix = "restore it, or choose another --output_dir"
+    name = read_own_json(path, "a bench's description", fix, ("suite",))["suite"]
     if name != bench.suite.name:
         raise InputError(
             f"{bench.folder} holds a bench of suite {name}, not {bench.suite.name}; choose another --output_dir"

@@ -11,6 +11,7 @@ import numpy as np
 
 from recbole_blair.bench.cells import Cell, to_table
 from recbole_blair.bench.features import encode_texts
+from recbole_blair.files.checksum import check_recorded
 from recbole_blair.files.read import read_parquet
 from recbole_blair.search.runs import PER_QUERY_FILE
 from recbole_blair.steps.commands import run_search, train_best
@@ -72,6 +73,7 @@ def text_keys(cell: Cell) -> dict[str, Any]:
 
 def read_values(folder: Path, run: dict[str, Any]) -> tuple[list[str], dict[str, np.ndarray]]:
     """Return the user and, for each metric, the value of every test row; of pairs, of every user."""
+    check_recorded(folder / RANKS, "delete the run to train it again")
     ranks = read_parquet(folder / RANKS, ["user_id", "rank"], "the ranks of a run")
     rank, users = ranks.column("rank").to_numpy(), ranks.column("user_id").to_numpy(zero_copy_only=False)
     number = None
@@ -85,6 +87,7 @@ def run_retrieval(cell: Cell, data: dict[str, Any], places: Places, folder: Path
     own = folder / "search"
     keys = {**cell.part.keys, **data["keys"], "retriever": cell.encoder.plm, "bootstrap": 0}
     done = run_search(keys, places, own)
+    check_recorded(own / PER_QUERY_FILE, "delete the search to run it again")
     queries = read_parquet(own / PER_QUERY_FILE, expected="the values per query of a search")
     names = [name for name in queries.column_names if "@" in name]
     values = {name: queries.column(name).to_numpy().astype(float) for name in names}

@@ -18,7 +18,7 @@ from typing import Any
 
 from recbole_blair.cluster.pool import first_line
 from recbole_blair.errors import InputError
-from recbole_blair.files.read import read_own_json
+from recbole_blair.files.own_json import read_own_json
 from recbole_blair.parallel.distributed import WAIT
 from recbole_blair.parallel.ray_cluster import RayOptions, cpus_that_fit, environment, node_resources, places
 from recbole_blair.pretrain.run import METRICS, STATE_DIR, check_folder, pretrain
@@ -201,7 +201,10 @@ def print_new_lines(path: Path, offset: int, stop: threading.Event) -> None:
 
 def short_line(line: bytes) -> str:
     """Return a JSON line of the log as `step 10  loss 2.3456`."""
-    values = json.loads(line)
-    step = values.pop("step")
+    try:
+        values = json.loads(line)
+        step = values.pop("step")
+    except (ValueError, LookupError, AttributeError, TypeError):  # no line of ours
+        return line.decode("utf-8", "replace").rstrip()
     numbers = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
     return f"step {step}  {numbers}"

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.build_files import check_build_file
 from recbole_blair.schema import ITEM_ID, ITEM_SEQ, SPLITS, TIMESTAMP, TIMESTAMP_SEQ, USER_ID
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ BLOCK_BYTES = 32 << 20  # text read at a time
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """Return `{field: column name as written}` of an atomic file."""
+    """Return `{field: column name as written}` of an atomic file, which is compared with the build's checksums."""
+    check_build_file(path)
     with open(path, encoding="utf-8") as file:
         columns = file.readline().rstrip("\n").split("\t")
     return {column.split(":")[0]: column for column in columns}

@@ -7,7 +7,6 @@ before it is mapped, and a damaged copy is made again from the text.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import crc32_blocks
+from recbole_blair.files.own_json import read_own_json, write_own_json
 from recbole_blair.files.paths import file_stamps
 from recbole_blair.files.write import whole_folder
 from recbole_blair.parallel.launch import is_first_process
@@ -52,13 +53,15 @@ def open_copy(folder: Path, stamp: Mapping[str, Any]) -> dict[str, Any] | None:
     if not os.path.lexists(folder):
         return None
     try:
-        recorded = json.loads((folder / STAMP).read_bytes())
+        recorded = read_own_json(folder / STAMP, "the record of a binary copy", "")
         if {key: recorded.get(key) for key in stamp} != stamp:
             return None
         fault = find_fault(folder, recorded["files"])
         if fault is None:
             return map_copy(folder)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except InputError as error:
+        fault = str(error)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         fault = f"{STAMP}: {type(error).__name__}"
     if is_first_process():
         print(f"{folder} is damaged ({fault}); it is made again from the text files", file=sys.stderr)
@@ -106,4 +109,4 @@ def write_copy(folder: Path, tables: Mapping[str, Any], stamp: Mapping[str, Any]
             name: {"bytes": (temporary / name).stat().st_size, "crc32": crc32_blocks(temporary / name)}
             for name in FILES
         }
-        (temporary / STAMP).write_text(json.dumps({**stamp, "files": files}))
+        write_own_json(temporary / STAMP, {**stamp, "files": files}, indent=None)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from recbole_blair.data.atomic import read_item_tokens
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.errors import InputError
-from recbole_blair.files.read import read_own_json
+from recbole_blair.files.own_json import read_own_json
 from recbole_blair.schema import ITEM_SUFFIX, SPLITS
 
 if TYPE_CHECKING:

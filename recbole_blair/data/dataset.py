@@ -20,7 +20,7 @@ from recbole_blair.data.interactions import load_interactions
 from recbole_blair.data.sequences import ragged_range
 from recbole_blair.data.user_items import UserItems
 from recbole_blair.errors import InputError
-from recbole_blair.files.read import read_own_json
+from recbole_blair.files.own_json import read_own_json
 from recbole_blair.schema import ITEM_ID, ITEM_SUFFIX, SPLITS, STATS_SUFFIX, USER_ID
 from recbole_blair.text.features import feature_path, load_features
 from recbole_blair.text.trained.item_texts import FrozenTexts

@@ -7,6 +7,7 @@ is replaced: the new one is recorded first, so that a kill between the two write
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.read import shown
 from recbole_blair.files.write import whole_file, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 CHECKSUMS = "checksums.json"
+CHECKSUM_LINE = "# SHA-256 of the lines below: "  # the first line of YAML that we wrote
 BLOCK_BYTES = 1 << 22  # read at a time
 CRC_BLOCK_BYTES = 4 << 20  # of one CRC-32: blocks are checked side by side, which takes .35 s of a core per GiB
 MAX_THREADS = 8
@@ -143,6 +146,42 @@ def recorded_file(path: Path | str) -> Iterator[Path]:
 def checksums_text(digests: Mapping[str, str | list[str]]) -> str:
     """Return the content of `checksums.json` for digests by file name."""
     return json.dumps(digests, indent=1, sort_keys=True) + "\n"
+
+
+def file_crc32(path: Path | str) -> str:
+    """Return what is recorded of a large file that can be made again: 8 hex digits of CRC-32 per block."""
+    return "".join(f"{checksum:08x}" for checksum in crc32_blocks(path))
+
+
+def known_crc32(path: Path) -> str:
+    """Return `file_crc32`, for which a process reads a file once, as long as it stays the same."""
+    stat = path.stat()
+    return _known_crc32(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=32)
+def _known_crc32(path: Path, inode: int, size: int, time_ns: int) -> str:
+    return file_crc32(path)
+
+
+def with_checksum_line(text: str) -> str:
+    """Return YAML with a first line, a comment, that holds the checksum of the others."""
+    return f"{CHECKSUM_LINE}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+
+
+def check_checksum_line(path: Path) -> None:
+    """Refuse YAML of another content than its first line says; a file without such a line is taken as it is.
+
+    Raises:
+        InputError: names the file.
+    """
+    first, _, text = path.read_bytes().partition(b"\n")
+    recorded = first.decode("utf-8", "replace")
+    if recorded.startswith(CHECKSUM_LINE) and recorded != CHECKSUM_LINE + hashlib.sha256(text).hexdigest():
+        raise InputError(
+            f"{shown(path)} is damaged or was changed: its lines have another SHA-256 than its first line says; copy "
+            "the folder again, or, if you changed it on purpose, delete the first line"
+        )
 
 
 def crc32_blocks(path: Path | str) -> list[int]:

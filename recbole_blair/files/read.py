@@ -25,7 +25,7 @@ from recbole_blair.errors import InputError
 from recbole_blair.files.yaml_loader import YamlLoader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     import pyarrow as pa
 
@@ -261,28 +261,6 @@ def read_json(path: Path | str, expected: str = "JSON") -> object:
     if not text.strip():
         raise InputError(f"{shown(path)}: it is empty; expected {expected}")
     return parse_json(text, shown(path))
-
-
-def read_own_json(path: Path | str, what: str, fix: str, keys: Iterable[str] = ()) -> dict:
-    """Return the object of a JSON file that this tool wrote.
-
-    Args:
-        what: the file is, as in "the statistics of a build".
-        fix: what to do where it is damaged, the end of the message.
-        keys: that it must have.
-
-    Raises:
-        InputError: see `read_json`; no object, or one without a key.
-    """
-    try:
-        value = read_json(path, what)
-    except InputError as error:
-        raise InputError(f"{error}; {fix}") from error
-    lacking = [key for key in keys if key not in value] if isinstance(value, dict) else []
-    if not isinstance(value, dict) or lacking:
-        found = f"it has no {lacking[0]!r}" if lacking else f"it holds a {type(value).__name__}"
-        raise InputError(f"{shown(path)} is damaged: {found}; expected {what}; {fix}")
-    return value
 
 
 def read_yaml(path: Path | str, expected: str = "YAML") -> object:

@@ -21,8 +21,9 @@ from tqdm import tqdm
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import file_sha256
-from recbole_blair.files.read import read_json, shown, why_no_folder
-from recbole_blair.files.write import whole_folder, write_json
+from recbole_blair.files.own_json import read_own_json, write_own_json
+from recbole_blair.files.read import shown, why_no_folder
+from recbole_blair.files.write import whole_folder
 from recbole_blair.pretrain.data import check_row, pair_files, pairs_hash, read_pairs
 from recbole_blair.text.features import read_item_texts
 from recbole_blair.text.item_text import text_hash
@@ -103,7 +104,7 @@ def make_collaborative_pairs(
                 if reviews is not None:
                     earlier = reviews_before(reviews, instant, counts)
                     shards += write_shards(temporary, "reviews", earlier)
-                write_json(temporary / MANIFEST, {**about, "counts": counts, "shards": shards})
+                write_own_json(temporary / MANIFEST, {**about, "counts": counts, "shards": shards})
     return place
 
 
@@ -215,5 +216,5 @@ def read_manifest(path: Path | str | None) -> dict[str, Any] | None:
     manifest = None if path is None else Path(path).expanduser() / MANIFEST
     if manifest is None or not manifest.is_file():
         return None
-    about = read_json(manifest, "the manifest of collaborative pairs")
-    return about if isinstance(about, dict) and "training_rows_sha256" in about else None
+    about = read_own_json(manifest, "the manifest of pairs", "make the pairs again, or remove it")
+    return about if "training_rows_sha256" in about else None

@@ -23,9 +23,11 @@ from tqdm import tqdm
 
 from recbole_blair.data.atomic import read_item_tokens
 from recbole_blair.errors import InputError, nearest
+from recbole_blair.files.checksum import check_sha256, file_crc32
+from recbole_blair.files.own_json import read_own_json, write_own_json
 from recbole_blair.files.paths import file_stamps
-from recbole_blair.files.read import iter_jsonl, iter_lines, read_own_json, reading, shown, why_no_file, why_no_folder
-from recbole_blair.files.write import whole_file, write_json
+from recbole_blair.files.read import iter_jsonl, iter_lines, reading, shown, why_no_file, why_no_folder
+from recbole_blair.files.write import whole_file
 from recbole_blair.schema import ITEM_SUFFIX, MATCHED_REVIEWS, VALID_START_MS
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ PAIRS = f"one pair per line or row: {', '.join(FIELDS)}"
 MIN_CHARS = 30  # both sides must have more: the released code's rule
 HOLDOUT_TIME = "time"
 BATCH_ROWS = 10_000
+TABLES = ("train.arrow", "held_out.arrow")
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
@@ -213,10 +216,13 @@ def load_pair_tables(
     folder = Path(folder)
     stamp = source_stamp(files, holdout, seed, min_chars)
     manifest = folder / "tables.json"
-    if _read_manifest(manifest).get("stamp") != stamp:
+    known = _read_manifest(manifest)
+    if known.get("stamp") != stamp or not _tables_are_whole(folder, known):
         manifest.unlink(missing_ok=True)
+        check_shards(files)
         counts = _write_tables(files, folder, holdout, seed, min_chars, progress)
-        write_json(manifest, {"stamp": stamp, "counts": counts}, ensure_ascii=True)
+        checksums = {name: file_crc32(folder / name) for name in TABLES}
+        write_own_json(manifest, {"stamp": stamp, "counts": counts, "crc32": checksums}, ensure_ascii=True)
     tables = PairTables(folder, _read_manifest(manifest)["counts"])
     if not len(tables.train):
         raise InputError(
@@ -231,6 +237,31 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     with contextlib.suppress(InputError):
         return read_own_json(path, "the record of tables", "", ("stamp", "counts"))
     return {}
+
+
+def _tables_are_whole(folder: Path, known: dict[str, Any]) -> bool:
+    """Tell whether the tables are as they were written; an earlier version recorded no checksums."""
+    recorded = known.get("crc32", {})
+    try:
+        return all(file_crc32(folder / name) == recorded.get(name, "") for name in TABLES) if recorded else True
+    except OSError:
+        return False
+
+
+def check_shards(files: list[Path]) -> None:
+    """Compare pairs with the SHA-256 that our records beside them hold; others' pairs have none.
+
+    Raises:
+        InputError: a file of pairs is not the one that was written.
+    """
+    recorded: dict[str, str] = {}
+    for record in files[0].parent.glob("*.json"):
+        with contextlib.suppress(InputError, TypeError, KeyError):  # no record of ours, or damaged: of no shard
+            shards = read_own_json(record, "a record of pairs", "").get("shards", ())
+            recorded |= {shard["file"]: shard["sha256"] for shard in shards}
+    for path in files:
+        if path.name in recorded:
+            check_sha256(path, recorded[path.name], "make the pairs again in another folder")
 
 
 def _write_tables(

@@ -195,12 +195,16 @@ def _load_seq2seq(folder: Path) -> Parts:
 
 def _load_heads(model: PairEncoder, folder: Path) -> set[str]:
     """Load the heads that an earlier pretraining of ours left beside its encoder; return their names."""
+    from safetensors import SafetensorError  # heavy
     from safetensors.torch import load_file
 
     path = Path(folder) / HEADS_FILE
     if not path.is_file():
         return set()
-    own, given = model.state_dict(keep_vars=True), load_file(path)
+    try:
+        own, given = model.state_dict(keep_vars=True), load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged ({error}); copy the encoder again, or take another --plm") from error
     fit = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     model.load_state_dict(fit, strict=False)
     filled = {id(own[name]) for name in fit}  # a shared tensor has two names

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from recbole_blair.errors import InputError
-from recbole_blair.files.read import read_own_json
-from recbole_blair.files.write import needed_folder, remove, whole_file, write_json
+from recbole_blair.files.checksum import recorded_file
+from recbole_blair.files.own_json import read_own_json, write_own_json
+from recbole_blair.files.write import needed_folder, remove
 from recbole_blair.ops import has_fast_bf16, keep_freed_memory
 from recbole_blair.parallel.distributed import rank, world_size
 from recbole_blair.pretrain import export
@@ -120,7 +121,7 @@ def pretrain(settings: Settings) -> dict[str, Any]:
         model, tokenizer, base = load_start(settings, tables, state)
         trainer = build_trainer(settings, args, model, tokenizer, tables, task, precision, state)
     if rank() == 0:
-        write_json(state / CONFIG, settings.fingerprint() | {"pairs_hash": pairs_hash(settings.pairs)}, indent=2)
+        write_own_json(state / CONFIG, settings.fingerprint() | {"pairs_hash": pairs_hash(settings.pairs)}, indent=2)
     results, timing = train_and_evaluate(trainer, settings, state)
     metrics = summary(settings, tables, task, base, results, timing, precision, model)
     if rank() == 0:
@@ -329,7 +330,7 @@ def before_training(trainer: PairTrainer, settings: Settings, state: Path) -> di
     if settings.save_ranks:
         save_ranks(trainer.task, state / BEFORE_RANKS)
     if rank() == 0:
-        write_json(path, found, indent=2)
+        write_own_json(path, found, indent=2)
     return found
 
 
@@ -340,7 +341,7 @@ def save_ranks(task: RetrievalTask, path: Path) -> None:
 
     if rank() == 0 and task.ranks is not None:
         table = pa.table({"item": task.target.numpy(), "rank": task.ranks})
-        with whole_file(path) as temporary:
+        with recorded_file(path) as temporary:
             pq.write_table(table, temporary, write_page_checksum=True)
 
 
@@ -417,7 +418,7 @@ def finish(
         fresh=base["fresh"],
     )
     export.export_encoder(model, tokenizer, folder, card)
-    write_json(folder / STATE_DIR / METRICS, metrics, indent=2)
+    write_own_json(folder / STATE_DIR / METRICS, metrics, indent=2)
     drop_resume_state(folder / STATE_DIR)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -19,7 +20,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import check_folder, check_recorded, recorded_file, write_checksums
-from recbole_blair.files.write import explained, write_json
+from recbole_blair.files.own_json import read_own_json, write_own_json
+from recbole_blair.files.write import explained
 from recbole_blair.learning_rate import rate_factor
 from recbole_blair.parallel.distributed import all_reduce_gradients, rank, world_size
 from recbole_blair.pretrain.data import EpochOrder
@@ -189,8 +191,8 @@ class PairTrainer(Trainer):
             folder = Path(str(self.args.output_dir))
             if best:
                 write_weights(folder / BEST, self.step.model)
-                write_json(folder / BEST_METRICS, record, indent=2)
-            write_json(folder / LAST_METRICS, record, indent=2)
+                write_own_json(folder / BEST_METRICS, record, indent=2)
+            write_own_json(folder / LAST_METRICS, record, indent=2)
         return best
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -212,7 +214,7 @@ class PairTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             write_checksums(folder, [path.name for path in folder.iterdir()])
-            write_json(folder / WHOLE, {"step": self.state.global_step, "world_size": world_size()}, indent=2)
+            write_own_json(folder / WHOLE, {"step": self.state.global_step, "world_size": world_size()}, indent=2)
             for other in folder.parent.glob("checkpoint-*"):
                 if other != folder:
                     shutil.rmtree(other, ignore_errors=True)
@@ -259,8 +261,11 @@ def last_whole_checkpoint(folder: Path, processes: int) -> Path | None:
     if not found:
         return None
     path = max(found)[1]
-    check_folder(path, f"delete {path} to train from the beginning, or take another --output_dir")
-    processes_then = json.loads((path / WHOLE).read_text())["world_size"]
+    fix = f"delete {path} to train from the beginning, or take another --output_dir"
+    check_folder(path, fix)
+    processes_then = read_own_json(path / WHOLE, "the number of a checkpoint's processes", fix, ("world_size",))[
+        "world_size"
+    ]
     if processes_then != processes:
         raise InputError(
             f"{path} was written by {processes_then} processes, but {processes} run now; the result would not be the "
@@ -281,5 +286,9 @@ def load_weights(path: Path, model: PairEncoder) -> None:
     Raises:
         InputError: the file is damaged.
     """
-    check_recorded(path, f"delete {path.parent} to train from the beginning, or take another --output_dir")
-    model.load_unique_state(load_file(path))
+    fix = f"delete {path.parent} to train from the beginning, or take another --output_dir"
+    check_recorded(path, fix)
+    try:
+        model.load_unique_state(load_file(path))
+    except (SafetensorError, OSError) as error:  # no checksum was recorded
+        raise InputError(f"{path} is damaged ({error}); {fix}") from error

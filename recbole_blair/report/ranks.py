@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.errors import InputError
+from recbole_blair.files.checksum import check_recorded
 from recbole_blair.report.runs import Run
 from recbole_blair.runs.evaluate_run import evaluate_opened
 from recbole_blair.runs.open_run import OpenRun, Places, open_run
@@ -118,6 +119,7 @@ def read_ranks(run: Run, path: Path) -> Ranks:
     Raises:
         InputError: it cannot be read, or holds the ranks of another evaluation.
     """
+    check_recorded(path, "delete it, and the run is evaluated again")
     try:
         columns = ["user_id", "item_id", "history_length", "rank"]
         table = pq.read_table(path, columns=columns, page_checksum_verification=True)

@@ -15,10 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from recbole_blair.files.own_json import read_own_json
+from recbole_blair.files.read import read_json
 from recbole_blair.report.curves import load_curves
 from recbole_blair.reproduce import naive
 from recbole_blair.reproduce.steps import Planner
 from recbole_blair.steps.world import World
+from recbole_blair.train.run_folder import require_metrics
 
 
 class Check(NamedTuple):
@@ -52,8 +55,7 @@ class Context:
         """Return the folder of the build that the last step made or trained on."""
         if self.step.command == "prepare":
             return self.run
-        config = json.loads((self.run / "metrics.json").read_text(encoding="utf-8"))
-        return self.world.data_path / config["dataset"]
+        return self.world.data_path / require_metrics(self.run)["dataset"]
 
     def naive_rows(self) -> dict[str, Counter]:
         """Return the rows of that build as a plain reading of the raw files gives them."""
@@ -180,7 +182,7 @@ def bench_means(context: Context, tolerance: dict[str, Any]) -> Check:
     """A bench's figure is the mean over data sets of the mean over seeds, read again from the values of rows."""
     means = []
     for path in sorted(context.run.glob("cells/*/*/*/values.parquet")):
-        about = json.loads((path.parent / "cell.json").read_text(encoding="utf-8"))
+        about = read_own_json(path.parent / "cell.json", "a bench's cell", "delete it to make it again", ("metric",))
         means.append(float(pd.read_parquet(path)[about["metric"]].mean()))
     difference = abs(context.metrics["ndcg"] - float(np.mean(means)))
     return check_at_most("bench_means", difference, tolerance["difference"], f"difference to {len(means)} means,")
@@ -192,7 +194,8 @@ def search_counts(context: Context, tolerance: dict[str, Any]) -> Check:
     examples = folder / "shopping_queries_dataset_examples.parquet"
     if examples.is_file():
         t = pd.read_parquet(examples)
-        known = json.loads((folder / "asin2category.json").read_text(encoding="utf-8"))
+        known = read_json(folder / "asin2category.json", "categories of items")
+        assert isinstance(known, dict)  # written by the smoke run's generator
         kept = (t.split == "test") & (t.product_locale == "us") & (t.small_version == 1) & (t.esci_label == "E")
         wanted = int((kept & t.product_id.isin(list(known))).sum())
         metadata = {m["parent_asin"] for m in context.world.records("meta")}

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from recbole_blair.errors import InputError, nearest
+from recbole_blair.files.checksum import check_recorded
 from recbole_blair.files.read import read_parquet
 from recbole_blair.schema import AFTER_RANKS, BEFORE_RANKS
 
@@ -197,6 +198,8 @@ def values_of_training(runs: Sequence[str], metric: str) -> PairedValues | None:
     paths = [Path(run) / RANKS for run in runs]
     if not all(path.is_file() for path in paths):
         return None
+    for path in paths:
+        check_recorded(path, "delete the run to train it again")
     tables = [pq.read_table(path, page_checksum_verification=True) for path in paths]
     users = tables[0]["user_id"].to_numpy()
     ids, number = np.array([f"{user} {item}" for user, item in zip(users, tables[0]["item_id"].to_pylist())]), None
@@ -215,6 +218,7 @@ def values_of_pretraining(run: str, metric: str) -> PairedValues | None:
     path = Path(run) / "pretraining" / (BEFORE_RANKS if when == "before" else AFTER_RANKS)
     if not path.is_file():
         return None
+    check_recorded(path, "delete the run to train it again")
     table = read_parquet(path, ["item", "rank"], "ranks of held-out pairs")
     values = metric_values(table["rank"].to_numpy(), name)
     return PairedValues(np.arange(len(values)).astype(str), table["item"].to_numpy(), values, (float(values.mean()),))

@@ -6,7 +6,6 @@ items that training never saw, which a model of ids cannot tell apart, only the 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from recbole_blair.runs.open_run import open_run
 from recbole_blair.schema import ITEM_ID, ITEM_SEQ
 from recbole_blair.text.encoders import load_encoder
 from recbole_blair.text.transformer import TransformerEncoder
+from recbole_blair.train.run_folder import require_metrics
 
 FEATURE_ITEMS = 24  # encoded again
 TRAIN_ROWS = 400  # of the training rows, evenly spread, are scored
@@ -161,7 +161,7 @@ def ranks(context: Context, tolerance: dict[str, Any]) -> Check:
     saved = pd.read_parquet(context.run / "ranks.parquet")["rank"].to_numpy()
     plain = np.array([plain_rank(scored, n, opened.config["mask_history"]) for n in range(len(scored.target))])
     wrong = float(np.abs(saved - plain).max())
-    metrics = json.loads((context.run / "metrics.json").read_text(encoding="utf-8"))["test"]
+    metrics = require_metrics(context.run)["test"]
     for metric, value in metrics.items():
         wrong = max(wrong, abs(plain_metric(metric, plain) - value))
     return check_at_most("ranks", wrong, tolerance["difference"], "largest difference of a rank or metric")

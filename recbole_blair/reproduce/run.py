@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_blair.errors import InputError, nearest
-from recbole_blair.files.write import write_text
+from recbole_blair.files.own_json import read_own_json, write_own_json
 from recbole_blair.report.paired import holm
 from recbole_blair.reproduce.orders import (
     ABOVE,
@@ -253,18 +252,15 @@ def save(folder: Path, table: str, result: Result) -> None:
     path = results_path(folder, table)
     results = load_results(path)
     results[result["id"]] = result
-    write_text(path, json.dumps(results, indent=1, default=str) + "\n")
+    write_own_json(path, results, ensure_ascii=True, default=str)
 
 
 def load_results(path: Path) -> dict[str, Result]:
     """Return a results file, empty where there is none.
 
     Raises:
-        InputError: it is not JSON.
+        InputError: it is damaged.
     """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not Path(path).exists():
         return {}
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); delete it, and reproduce makes it again") from error
+    return read_own_json(path, "the results of a table", "delete it, and reproduce makes it again")

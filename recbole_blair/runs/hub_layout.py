@@ -21,7 +21,7 @@ import numpy as np
 
 from recbole_blair.data.catalogue_dataset import ABOUT, ABOUT_KEYS, COUNTS
 from recbole_blair.errors import InputError
-from recbole_blair.files.read import read_own_json
+from recbole_blair.files.own_json import read_own_json
 from recbole_blair.schema import FEATURE_HEADER_SUFFIX, FEATURE_SUFFIX, ITEM_SUFFIX
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from recbole_blair.config import Config
 from recbole_blair.data.catalogue_dataset import ABOUT, COUNTS, CatalogueDataset, count, describe
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import CHECKSUMS, checksums_text, file_sha256
-from recbole_blair.files.read import read_own_json, shown
+from recbole_blair.files.own_json import read_own_json
+from recbole_blair.files.read import shown
 from recbole_blair.files.write import work_folder
 from recbole_blair.runs.cards import encoder_card, features_card, run_card
 from recbole_blair.runs.hub_client import LOG_IN, check_repo, explained

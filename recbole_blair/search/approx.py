@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from recbole_blair.errors import InputError, require
-from recbole_blair.files.write import whole_file
+from recbole_blair.files.checksum import check_recorded, recorded_file
 from recbole_blair.search.topk import NOTHING
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def recall_against(found: np.ndarray, exact: np.ndarray) -> float:
 
 def write_index(index: faiss.Index, path: Path | str) -> None:
     """Write a faiss index."""
-    with whole_file(path) as temporary:
+    with recorded_file(path) as temporary:
         _faiss().write_index(index, str(temporary))
 
 
@@ -125,6 +125,7 @@ def read_index(path: Path | str, n_items: int, width: int) -> faiss.Index:
     Raises:
         InputError: unreadable, or of another size.
     """
+    check_recorded(path, "delete it, it is built again")
     try:
         index = _faiss().read_index(str(path))
     except RuntimeError as error:

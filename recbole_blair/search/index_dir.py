@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.checksum import file_crc32
 from recbole_blair.files.output import check_output_folder
-from recbole_blair.files.read import read_own_json, why_no_folder
-from recbole_blair.files.write import whole_folder, write_json, write_text
+from recbole_blair.files.own_json import read_own_json, write_own_json
+from recbole_blair.files.read import why_no_folder
+from recbole_blair.files.write import whole_folder, write_text
 from recbole_blair.schema import ITEM_ID, TFIDF_SVD
 from recbole_blair.search import approx
 from recbole_blair.search.bm25 import BM25Index
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from recbole_blair.search.readers import Pool
 
 POOL_FILE = "pool.json"
+ARRAYS, VOCABULARY = ("data", "indices", "indptr"), "vocab.json"  # of a BM25 index
 
 
 class IndexDir:
@@ -69,7 +72,7 @@ class IndexDir:
         if not (self.path / POOL_FILE).is_file():
             self.path.mkdir(parents=True, exist_ok=True)
             about = {"pool_hash": self.hash, "items": len(self.pool), "pool": Path(self.pool.path).name}
-            write_json(self.path / POOL_FILE, about, ensure_ascii=True)
+            write_own_json(self.path / POOL_FILE, about, ensure_ascii=True)
         return self.path
 
     def item_vectors(self, encoder: Any, plm: str, options: dict[str, Any], progress: bool = True) -> np.ndarray:
@@ -84,8 +87,9 @@ class IndexDir:
 
         folder = self.open()
         item_file = folder / f"{folder.name}.item"
-        if not item_file.is_file():
-            write_text(item_file, self._item_lines(), errors="surrogatepass")
+        lines = self._item_lines()
+        if not item_file.is_file() or item_file.read_bytes() != lines.encode("utf-8", "surrogatepass"):  # or damaged
+            write_text(item_file, lines, errors="surrogatepass")
         encode_build(folder, plm, progress=progress, **options)
         return load_features(folder, encoder.name)[0]
 
@@ -125,28 +129,32 @@ class IndexDir:
 def save_bm25(index: BM25Index, folder: Path) -> None:
     """Write a BM25 index as plain arrays and JSON."""
     with whole_folder(folder) as temporary:
-        for name in ("data", "indices", "indptr"):
+        for name in ARRAYS:
             np.save(temporary / f"{name}.npy", getattr(index, name), allow_pickle=False)
-        (temporary / "vocab.json").write_text(json.dumps(list(index.vocab), ensure_ascii=False), encoding="utf-8")
-        about = {"settings": index.settings, "items": index.n_items}
-        (temporary / "index.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        (temporary / VOCABULARY).write_text(json.dumps(list(index.vocab), ensure_ascii=False), encoding="utf-8")
+        checksums = {name: file_crc32(temporary / name) for name in (VOCABULARY, *(f"{name}.npy" for name in ARRAYS))}
+        about = {"settings": index.settings, "items": index.n_items, "crc32": checksums}
+        write_own_json(temporary / "index.json", about, ensure_ascii=True)
 
 
 def load_bm25(index: BM25Index, folder: Path | str, n_items: int) -> BM25Index:
     """Fill a BM25 index from its folder.
 
     Raises:
-        InputError: not readable, or made for another pool or with other settings.
+        InputError: not readable, damaged, or made for another pool or with other settings.
     """
     folder = Path(folder)
     try:
-        about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        index.vocab = {t: i for i, t in enumerate(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))}
-        for name in ("data", "indices", "indptr"):
+        about = read_own_json(folder / "index.json", "the settings of a BM25 index", "delete its folder")
+        for name, checksum in about.get("crc32", {}).items():  # an earlier version recorded none
+            if file_crc32(folder / name) != checksum:
+                raise ValueError(f"{name} has another checksum than when it was written")
+        index.vocab = {t: i for i, t in enumerate(json.loads((folder / VOCABULARY).read_text(encoding="utf-8")))}
+        for name in ARRAYS:
             setattr(index, name, np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (InputError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{folder} is not a whole BM25 index ({error}); delete it, it is built again") from None
-    if not isinstance(about, dict) or about.get("items") != n_items or about.get("settings") != index.settings:
+    if about.get("items") != n_items or about.get("settings") != index.settings:
         raise InputError(f"{folder} is the BM25 index of another pool or other settings; delete it")
     index.n_items = n_items
     return index

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recbole_blair.errors import InputError
-from recbole_blair.files.read import read_own_json
-from recbole_blair.files.write import whole_file, write_json, write_text
+from recbole_blair.files.checksum import check_recorded, recorded_file
+from recbole_blair.files.own_json import read_own_json, write_own_json
+from recbole_blair.files.write import write_text
 from recbole_blair.search.tasks import RELEVANT_GAIN
 from recbole_blair.search.topk import NOTHING
 
@@ -63,7 +64,7 @@ def write_run(
         _write_lines(folder / MISSING_FILE, ["id\titem_id\n", *(f"{q}\t{i}\n" for q, i in task.missing)])
     _write_parquet(folder / PER_QUERY_FILE, _per_query(task, pool, positions, values))
     _write_parquet(folder / RANKED_FILE, _ranked(task, pool, positions, scores))
-    write_json(folder / METRICS_FILE, metrics)
+    write_own_json(folder / METRICS_FILE, metrics)
 
 
 def _write_lines(path: Path | str, lines: Iterable[str]) -> None:
@@ -121,7 +122,7 @@ def _write_parquet(path: Path | str, columns: Mapping[str, Any]) -> None:
     import pyarrow.parquet as pq
 
     table = pa.table({k: pa.array(v) for k, v in columns.items()})
-    with whole_file(path) as temporary:
+    with recorded_file(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
@@ -148,6 +149,7 @@ def load_per_query(folder: Path | str) -> pd.DataFrame:
 
     load_metrics(folder)
     path = Path(folder) / PER_QUERY_FILE
+    check_recorded(path, "run that search again")
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:

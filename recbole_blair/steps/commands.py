@@ -28,7 +28,7 @@ from dataset_tools.raw.fetch import ensure_raw_file
 from dataset_tools.recipes import prepare_recipe
 from dataset_tools.storage.resources import Resources
 from recbole_blair.errors import InputError
-from recbole_blair.files.write import write_text
+from recbole_blair.files.own_json import read_own_json, write_own_json
 from recbole_blair.pretrain.collaborative_pairs import CollaborativeSettings, make_collaborative_pairs
 from recbole_blair.pretrain.run import pretrain
 from recbole_blair.pretrain.settings import resolve_settings
@@ -51,13 +51,14 @@ def keep_result(function: Command) -> Command:
     def run(keys: dict[str, Any], places: Places, folder: Path) -> Result:
         path, shown = folder / STEP_FILE, json.loads(json.dumps(keys, default=str))
         if path.is_file():
-            written = json.loads(path.read_text(encoding="utf-8"))
+            fix = "delete it, and the step is made again"
+            written = read_own_json(path, "the result of a step", fix, ("keys", "result"))
             if written["keys"] == shown:
                 return written["result"]
         started = time.perf_counter()
         result = function(keys, places, folder)
         record = {"keys": shown, "seconds": round(time.perf_counter() - started, 3), "result": result}
-        write_text(path, json.dumps(record, indent=1) + "\n")
+        write_own_json(path, record, ensure_ascii=True)
         return result
 
     return run
@@ -111,7 +112,7 @@ def run_pairs(keys: dict[str, Any], places: Places, folder: Path) -> Result:
     settings = PairSettings(**{key: value for key, value in keys.items() if key != "dataset"})
     resources = Resources(progress=places.progress)
     made = make_pair_files(keys["dataset"], places.raw_dir, folder / "pairs", settings, resources)
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(made.glob("*.json"))]
+    reports = [read_own_json(path, "a record of pairs", "delete it") for path in sorted(made.glob("*.json"))]
     return {"metrics": {"pairs": sum(one["pairs"] for one in reports if "domain" in one)}, "runs": [str(made)]}
 
 

@@ -6,7 +6,6 @@ it says which encoder made it from which ids and texts. Imports neither torch no
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 from collections.abc import Sequence
@@ -16,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from recbole_blair.errors import InputError, nearest
-from recbole_blair.files.checksum import CRC_BLOCK_BYTES, crc32_blocks
+from recbole_blair.files.build_files import check_build_file
+from recbole_blair.files.checksum import CRC_BLOCK_BYTES, known_crc32
+from recbole_blair.files.own_json import read_own_json
 from recbole_blair.schema import FEATURE_HEADER_SUFFIX, FEATURE_SUFFIX, ITEM_ID, ITEM_SUFFIX, TFIDF_SVD
 from recbole_blair.text.item_text import ids_hash, text_hash, text_of_columns
 
@@ -79,6 +80,7 @@ def read_item_header(build_dir: Path | str, path: Path | None = None) -> list[st
     path = path or build_path(build_dir, ITEM_SUFFIX)
     if not path.is_file():
         raise InputError(f"{path} is missing; make the atomic files first: recbole-blair prepare")
+    check_build_file(path)
     with open(path, encoding="utf-8", errors="replace") as handle:
         return handle.readline().rstrip("\r\n").split("\t")
 
@@ -216,14 +218,7 @@ def load_features(
 
 def read_header(path: Path | str) -> dict[str, Any]:
     """Load a header and check that it has its keys."""
-    try:
-        header = json.loads(Path(path).read_text(encoding="utf-8"))
-        lacking = [key for key in HEADER_KEYS if key not in header]
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is not a feature header ({error}); delete it and encode again") from None
-    if lacking:
-        raise InputError(f"{path} lacks {', '.join(lacking)}; delete it and encode again")
-    return header
+    return read_own_json(path, "a feature header", "delete it and encode again", HEADER_KEYS)
 
 
 def check_header(
@@ -258,11 +253,6 @@ def check_header(
     _check_width(path, header["width"], width)
 
 
-def content_checksum(path: Path) -> str:
-    """Return what a header records of the rows: 8 hex digits of CRC-32 per block."""
-    return "".join(f"{checksum:08x}" for checksum in crc32_blocks(path))
-
-
 def check_content(path: Path, header: dict[str, Any]) -> None:
     """Refuse rows that are not those that were written; a header of an earlier version records nothing of them.
 
@@ -271,10 +261,10 @@ def check_content(path: Path, header: dict[str, Any]) -> None:
     Raises:
         InputError: names the first rows that differ.
     """
-    recorded, stat = header.get(CHECKSUM_KEY), path.stat()
+    recorded = header.get(CHECKSUM_KEY)
     if recorded is None:
         return
-    found = _checked_content(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    found = known_crc32(path)
     if found != recorded:
         blocks = range(0, len(found), 8)
         block = next((i // 8 for i in blocks if found[i : i + 8] != str(recorded)[i : i + 8]), 0)
@@ -283,12 +273,6 @@ def check_content(path: Path, header: dict[str, Any]) -> None:
             f"{path.name} is damaged: from row {row} on its checksum is not the one that {path.name}.json records; "
             f"encode again: {_encode_hint(path.parent, header['encoder'])} --force"
         )
-
-
-@functools.lru_cache(maxsize=16)
-def _checked_content(path: Path, inode: int, size: int, time_ns: int) -> str:
-    """Return `content_checksum`, read once for the same file."""
-    return content_checksum(path)
 
 
 def _check_width(path: Path, found: int, wanted: int | None) -> None:
@@ -374,7 +358,7 @@ def upstream_rows(maps_path: Path, encoder_name: str) -> tuple[dict[str, int], i
     try:
         item2id = json.loads(maps_path.read_text(encoding="utf-8"))["item2id"]
         rows_of = {item: int(number) - 1 for item, number in item2id.items() if item != PADDING_TOKEN}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{maps_path} is not upstream's JSON with an item2id map ({type(error).__name__}: {error}); encode again: "
             f"{_encode_hint(maps_path.parent, encoder_name)}"

@@ -6,13 +6,13 @@ Only JSON is read here; nothing is loaded. A folder without `modules.json` is a 
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.read import read_json
 from recbole_blair.text.pooling import read_modes
 
 DOCUMENT, QUERY = "document", "query"
@@ -211,6 +211,6 @@ def _read_json(path: Path) -> Any:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}); download or save the encoder again") from None
+        return read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; download or save the encoder again") from None

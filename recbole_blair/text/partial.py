@@ -10,7 +10,6 @@ next run.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
@@ -20,9 +19,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from recbole_blair.errors import InputError
-from recbole_blair.files.write import explained, put_in_place, write_json
+from recbole_blair.files.checksum import file_crc32
+from recbole_blair.files.own_json import read_own_json, write_own_json
+from recbole_blair.files.write import explained, put_in_place
 from recbole_blair.schema import VERSION
-from recbole_blair.text.features import CHECKSUM_KEY, PROGRESS_SUFFIX, content_checksum, read_header
+from recbole_blair.text.features import CHECKSUM_KEY, PROGRESS_SUFFIX, read_header
 
 if TYPE_CHECKING:
     from recbole_blair.text.encoders import Encoder
@@ -92,7 +93,7 @@ class PartialFeatures:
         try:
             self._lock(self.handle)
             if not self.done:
-                write_json(self.progress, self._state())  # from now on the partial file is this run's
+                write_own_json(self.progress, self._state())  # from now on the partial file is this run's
                 self.handle.truncate(0)
             if self.about["width"]:
                 self._reserve(self.handle)
@@ -125,7 +126,7 @@ class PartialFeatures:
             self.handle.flush()
             os.fsync(self.handle.fileno())
         self.done.add(number)
-        write_json(self.progress, self._state())
+        write_own_json(self.progress, self._state())
 
     def finish(self) -> None:
         """Put rows and header in place, in an order that a kill cannot turn into a false whole."""
@@ -139,10 +140,10 @@ class PartialFeatures:
             "dtype": "float32",
             "order": "row-major",
             "normalised": bool(self.about.get("normalised")),
-            CHECKSUM_KEY: content_checksum(self.path),
+            CHECKSUM_KEY: file_crc32(self.path),
             **self._tools(),
         }
-        write_json(self.header_path, header)
+        write_own_json(self.header_path, header)
         self.progress.unlink(missing_ok=True)
 
     def _tools(self) -> dict[str, Any]:
@@ -167,9 +168,9 @@ class PartialFeatures:
     def _read_progress(self) -> set[int] | None:
         """Return the chunks an earlier run of the same work left; None when there is none."""
         try:
-            state = json.loads(self.progress.read_text(encoding="utf-8"))
+            state = read_own_json(self.progress, "the progress of encoding", "", ("about", "done"))
             before, done = state["about"], _from_ranges(state["done"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (InputError, ValueError, TypeError):
             return None
         if self.about["width"] is None:  # a lexical fit is one chunk: nothing to go on with
             return None

@@ -8,7 +8,6 @@ over by their text, and only between equal encoders: same weights, modules, prom
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +91,9 @@ def find_former_rows(path: Path, fields: str | None) -> FormerRows | None:
     Args:
         path: the feature file.
         fields: columns that the texts are made of.
+
+    Raises:
+        InputError: the rows are damaged.
     """
     header_file = Path(f"{path}.json")
     kept = kept_items(path.parent)
@@ -101,10 +103,13 @@ def find_former_rows(path: Path, fields: str | None) -> FormerRows | None:
     if path.stat().st_size != 4 * header["rows"] * header["width"]:
         return None
     for items in kept:
-        with contextlib.suppress(InputError):  # without the columns of the texts: another build
+        try:
             ids, texts = features.read_item_texts(path.parent, fields, items)
-            if (header["ids_sha256"], header["text_sha256"]) == (ids_hash(ids), text_hash(texts)):
-                return FormerRows(path, header, {text: row for row, text in enumerate(texts)})
+        except InputError:  # without the columns of the texts: another build
+            continue
+        if (header["ids_sha256"], header["text_sha256"]) == (ids_hash(ids), text_hash(texts)):
+            features.check_content(path, header)
+            return FormerRows(path, header, {text: row for row, text in enumerate(texts)})
     return None
 
 
@@ -115,6 +120,9 @@ def rows_of_build(build_dir: Path, encoder: str, fields: str | None) -> FormerRo
         build_dir: folder of the build whose rows are offered.
         encoder: its name in file names.
         fields: columns that the texts are made of.
+
+    Raises:
+        InputError: the rows are damaged.
     """
     path = features.feature_path(build_dir, encoder)
     if not features.features_are_whole(build_dir, encoder) or not Path(f"{path}.json").is_file():
@@ -123,6 +131,7 @@ def rows_of_build(build_dir: Path, encoder: str, fields: str | None) -> FormerRo
     ids, texts = features.read_item_texts(build_dir, fields)
     if (header["ids_sha256"], header["text_sha256"]) != (ids_hash(ids), text_hash(texts)):
         return None
+    features.check_content(path, header)
     return FormerRows(path, header, {text: row for row, text in enumerate(texts)})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_blair.errors import InputError, how_to_install
+from recbole_blair.files.own_json import read_own_json
 from recbole_blair.text.hub import first_line
 from recbole_blair.text.layout import Head, Layout
 from recbole_blair.text.pooling import OWN_POOLINGS, pool
@@ -189,7 +189,7 @@ def _check_architecture(folder: Path) -> None:
     """Refuse a model that this transformers does not have: its repository's own code is never run."""
     import transformers  # heavy
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_own_json(folder / "config.json", "an encoder's configuration", "download or save the encoder again")
     kind = config.get("model_type")
     if not kind or kind in transformers.CONFIG_MAPPING:
         if "AutoModel" in (config.get("auto_map") or {}):

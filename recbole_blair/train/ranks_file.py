@@ -1,4 +1,4 @@
-"""`ranks.parquet`: the rank of every test row's target, with its user and item; its pages carry checksums."""
+"""`ranks.parquet`: the rank of every test row's target, with its user and item; the run's checksums.json records it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recbole_blair.files.write import whole_file
+from recbole_blair.files.checksum import recorded_file
 from recbole_blair.train.run_folder import RANKS
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def save_ranks(run_dir: Path, dataset: BlairDataset, rank: np.ndarray) -> None:
     """Write the ranks (R,) of the test rows."""
-    with whole_file(run_dir / RANKS) as temporary:
+    with recorded_file(run_dir / RANKS) as temporary:
         pq.write_table(ranked_rows_table(dataset, rank), temporary, write_page_checksum=True)
 
 

@@ -8,7 +8,6 @@ log.txt           what the screen showed              events.*        TensorBoar
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,14 +19,15 @@ from filelock import FileLock, Timeout
 from recbole_blair.config import VOLATILE_KEYS, Config, load_yaml
 from recbole_blair.config.keys import props_keys
 from recbole_blair.errors import InputError
+from recbole_blair.files.checksum import check_checksum_line, with_checksum_line
+from recbole_blair.files.own_json import read_own_json, write_own_json
 from recbole_blair.files.paths import props_dir
-from recbole_blair.files.read import read_json, shown
-from recbole_blair.files.write import write_json, write_text
+from recbole_blair.files.read import shown
+from recbole_blair.files.write import write_text
 from recbole_blair.parallel.distributed import broadcast, rank
 
 CHECKPOINT, METRICS, CONFIG, RANKS = "checkpoint", "metrics.json", "config.yaml", "ranks.parquet"
 ENCODER = "encoder"  # the text encoder that was trained with the recommender, whole
-CHECKSUM_LINE = "# SHA-256 of the lines below: "
 LOCK = ".lock"  # held by the process that trains in a run folder; the file means nothing once that process has ended
 
 
@@ -56,7 +56,7 @@ def only_trainer(run_dir: Path | str) -> Iterator[None]:
 def save_config(run_dir: Path | str, config: Config) -> None:
     """Write the resolved configuration; its first line is a comment with the checksum of the others."""
     text = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
-    write_text(Path(run_dir) / CONFIG, f"{CHECKSUM_LINE}{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+    write_text(Path(run_dir) / CONFIG, with_checksum_line(text))
 
 
 def load_config(run_dir: Path | str) -> dict[str, Any]:
@@ -68,13 +68,7 @@ def load_config(run_dir: Path | str) -> dict[str, Any]:
     path = Path(run_dir) / CONFIG
     if not path.is_file():
         raise InputError(f"{run_dir} holds no {CONFIG}: it is no run folder")
-    first, _, text = path.read_bytes().partition(b"\n")
-    recorded = first.decode("utf-8", "replace")
-    if recorded.startswith(CHECKSUM_LINE) and recorded != CHECKSUM_LINE + hashlib.sha256(text).hexdigest():
-        raise InputError(
-            f"{shown(path)} is damaged or was changed: its lines have another SHA-256 than its first line says; copy "
-            "the run again, or, if you changed it on purpose, delete the first line"
-        )
+    check_checksum_line(path)
     saved = load_yaml(path)
     lacking = [key for key in ("model", "dataset", "seed") if saved.get(key) is None]
     if lacking:
@@ -84,7 +78,7 @@ def load_config(run_dir: Path | str) -> dict[str, Any]:
 
 def save_metrics(run_dir: Path | str, metrics: dict[str, Any]) -> None:
     """Write metrics.json, the last file of a run: from now on it is finished."""
-    write_json(Path(run_dir) / METRICS, metrics, ensure_ascii=True)
+    write_own_json(Path(run_dir) / METRICS, metrics, ensure_ascii=True)
 
 
 def load_metrics(run_dir: Path | str) -> dict[str, Any] | None:
@@ -97,12 +91,14 @@ def load_metrics(run_dir: Path | str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     fix = f"delete it, and `recbole-blair train --resume={run_dir}` makes it again"
-    try:
-        metrics = read_json(path, "a run's results")
-    except InputError as error:
-        raise InputError(f"{error}; {fix}") from error
-    if not isinstance(metrics, dict):
-        raise InputError(f"{shown(path)} holds a {type(metrics).__name__}; expected a run's results; {fix}")
+    return read_own_json(path, "a run's results", fix)
+
+
+def require_metrics(run_dir: Path | str) -> dict[str, Any]:
+    """Return the metrics.json of a run that must be finished."""
+    metrics = load_metrics(run_dir)
+    if metrics is None:
+        raise InputError(f"{run_dir} is unfinished: it has no {METRICS}; go on with --resume={run_dir}")
     return metrics
 
 

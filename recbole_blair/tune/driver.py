@@ -12,7 +12,7 @@ from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler
 
 from recbole_blair.figures import fraction
-from recbole_blair.files.write import write_json
+from recbole_blair.files.own_json import write_own_json
 from recbole_blair.train.display import say
 from recbole_blair.tune import schedulers
 from recbole_blair.tune import sweep_dir as files
@@ -117,7 +117,7 @@ class Journal(Callback):
         folder = files.trial_dir(self.folder, number)
         record = files.read_json(folder / files.TRIAL)
         record.update(status=status, error=error)
-        write_json(folder / files.TRIAL, record, ensure_ascii=True)
+        write_own_json(folder / files.TRIAL, record, ensure_ascii=True)
         trial = files.load_trial(folder, record)
         best = trial.best(self.metric)
         value = f"{self.metric} {fraction(best[self.metric])}" if best else f"{self.metric} -"

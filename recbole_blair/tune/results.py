@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from recbole_blair.figures import fraction
-from recbole_blair.files.write import whole_file, write_json, write_text
+from recbole_blair.files.own_json import write_own_json
+from recbole_blair.files.write import whole_file, write_text
 from recbole_blair.registry import use_plugins
 from recbole_blair.runs.evaluate_run import evaluate_run
 from recbole_blair.train.display import say, shown_metrics
@@ -80,7 +81,7 @@ def test_best(sweep: Sweep, trial: Trial, resources: dict[str, float]) -> dict[s
         "valid": {k: v for k, v in line.items() if k not in NOT_METRICS}, "test": test,
         "trials": count_by_status(sweep.trials), "run": str(folder.relative_to(sweep.folder.resolve())),
     }  # fmt: skip
-    write_json(path, record, ensure_ascii=True)
+    write_own_json(path, record, ensure_ascii=True)
     return record
 
 

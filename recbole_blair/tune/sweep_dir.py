@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +20,13 @@ from filelock import FileLock, Timeout
 
 from recbole_blair.config import load_yaml
 from recbole_blair.errors import InputError
-from recbole_blair.files.read import read_own_json
-from recbole_blair.files.write import remove_leftovers, write_json, write_text
+from recbole_blair.files.checksum import check_checksum_line, with_checksum_line
+from recbole_blair.files.own_json import read_line, read_own_json, write_line, write_own_json
+from recbole_blair.files.write import remove_leftovers, write_text
 from recbole_blair.tune.settings import VOLATILE
 
 SWEEP, TRIALS, TRIAL, PROGRESS, DONE = "sweep.yaml", "trials", "trial.json", "progress.jsonl", "done.json"
+FIX = "restore it, or start a new sweep in another folder"
 RAY, LOCK, REPORTED, BEST_RUN = ".ray", ".lock", "reported", "best.json"
 PLANNED, FINISHED, STOPPED, FAILED, UNFINISHED = "planned", "finished", "stopped", "failed", "unfinished"
 
@@ -68,7 +69,7 @@ def read_json(path: Path) -> Any:
     """
     if not Path(path).exists():
         return None
-    return read_own_json(path, "a file of a sweep", "restore it, or start a new sweep in another folder")
+    return read_own_json(path, "a file of a sweep", FIX)
 
 
 def trial_dir(sweep_dir: Path | str, number: int) -> Path:
@@ -78,18 +79,20 @@ def trial_dir(sweep_dir: Path | str, number: int) -> Path:
 
 def save_sweep(sweep_dir: Path | str, spec: dict[str, Any]) -> None:
     """Write sweep.yaml."""
-    write_text(Path(sweep_dir) / SWEEP, yaml.safe_dump(spec, sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
+    write_text(Path(sweep_dir) / SWEEP, with_checksum_line(text))
 
 
 def load_sweep(sweep_dir: Path | str) -> dict[str, Any]:
     """Read sweep.yaml.
 
     Raises:
-        InputError: the folder holds none.
+        InputError: the folder holds none, or it is damaged.
     """
     path = Path(sweep_dir) / SWEEP
     if not path.is_file():
         raise InputError(f"{sweep_dir} holds no {SWEEP}: it is no sweep's folder")
+    check_checksum_line(path)
     return load_yaml(path)
 
 
@@ -141,7 +144,7 @@ def find_interrupted(new: Path, spec: dict[str, Any], not_before_ns: int) -> Pat
 def save_trial(sweep_dir: Path | str, trial: Trial) -> None:
     """Write a trial's trial.json."""
     record = {"number": trial.number, "point": trial.point, "status": trial.status, "error": trial.error}
-    write_json(trial_dir(sweep_dir, trial.number) / TRIAL, record, ensure_ascii=True)
+    write_own_json(trial_dir(sweep_dir, trial.number) / TRIAL, record, ensure_ascii=True)
 
 
 def mend_trial(sweep_dir: Path | str, trial: Trial) -> None:
@@ -153,7 +156,7 @@ def mend_trial(sweep_dir: Path | str, trial: Trial) -> None:
     if record is None:
         save_trial(sweep_dir, trial)
     elif trial.status == FINISHED != record["status"]:
-        write_json(folder / TRIAL, {**record, "status": FINISHED}, ensure_ascii=True)
+        write_own_json(folder / TRIAL, {**record, "status": FINISHED}, ensure_ascii=True)
 
 
 def load_trials(sweep_dir: Path | str) -> list[Trial]:
@@ -182,18 +185,29 @@ def load_trial(folder: Path, record: dict[str, Any]) -> Trial:
 
 
 def read_progress(folder: Path | str) -> list[dict[str, Any]]:
-    """Return the lines of progress.jsonl; a last line that a kill cut off is left out."""
+    """Return the lines of progress.jsonl; a last line that a kill cut off is left out.
+
+    Raises:
+        InputError: a line is damaged.
+    """
     path = Path(folder) / PROGRESS
     if not path.is_file():
         return []
-    whole = path.read_text(encoding="utf-8").split("\n")[:-1]  # a whole line ends with a newline
-    return [json.loads(line) for line in whole if line]
+    whole = path.read_bytes().split(b"\n")[:-1]  # a whole line ends with a newline
+    lines = []
+    for number, line in enumerate(whole, 1):
+        if line:
+            read = read_line(line)
+            if read is None or not read.keys() & {"epoch", "adopted"}:
+                raise InputError(f"{path} line {number} is damaged; {FIX}")
+            lines.append(read)
+    return lines
 
 
 def append_progress(folder: Path | str, line: dict[str, Any]) -> None:
     """Add one line to progress.jsonl."""
     with open(Path(folder) / PROGRESS, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(write_line(line))
 
 
 def drop_repeated(folder: Path | str, epoch: int) -> None:
@@ -204,7 +218,7 @@ def drop_repeated(folder: Path | str, epoch: int) -> None:
     lines = read_progress(folder)
     since = max((i for i, line in enumerate(lines) if "adopted" in line), default=-1) + 1
     kept = lines[:since] + [line for line in lines[since:] if line["epoch"] <= epoch]
-    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+    write_text(path, "".join(map(write_line, kept)))
 
 
 def last_epoch(folder: Path | str) -> int:

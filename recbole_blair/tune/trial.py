@@ -6,7 +6,6 @@ files that all processes of a machine share, so a further trial loads nothing.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_blair.config import Config, resolve_config
-from recbole_blair.files.write import whole_folder, write_json
+from recbole_blair.files.own_json import read_own_json, write_own_json
+from recbole_blair.files.write import whole_folder
 from recbole_blair.ops import give_back_memory
 from recbole_blair.quick_start import train_weights
 from recbole_blair.registry import ModelInfo, find_model, use_plugins
@@ -121,12 +121,12 @@ class Reporter:
         whole = self.folder / "checkpoint"
         folder = whole if self.sweep["scheduler"] == "pbt" else self.folder / REPORTED
         folder.mkdir(exist_ok=True)
-        write_json(folder / ORIGIN, {"number": self.number})
+        write_own_json(folder / ORIGIN, {"number": self.number})
         return tune.Checkpoint.from_directory(str(folder))
 
     def done(self) -> None:
         """Record that the training has ended."""
-        write_json(self.folder / DONE, {"epoch": last_epoch(self.folder)})
+        write_own_json(self.folder / DONE, {"epoch": last_epoch(self.folder)})
 
 
 def seconds_so_far(folder: Path) -> float:
@@ -137,12 +137,13 @@ def seconds_so_far(folder: Path) -> float:
 def adopt(folder: Path, checkpoint: tune.Checkpoint, number: int, point: dict[str, Any]) -> None:
     """Continue from another trial's checkpoint with another point, as PBT decided; its own changes nothing."""
     with checkpoint.as_directory() as given:
-        origin = json.loads((Path(given) / ORIGIN).read_text(encoding="utf-8"))["number"]
+        fix = "delete the sweep's folder and start it again"
+        origin = read_own_json(Path(given) / ORIGIN, "the trial of a checkpoint", fix, ("number",))["number"]
         if origin == number:
             return
         with whole_folder(folder / "checkpoint") as copied:
             shutil.copytree(given, copied, dirs_exist_ok=True)
-            write_json(copied / ORIGIN, {"number": number})
+            write_own_json(copied / ORIGIN, {"number": number})
             (folder / "config.yaml").unlink(missing_ok=True)
             (folder / DONE).unlink(missing_ok=True)
     append_progress(folder, {"adopted": origin, "epoch": last_epoch(folder), "point": point, "time": time.time()})

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from builds import change_json
 from raw_data import T, V, table, write_raw
 
 from dataset_tools.builds.folder import build_is_whole
@@ -18,8 +20,10 @@ from dataset_tools.conversion import convert as convert_module
 from dataset_tools.prepare import build_name, prepare
 from dataset_tools.raw.domains import resolve_datasets, resolve_domain
 from recbole_blair.cli.main import main
+from recbole_blair.data.interactions import load_interactions
 from recbole_blair.errors import InputError
 from recbole_blair.schema import DOMAINS
+from recbole_blair.text.features import read_items
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -152,7 +156,7 @@ def test_other_files_of_the_folder_stay(small):
 def test_a_build_with_other_settings_is_refused(small):
     folder = make(small)
     path = folder / "Appliances.stats.json"
-    path.write_text(path.read_text().replace('"max_history": 50', '"max_history": 20'))
+    change_json(path, '"max_history": 50', '"max_history": 20')
     with pytest.raises(InputError, match=r"built with max_history=20, asked is max_history=50; prepare --force"):
         make(small)
 
@@ -163,6 +167,19 @@ def test_a_changed_data_file_is_refused(small):
         file.write("x")
     with pytest.raises(InputError, match=r"Appliances\.train\.inter has \d+ bytes but Appliances\.stats\.json says"):
         make(small)
+
+
+@pytest.mark.parametrize(("name", "read"), [("item", read_items), ("train.inter", load_interactions)])
+def test_a_data_file_with_another_digit_is_refused(small, name, read):
+    folder = make(small)
+    read(folder)
+    shutil.rmtree(folder / ".cache")
+    path = folder / f"Appliances.{name}"
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=rf"Appliances\.{name} is damaged or was changed: .*; delete .* to build it"):
+        read(folder)
 
 
 def test_a_changed_raw_file_is_refused(small):

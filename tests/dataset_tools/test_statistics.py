@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from builds import change_json
 from raw_data import T, V, meta, review, table, write_raw
 
 from dataset_tools.counts import raw_counts
@@ -111,10 +112,10 @@ def test_a_build_gives_table_3_and_one_that_contradicts_is_refused(tmp_path):
     stats = folder / "Appliances.stats.json"
     built = count_domain(tmp_path, "Appliances", data_path=tmp_path / "dataset")["table3"]
     assert built == {**computed, "source": "build"}
-    stats.write_text(stats.read_text().replace('"avg_history_length": 1.4', '"avg_history_length": 7.0'))
+    change_json(stats, '"avg_history_length": 1.4', '"avg_history_length": 7.0')
     changed = count_domain(tmp_path, "Appliances", data_path=tmp_path / "dataset")["table3"]
     assert changed["avg_history_length"] == 7.0  # it is read, not computed
-    stats.write_text(stats.read_text().replace('"max_history": 50', '"max_history": 20'))
+    change_json(stats, '"max_history": 50', '"max_history": 20')
     with pytest.raises(InputError, match="built with max_history=20, asked is max_history=50"):
         count_domain(tmp_path, "Appliances", data_path=tmp_path / "dataset")
 
@@ -290,3 +291,15 @@ def test_the_real_slices(shared_data, tmp_path):
         with gzip.open(path, "rt", encoding="utf-8") as file:
             users.update(json.loads(line)["user_id"] for line in file)
     assert found["total"]["users"] == len(users)
+
+
+def test_kept_ids_that_are_damaged_are_counted_again(tmp_path):
+    write_raw(tmp_path, "Appliances", *random_raw(5))
+    (tmp_path / "kept").mkdir()
+    count_domain(tmp_path, "Appliances", table3=False, keep_dir=tmp_path / "kept")
+    ids = tmp_path / "kept/Appliances.users.parquet"
+    whole = ids.read_bytes()
+    damaged = whole[:40] + bytes([whole[40] ^ 1]) + whole[41:]
+    ids.write_bytes(damaged)
+    count_domain(tmp_path, "Appliances", table3=False, keep_dir=tmp_path / "kept")
+    assert ids.read_bytes() != damaged

@@ -11,6 +11,7 @@ from recbole_blair.bench import data, encoder_cost, tasks
 from recbole_blair.bench.cells import choose_encoders, encoder_id
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
+from recbole_blair.files.own_json import write_own_json
 from recbole_blair.steps import commands
 from recbole_blair.text.transformer import TransformerEncoder
 
@@ -149,7 +150,8 @@ def test_a_damaged_cell_is_one_line(copied_bench, capsys, name, content):
 
 def test_values_of_another_cell_are_refused(copied_bench, capsys):
     cells = copied_bench / "out/cells/sequential/sample"
-    shutil.copyfile(next(cells.glob("tiny-*")) / "values.parquet", cells / "tfidf-svd/values.parquet")
+    for name in ("values.parquet", "checksums.json"):
+        shutil.copyfile(next(cells.glob("tiny-*")) / name, cells / "tfidf-svd" / name)
     assert "holds other values than cell.json beside it" in one_line(capsys, run_bench(copied_bench, "--plm=tfidf-svd"))
 
 
@@ -183,7 +185,7 @@ def test_benches_are_joined(copied_bench, tmp_path, capsys):
     assert main(["bench", "--merge", *folders, f"--output_dir={joined}", "--samples=500"]) == 0  # nothing twice
     cell = next((tmp_path / "b/cells/search-short").glob("*/*/cell.json"))
     about = json.loads(cell.read_text())
-    cell.write_text(json.dumps({**about, "data": {"sha256": "0" * 64}}))
+    write_own_json(cell, {**about, "data": {"sha256": "0" * 64}})
     line = one_line(capsys, main(["bench", "--merge", *folders, f"--output_dir={tmp_path / 'c'}"]))
     assert "search-short/generated-short: tfidf-svd and tiny were measured on other data" in line
 

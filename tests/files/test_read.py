@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.own_json import read_own_json
 from recbole_blair.files.read import (
     MAX_DEPTH,
     check_file,
@@ -19,7 +20,6 @@ from recbole_blair.files.read import (
     json_depth,
     parse_json,
     read_json,
-    read_own_json,
     read_parquet,
     read_text,
     read_yaml,
@@ -172,6 +172,12 @@ def test_yaml_that_failed(name):
     with pytest.raises(InputError, match=rf"{name}.*; expected keys and values") as failure:
         read_yaml(CASES / name, "keys and values")
     assert "\n" not in str(failure.value) and time.monotonic() - start < 5
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason=f"no {CASES}")
+def test_files_that_are_read_as_they_are():
+    assert read_yaml(CASES / "date.yaml") == {"learning_rate": "2024-99-99"}  # which no number is: its key says so
+    assert list(iter_jsonl(CASES / "empty.jsonl", "users")) == []
 
 
 def test_yaml(tmp_path):

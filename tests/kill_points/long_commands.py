@@ -15,7 +15,7 @@ sys.path += [str(TESTS / room) for room in ("dataset_tools", "recommend", "searc
 # Times, memory, processes, where a run went on, and the modification times that .cache/ compares.
 OF_THIS_RUN = {
     "seconds", "time", "written", "pairs_per_second", "peak_memory", "peak_memory_mb", "pid", "opened", "resumed_at",
-    "sources", "ms_per_text",
+    "sources", "ms_per_text", "json_crc32",
 }  # fmt: skip
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.checksum import file_sha256
+from recbole_blair.files.own_json import write_own_json
 from recbole_blair.pretrain.data import EpochOrder, PairCollator, RowDataset, load_pair_tables, pair_files, text_key
 from recbole_blair.schema import MATCHED_REVIEWS, VALID_START_MS
 from tests.pretrain.conftest import pair_rows
@@ -162,3 +164,25 @@ def test_batches_hold_contexts_then_metadata(tmp_path, tokenizer):
     assert batch["ids"][3, : len(whole)].tolist() == whole and int(batch["lengths"][3]) == len(whole)
     assert [len(c) for c in batch["chunks"]] == [4, 2]
     assert sorted(torch.cat(batch["chunks"]).tolist()) == list(range(6))
+
+
+@pytest.mark.parametrize("table", ["train.arrow", "held_out.arrow"])
+def test_damaged_tables_are_made_again(tmp_path, table):
+    path = write(tmp_path / "p.jsonl", [row(f"{LONG}{i}") for i in range(8)])
+    load_pair_tables(path, tmp_path / "t", holdout=0.3, progress=False)
+    place = tmp_path / "t" / table
+    whole = place.read_bytes()
+    place.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    load_pair_tables(path, tmp_path / "t", holdout=0.3, progress=False)
+    assert place.read_bytes() == whole
+
+
+def test_pairs_are_compared_with_their_record(tmp_path):
+    path = write(tmp_path / "p.jsonl", [row(f"{LONG}{i}") for i in range(8)])
+    record = {"shards": [{"file": path.name, "pairs": 8, "sha256": file_sha256(path)}]}
+    write_own_json(tmp_path / "shop.json", record)
+    (tmp_path / "others.json").write_text("[")  # is no record of ours
+    load_pair_tables(tmp_path, tmp_path / "t" / "1", holdout=0, progress=False)
+    path.write_text(path.read_text().replace("1", "2", 1))
+    with pytest.raises(InputError, match=r"p\.jsonl is damaged: .*; make the pairs again in another folder"):
+        load_pair_tables(tmp_path, tmp_path / "t" / "2", holdout=0, progress=False)

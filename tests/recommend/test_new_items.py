@@ -10,8 +10,10 @@ import torch.nn.functional as F
 
 import recbole_blair
 from recbole_blair.errors import InputError
+from recbole_blair.files.checksum import file_crc32
+from recbole_blair.files.own_json import write_own_json
 from recbole_blair.text.encode import encode_build
-from recbole_blair.text.features import CHECKSUM_KEY, content_checksum, header_path
+from recbole_blair.text.features import CHECKSUM_KEY, header_path
 
 from builds import random_sequences, write_build  # isort: skip
 from recommend_runs import item_words, save_run, write_text_build  # isort: skip
@@ -177,7 +179,7 @@ def test_an_encoder_that_encodes_the_catalogue_otherwise_is_refused(tmp_path, pl
     file = next(build.glob("*.feature"))
     np.random.default_rng(0).standard_normal(file.stat().st_size // 4).astype(np.float32).tofile(file)
     header = header_path(build, file.name.removeprefix(f"{build.name}.").removesuffix(".feature"))
-    header.write_text(json.dumps({**json.loads(header.read_text()), CHECKSUM_KEY: content_checksum(file)}))
+    write_own_json(header, {**json.loads(header.read_text()), CHECKSUM_KEY: file_crc32(file)})
     with pytest.raises(InputError, match="encodes items of the catalogue otherwise than the run's feature file"):
         open_run(run, NEW)
 

@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from builds import change_json
 from report_runs import train
 
 from recbole_blair.cli.main import main
+from recbole_blair.files.checksum import recorded_file
 from recbole_blair.report import examples
 from recbole_blair.report.collect import Options, collect
 from recbole_blair.report.curves import load_curves
@@ -162,7 +164,8 @@ def test_ranks_of_another_evaluation_are_refused(own_runs):
     path = own_runs / "SASRec-1/ranks.parquet"
     table = pq.read_table(path)
     better = pa.array(np.maximum(1.0, table["rank"].to_numpy() / 2))
-    pq.write_table(table.set_column(table.schema.get_field_index("rank"), "rank", better), path)
+    with recorded_file(path) as temporary:
+        pq.write_table(table.set_column(table.schema.get_field_index("rank"), "rank", better), temporary)
     panel = collect([own_runs], QUICK)["panels"][0]
     assert any("is not of the evaluation in metrics.json: its recall@10" in x for x in panel["missing"]["comparisons"])
     assert len(panel["comparisons"]["pairs"]) == 1
@@ -195,7 +198,7 @@ def test_one_run_alone_has_a_page(tiny_runs):
 
 def test_another_data_set_gets_a_part_of_its_own(own_runs, tmp_path, capsys):
     path = own_runs / "SeqPop-2/metrics.json"
-    path.write_text(path.read_text().replace('"dataset": "tiny"', '"dataset": "other"'))
+    change_json(path, '"dataset": "tiny"', '"dataset": "other"')
     output = tmp_path / "page.html"
     flags = ["--quiet", "--samples=100", "--examples=1", f"--output={output}"]
     assert main(["report", str(own_runs), *flags]) == 0

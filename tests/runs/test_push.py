@@ -21,6 +21,7 @@ from recommend_runs import save_run
 import recbole_blair
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
+from recbole_blair.files.own_json import write_own_json
 from recbole_blair.quick_start import run as train
 from recbole_blair.runs import fetch
 
@@ -285,7 +286,7 @@ def test_features_are_pushed_and_taken_as_vectors(hub, world, tmp_path, capsys):
     build = shutil.copytree(world[1], tmp_path / "tiny", ignore=shutil.ignore_patterns(".cache"))
     feature = next(path for path in build.glob("*.feature") if "tiny-encoder" in path.name)
     header = Path(f"{feature}.json")
-    header.write_text(json.dumps({**json.loads(header.read_text()), "endpoint": "http://inside:8000/v1"}))
+    write_own_json(header, {**json.loads(header.read_text()), "endpoint": "http://inside:8000/v1"})
     assert push(feature, repo="shop/features") == 0
     files = hub.files("shop/features", DATASETS)
     assert not [name for name, data in files.items() if b"inside" in data]

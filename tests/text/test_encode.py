@@ -17,6 +17,7 @@ from tiny_encoders import some_texts, write_items, write_tiny_encoder
 
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
+from recbole_blair.files.own_json import write_own_json
 from recbole_blair.text import encode, partial
 from recbole_blair.text.encode import encode_build
 from recbole_blair.text.encoders import encoder_name, load_encoder
@@ -151,7 +152,7 @@ def make_first_format(path, name, **changes):
     new = path.with_name(f"shop.{name}.feature")
     path.rename(new)
     Path(f"{path}.json").unlink()
-    Path(f"{new}.json").write_text(json.dumps(header))
+    write_own_json(Path(f"{new}.json"), header)
     return new
 
 

@@ -212,3 +212,20 @@ def test_force_replaces_a_build_of_other_settings(tmp_path):
         build(tmp_path, max_history=3)
     build(tmp_path, max_history=3, force=True)
     assert contents(folder) == contents(build(tmp_path, "fresh", max_history=3))
+
+
+def test_no_row_of_a_damaged_file_is_kept(tmp_path, tiny_bert, counted):
+    seen, load = counted
+    write_log(tmp_path, 60, 40)
+    folder = build(tmp_path)
+    path = encode_build(folder, tiny_bert, load=load, **FP32)
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    write_log(tmp_path, 61, 41)
+    build(tmp_path, force=True)
+    with pytest.raises(InputError, match=r"\.feature is damaged: from row 0 on .*; encode again: .* --force"):
+        encode_build(folder, tiny_bert, load=load, **FP32)
+    seen.clear()
+    encode_build(folder, tiny_bert, load=load, force=True, **FP32)
+    assert len(seen) == 41

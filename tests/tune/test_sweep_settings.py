@@ -182,3 +182,16 @@ def test_damaged_files_are_named(tmp_path):
     (folder / files.TRIAL).write_text(json.dumps({"number": 0})[:-1])
     with pytest.raises(InputError, match=r"trial\.json.*restore it, or start a new sweep"):
         files.load_trials(tmp_path)
+    files.save_trial(tmp_path, files.Trial(0, {}))
+    for epoch in (1, 2):
+        files.append_progress(folder, {"epoch": epoch, "loss": 0.25})
+    assert [line["epoch"] for line in files.load_trials(tmp_path)[0].lines] == [1, 2]
+    progress = folder / files.PROGRESS
+    progress.write_text(progress.read_text().replace("0.25", "0.75", 1))
+    with pytest.raises(InputError, match=r"progress\.jsonl line 1 is damaged; restore it, or start a new sweep"):
+        files.load_trials(tmp_path)
+    files.save_sweep(tmp_path, {"keys": {"epochs": 2}})
+    assert files.load_sweep(tmp_path) == {"keys": {"epochs": 2}}
+    (tmp_path / files.SWEEP).write_text((tmp_path / files.SWEEP).read_text().replace("epochs: 2", "epochs: 3"))
+    with pytest.raises(InputError, match=r"sweep\.yaml is damaged or was changed: its lines have another SHA-256"):
+        files.load_sweep(tmp_path)

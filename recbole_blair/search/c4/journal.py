@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
 from pathlib import Path
 from typing import Any
 
 from recbole_blair.errors import InputError
+from recbole_blair.files.own_json import read_line, write_line
 
 
 class Journal:
@@ -75,12 +75,9 @@ class Journal:
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         """Return a line's object."""
-        try:
-            row = json.loads(line)
-            if isinstance(row, dict) and ("about" in row if number == 1 else "key" in row and "status" in row):
-                return row
-        except ValueError:
-            pass
+        row = read_line(line)
+        if row is not None and ("about" in row if number == 1 else "key" in row and "status" in row):
+            return row
         raise InputError(f"{self.path}, line {number}: damaged; remove that line or choose another --output_dir")
 
     def add(self, entry: dict[str, Any]) -> None:
@@ -91,7 +88,7 @@ class Journal:
 
     def _append(self, row: dict[str, Any]) -> None:
         """Write one line through to the disk."""
-        self.file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+        self.file.write(write_line(row).encode("utf-8", "surrogatepass"))
         self.file.flush()
         os.fsync(self.file.fileno())
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recbole_blair.errors import InputError
-from recbole_blair.files.checksum import write_checksums
-from recbole_blair.files.write import whole_file, whole_folder, write_json
+from recbole_blair.files.checksum import file_crc32, write_checksums
+from recbole_blair.files.own_json import write_own_json
+from recbole_blair.files.write import whole_file, whole_folder
 from recbole_blair.schema import VERSION
 from recbole_blair.text.encode import FORMAT
 from recbole_blair.text.encoders import encoder_name, load_encoder
 from recbole_blair.text.export import write_sentence_transformer_files
-from recbole_blair.text.features import CHECKSUM_KEY, content_checksum, feature_path, header_path
+from recbole_blair.text.features import CHECKSUM_KEY, feature_path, header_path
 from recbole_blair.text.options import EncoderOptions
 from recbole_blair.text.text_model import load_transformer
 from recbole_blair.text.trained.layers import merge_into
@@ -130,7 +131,7 @@ def write_features(texts: TrainedTexts, source: TextSource, folder: Path) -> str
     header_path(source.build_dir, name).unlink(missing_ok=True)  # rows without a header count as unfinished
     with whole_file(path) as temporary:
         table.tofile(temporary)
-    write_json(header_path(source.build_dir, name), {**header, CHECKSUM_KEY: content_checksum(path)})
+    write_own_json(header_path(source.build_dir, name), {**header, CHECKSUM_KEY: file_crc32(path)})
     return name
 
 

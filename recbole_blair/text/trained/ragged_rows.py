@@ -20,14 +20,8 @@ import torch
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import crc32_blocks
-from recbole_blair.files.write import (
-    locked_folder,
-    put_in_place,
-    remove,
-    remove_leftovers,
-    whole_folder,
-    write_json,
-)
+from recbole_blair.files.own_json import read_own_json, write_own_json
+from recbole_blair.files.write import locked_folder, put_in_place, remove, remove_leftovers, whole_folder
 from recbole_blair.parallel.launch import is_first_process
 from recbole_blair.schema import CACHE_DIR
 
@@ -93,7 +87,7 @@ def open_rows(
     if not folder.is_dir():
         return None
     try:
-        stamp = json.loads((folder / STAMP).read_bytes())
+        stamp = read_own_json(folder / STAMP, "what kept rows depend on", "", ("about", "crc32"))
         if stamp["about"] != dict(about):
             return None
         wrong = [name for name in (VALUES, STARTS) if crc32_blocks(folder / name) != stamp["crc32"][name]]
@@ -102,7 +96,7 @@ def open_rows(
             shape = (int(starts[-1]), width) if width else (int(starts[-1]),)
             return RaggedRows(starts, np.memmap(folder / VALUES, STORED[dtype], "r", shape=shape), dtype)
         fault = f"{wrong[0]} has another checksum than when it was written"
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (InputError, OSError, ValueError, LookupError, TypeError) as error:
         fault = f"{type(error).__name__}: {error}"
     if is_first_process() and not quiet:
         print(f"{folder} is damaged ({fault[:200]}); it is made again", file=sys.stderr)
@@ -149,7 +143,7 @@ def make_rows(
             bar.update(len(rows))
             if time.monotonic() - saved > SAVED_EVERY_S:
                 values.flush()  # first: what is written down as done is on the disk
-                write_json(partial / PROGRESS, {**state, "done": number})
+                write_own_json(partial / PROGRESS, {**state, "done": number})
                 saved = time.monotonic()
         values.flush()
         del values
@@ -157,7 +151,7 @@ def make_rows(
             np.save(temporary / STARTS, starts, allow_pickle=False)
             put_in_place(partial / VALUES, temporary / VALUES, sync=False)
             crc32 = {name: crc32_blocks(temporary / name) for name in (VALUES, STARTS)}
-            (temporary / STAMP).write_text(json.dumps({"about": dict(about), "crc32": crc32}))
+            write_own_json(temporary / STAMP, {"about": dict(about), "crc32": crc32}, indent=None)
         remove(partial)
     return RaggedRows(starts, np.memmap(folder / VALUES, STORED[dtype], "r", shape=shape), dtype)
 
@@ -165,10 +159,10 @@ def make_rows(
 def _batches_done(partial: Path, state: Mapping[str, Any], n_bytes: int) -> int:
     """Return how many batches of the same work an earlier process left on the disk."""
     try:
-        found = json.loads((partial / PROGRESS).read_bytes())
+        found = read_own_json(partial / PROGRESS, "the progress of encoding", "", ("done",))
         same = (partial / VALUES).stat().st_size == n_bytes and {**found, "done": 0} == {**state, "done": 0}
         return int(found["done"]) if same else 0
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (InputError, OSError, ValueError, TypeError):
         return 0
 
 
