@@ -13,8 +13,10 @@ from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).resolve().parent
-CARRIED = ("props", "examples")  # folders that the wheel carries inside recbole_blair
-NOT_CARRIED = shutil.ignore_patterns("__pycache__", ".*", "dataset", "runs")  # the notebook writes the last two
+CARRIED = {  # folders that the wheel carries inside recbole_blair, and what is left out of them
+    "props": ("__pycache__", ".*"),
+    "examples": ("__pycache__", ".*", "dataset", "runs"),  # the notebook writes the last two
+}
 RECBOLE_RUNTIME = [
     "colorama>=0.4.4",
     "colorlog>=4.7.2",
@@ -87,10 +89,10 @@ class BuildPyWithProps(build_py):
         super().run()
         if self.editable_mode:
             return
-        for folder in CARRIED:
+        for folder, left_out in CARRIED.items():
             target = Path(self.build_lib) / "recbole_blair" / folder
             shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(ROOT / folder, target, ignore=NOT_CARRIED)
+            shutil.copytree(ROOT / folder, target, ignore=shutil.ignore_patterns(*left_out))
 
 
 class SdistWithProps(sdist):
