@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-EXTRAS ?= test,pretrain,lora,search,api,tune,serve
+EXTRAS ?= test,pretrain,lora,search,api,tune,serve,track
 SCALE ?= small
 # A worker a core, each with one thread: threads of many workers would only wait for each other. Tests that start a Ray
 # share a worker (loadgroup).

@@ -44,10 +44,12 @@ INSTALL_REQUIRES = [
     "transformers>=5.0,<6",
 ]
 EXTRAS = {
-    "pretrain": ["accelerate>=1.1", "datasets>=4.0", "sentence-transformers>=5.0"],
+    "pretrain": ["accelerate>=1.10", "datasets>=4.0", "sentence-transformers>=5.0"],
     "search": ["bm25s>=0.2", "PyStemmer>=2.2", "faiss-cpu>=1.9", "ir-measures>=0.3"],
     "serve": ["bm25s>=0.2", "fastapi>=0.115", "uvicorn>=0.30"],
     "tune": ["ray[tune]>=2.40", "optuna>=4.0"],
+    # the other trackers, wandb and mlflow, are the user's to choose
+    "track": ["accelerate>=1.10", "tensorboard>=2.16"],
     "lora": ["peft>=0.18"],
     "api": ["openai>=1.50", "tiktoken>=0.8"],
     "test": [
@@ -57,6 +59,7 @@ EXTRAS = {
         "import-linter>=2.4",
         "ipykernel>=6.29",  # of the notebook's test, as is nbclient
         "ir-measures>=0.3",
+        "mlflow-skinny>=3.0",
         "mypy>=1.11",
         "nbclient>=0.10",
         "pandas-stubs>=2.2",

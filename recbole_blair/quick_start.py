@@ -6,8 +6,9 @@ rows, write metrics.json. `run` resolves one configuration for it, `run_many` on
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,9 @@ from recbole_blair.registry.build_model import (
 from recbole_blair.text.encoders import encoder_name
 from recbole_blair.text.trained.choice import chosen_training
 from recbole_blair.text.trained.export import export_encoder, write_features
+from recbole_blair.tracking.callback import Callback, check_callbacks
+from recbole_blair.tracking.trackers import RunPlace, check_trackers
+from recbole_blair.tracking.tracking import Tracking
 from recbole_blair.train import checkpoint, run_folder
 from recbole_blair.train.display import run_logger, say
 from recbole_blair.train.interrupted import choose_root
@@ -47,8 +51,6 @@ from recbole_blair.train.trainer import BlairTrainer
 if TYPE_CHECKING:
     from recbole_blair.text.trained.source import TextSource
 
-OnEpoch = Callable[[int, dict[str, float]], "bool | None"]  # see BlairTrainer
-OnSaved = Callable[[BlairTrainer], None]
 Datasets = dict[tuple, BlairDataset]  # that are open, by build folder, encoder and scale of the features
 
 
@@ -56,7 +58,7 @@ def run(
     model: str | None,
     dataset: str | None,
     config_files: Sequence[str] = (),
-    on_epoch: OnEpoch | None = None,
+    callbacks: Sequence[Callback] = (),
     **overrides: Any,
 ) -> dict[str, Any]:
     """Train and evaluate one model with one seed; makes atomic files and features first when they are missing.
@@ -67,7 +69,7 @@ def run(
         model: a name of `recbole-blair models`.
         dataset: an official or short name, `sample`, or a folder name under `data_path`.
         config_files: YAML files.
-        on_epoch: see BlairTrainer.
+        callbacks: hear of the training (docs/tracking.md).
         **overrides: keys of props/overall.yaml and props/model/<Model>.yaml.
 
     Returns:
@@ -80,17 +82,23 @@ def run(
         >>> run("UniSRecBlair", "sample", plm="tfidf-svd", epochs=5)["test"]["ndcg@10"]  # doctest: +SKIP
     """
     model, dataset, config_files, overrides = given_or_resumed(model, dataset, config_files, overrides)
+    check_callbacks(callbacks)
     several = [key for key in ("seeds", "baselines") if overrides.get(key)]
     if several:
         raise InputError(f"run() makes one run; {several[0]} is for run_many()")
     use_plugins(overrides.get("plugin"), config_files)
     info = find_model(model)
     config = resolve_config(info, dataset, config_files, overrides).replace(seeds=None, baselines=None)
-    return train_one(info, config, on_epoch=on_epoch)
+    check_trackers(config["log"])
+    return train_one(info, config, callbacks=callbacks)
 
 
 def run_many(
-    model: str | None, dataset: str | None, config_files: Sequence[str] = (), **overrides: Any
+    model: str | None,
+    dataset: str | None,
+    config_files: Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
+    **overrides: Any,
 ) -> list[dict[str, Any]]:
     """Run a model and its baselines with every seed; each run in a folder of its own, finished ones left alone.
 
@@ -100,13 +108,15 @@ def run_many(
         metrics.json's content of each run, with `output_dir`; one when neither seeds nor baselines are set.
     """
     model, dataset, config_files, overrides = given_or_resumed(model, dataset, config_files, overrides)
+    check_callbacks(callbacks)
     use_plugins(overrides.get("plugin"), config_files)
     info = find_model(model)
     config = resolve_config(info, dataset, config_files, overrides)
+    check_trackers(config["log"])
     seeds = config["seeds"] or [config["seed"]]
     names = [model, *(config["baselines"] or [])]
     if len(seeds) * len(names) == 1:
-        return [train_one(info, config.replace(seed=seeds[0], seeds=None, baselines=None))]
+        return [train_one(info, config.replace(seed=seeds[0], seeds=None, baselines=None), callbacks=callbacks)]
     infos = [find_model(name) for name in names]
     join_group(config["device"])
     root = Path(broadcast(str(choose_root(config, default_root(config)))))
@@ -128,19 +138,19 @@ def run_many(
         for seed in seeds:
             folder = str(root / f"{one.name}-{seed}")
             single = base.replace(seed=seed, seeds=None, baselines=None, output_dir=folder)
-            results.append(train_one(one, single, datasets))
+            results.append(train_one(one, single, datasets, callbacks))
     return results
 
 
 def train_one(
-    info: ModelInfo, config: Config, datasets: Datasets | None = None, on_epoch: OnEpoch | None = None
+    info: ModelInfo, config: Config, datasets: Datasets | None = None, callbacks: Sequence[Callback] = ()
 ) -> dict[str, Any]:
     """Train one resolved configuration in its run folder, evaluate the test rows, write metrics.json.
 
     Args:
         config: of one seed.
         datasets: datasets that are open; the run's own is added.
-        on_epoch: see BlairTrainer.
+        callbacks: hear of the training.
 
     Returns:
         metrics.json's content, with `output_dir`.
@@ -150,8 +160,9 @@ def train_one(
     if finished:
         say(f"{run_dir} is a finished run of this configuration; its results:")
         return {**finished, "output_dir": str(run_dir)}
-    with training(info, config, run_dir, datasets, on_epoch) as (trainer, dataset, seconds):
+    with training(info, config, run_dir, datasets, callbacks) as (trainer, dataset, seconds):
         metrics = evaluate_test(trainer, dataset, seconds)
+        trainer.notify("on_train_end", metrics)
     return {**metrics, "output_dir": str(run_dir)}
 
 
@@ -159,12 +170,16 @@ def train_weights(
     info: ModelInfo,
     config: Config,
     datasets: Datasets,
-    on_epoch: OnEpoch | None = None,
-    on_saved: OnSaved | None = None,
+    callbacks: Sequence[Callback] = (),
+    parent: Mapping[str, str] | None = None,
 ) -> None:
-    """Train as `train_one` and leave the test rows alone: no metrics.json, the run counts as unfinished."""
+    """Train as `train_one` and leave the test rows alone: no metrics.json, the run counts as unfinished.
+
+    Args:
+        parent: of a sweep's trial: what its trackers know of the sweep (`Tracking.handles`).
+    """
     config, run_dir = start_run(config)
-    with training(info, config, run_dir, datasets, on_epoch, on_saved):
+    with training(info, config, run_dir, datasets, callbacks, parent):
         pass
 
 
@@ -190,8 +205,8 @@ def training(
     config: Config,
     run_dir: Path,
     datasets: Datasets | None = None,
-    on_epoch: OnEpoch | None = None,
-    on_saved: OnSaved | None = None,
+    callbacks: Sequence[Callback] = (),
+    parent: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[BlairTrainer, BlairDataset, dict[str, float]]]:
     """Train in a run folder, going on where it was stopped; no other process works there until the block ends.
 
@@ -206,7 +221,7 @@ def training(
         if rank() == 0:
             run_folder.save_config(run_dir, config)
         barrier()
-        with run_logger(run_dir) as log:
+        with run_logger(run_dir) as log, track(config, run_dir, log, parent) as tracking:
             about = f"{info.name} on {dataset.name}, seed {config['seed']}, {config['device']}, {config['precision']}"
             log.info("%s", about)
             seed_everything(config["seed"])
@@ -216,13 +231,21 @@ def training(
             chosen = size != config["full_batch_size"] if given is None else True
             if chosen and (line := describe_batches(rows, size * world_size(), given is not None)):
                 log.info("%s", line)
-            trainer = BlairTrainer(config, model, loaders, run_dir, log, on_epoch, on_saved)
+            trainer = BlairTrainer(config, model, loaders, run_dir, log, [tracking, *callbacks])
             if not trainer.resume() and config["init_from"]:
                 load_initial_weights(trainer, dataset)
             if rank() == 0:
                 checkpoint.save_item_ids(run_dir, model, dataset.item_tokens.to_pylist())
             trainer.fit()
             yield trainer, dataset, {**seconds, **trainer.seconds}
+
+
+def track(config: Config, run_dir: Path, log: logging.Logger, parent: Mapping[str, str] | None) -> Tracking:
+    """Return the run's runs at the trackers of the key `log`; the first process alone logs."""
+    name = f"{parent['name']}/{run_dir.name}" if parent else run_dir.name
+    metrics = [f"{split}/{config['valid_metric'].lower()}" for split in ("valid", "test")]
+    place = RunPlace(run_dir, name, parent, metrics)
+    return Tracking(config["log"] if rank() == 0 else None, place, config.fingerprint(), log.info)
 
 
 def load_initial_weights(trainer: BlairTrainer, dataset: BlairDataset) -> None:
@@ -238,6 +261,7 @@ def evaluate_test(trainer: BlairTrainer, dataset: BlairDataset, seconds: dict[st
     """Evaluate the test rows with the best weights and write the results; returns metrics.json's content."""
     started = time.perf_counter()
     test, ranks = trainer.evaluator("test").evaluate(trainer.model, "test")
+    trainer.notify("on_log", {f"test/{name}": value for name, value in test.items()})
     metrics = summarise_run(trainer, dataset, test, {**seconds, "test": time.perf_counter() - started})
     if rank() == 0:
         if dataset.text_source is not None:

@@ -20,6 +20,7 @@ from test_fuzz_keys import flags_of
 from recbole_blair.cli.main import command_names, guard, main
 from recbole_blair.config.keys import props_keys
 from recbole_blair.errors import EXTRAS
+from recbole_blair.tracking.trackers import TRACKERS
 
 ROOT = HERE.parent
 world, stopped = inputs.world, inputs.stopped  # the right command line of each command; its long work does nothing
@@ -36,6 +37,7 @@ NEEDS = {  # what a command line with this option cannot do without
     "engine=ray": {"ray"},
     "num_workers=2": {"ray"},
     "train_encoder=lora:4": {"peft"},
+    "log=tensorboard": {"accelerate"},
     "search=optuna": {"optuna"},
     "search=grid": {"ray"},
 }
@@ -77,6 +79,7 @@ def test_every_imported_package_is_installed_with_the_wheel_or_named_with_its_ex
     text = (ROOT / "setup.py").read_text()
     base = text[: text.index("EXTRAS = {")].lower().replace("_", "-")
     known = {*sys.stdlib_module_names, *EXTRAS, "recbole_blair", "dataset_tools", "recbole"}
+    known |= {tracker.install for tracker in TRACKERS.values()}  # no extra brings mlflow; check_trackers names it
     for package, files in imported_packages().items():
         name = BASE.get(package, package).lower().replace("_", "-")
         assert {package, name} & known or f'"{name}>' in base, (package, files)

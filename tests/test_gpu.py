@@ -20,6 +20,7 @@ from recbole_blair.losses import full_softmax_loss
 from recbole_blair.model.layers import HistoryEncoder
 from recbole_blair.ops import DotScores, rank_targets, softmax
 from recbole_blair.quick_start import run
+from recbole_blair.tracking.callback import Callback
 
 pytestmark = [
     pytest.mark.gpu,
@@ -120,7 +121,7 @@ def test_fp32_follows_the_cpu(data_path, tmp_path):
         keys = {**KEYS, **quiet, "precision": "fp32", "data_path": data_path, "device": device}
         run(
             "UniSRecBlair", "tiny", output_dir=str(tmp_path / device), inner_size=32,
-            on_epoch=lambda _, metrics, kept=losses_of: kept.append(metrics["loss"]), **keys,
+            callbacks=[Callback(on_epoch_end=lambda _, metrics, kept=losses_of: kept.append(metrics["loss"]))], **keys,
         )  # fmt: skip
         found[device] = losses_of
     np.testing.assert_allclose(found["cuda"], found["cpu"], rtol=1e-4)

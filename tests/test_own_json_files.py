@@ -16,6 +16,7 @@ from recbole_blair.pretrain.run import check_folder
 from recbole_blair.search.index_dir import POOL_FILE, IndexDir
 from recbole_blair.search.runs import load_metrics as load_search_metrics
 from recbole_blair.text.features import read_header
+from recbole_blair.tracking.tracking import read_kept
 from recbole_blair.train.run_folder import load_metrics
 from recbole_blair.tune.sweep_dir import read_json
 
@@ -52,8 +53,9 @@ READERS = {  # reader: the file below the folder, what reads it
     "run": ("metrics.json", load_metrics),
     "feature header": ("x.json", lambda folder: read_header(folder / "x.json")),
     "sweep": ("trial.json", lambda folder: read_json(folder / "trial.json")),
+    "trackers": ("trackers.json", lambda folder: read_kept(folder / "trackers.json")),
 }
-ANY_OBJECT = ("search run", "run", "sweep")  # who needs a key of it looks for it
+ANY_OBJECT = ("search run", "run", "sweep", "trackers")  # who needs a key of it looks for it
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

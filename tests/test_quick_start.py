@@ -17,6 +17,7 @@ from recbole_blair.quick_start import run, run_many
 from recbole_blair.registry import list_models
 from recbole_blair.runs.evaluate_run import evaluate_run
 from recbole_blair.runs.open_run import open_run
+from recbole_blair.tracking.callback import Callback
 from recbole_blair.train import run_folder
 
 FAST = {
@@ -206,15 +207,24 @@ def test_several_seeds_and_baselines_share_a_folder_and_a_table(data_path, tmp_p
     assert pop[0]["test"] == pop[1]["test"] and pop[0]["epochs"] == 0
 
 
+def losses_into(losses):
+    return Callback(on_epoch_end=lambda state, metrics: losses.append(metrics["loss"]))
+
+
 def test_run_makes_one_run(data_path):
     with pytest.raises(InputError, match=r"run\(\) makes one run; seeds is for run_many\(\)"):
         run("SeqPop", "tiny", data_path=data_path, seeds=[1, 2])
 
 
+def test_what_is_no_callback_is_refused():
+    with pytest.raises(InputError, match=r"callbacks\[1\] is a builtin_function_or_method; expected a .*Callback"):
+        run("SeqPop", "tiny", callbacks=[Callback(), print])
+
+
 def test_sampled_pairs_train_a_bpr_model(data_path, tmp_path):
     keys = {**FAST, "data_path": data_path, "loss_type": "BPR", "learning_rate": 0.01, "epochs": 4}
     losses = []
-    run("GRU4Rec", "tiny", output_dir=str(tmp_path / "bpr"), on_epoch=lambda e, m: losses.append(m["loss"]), **keys)
+    run("GRU4Rec", "tiny", output_dir=str(tmp_path / "bpr"), callbacks=[losses_into(losses)], **keys)
     assert losses[-1] < losses[0] < 0.75  # log 2 at the start
 
 
@@ -222,7 +232,7 @@ def test_sampled_pairs_train_a_bpr_model(data_path, tmp_path):
 def test_recboles_baselines_learn(data_path, tmp_path, name):
     losses = []
     keys = {**FAST, "data_path": data_path, "epochs": 4, "learning_rate": 0.01}
-    result = run(name, "tiny", output_dir=str(tmp_path / name), on_epoch=lambda e, m: losses.append(m["loss"]), **keys)
+    result = run(name, "tiny", output_dir=str(tmp_path / name), callbacks=[losses_into(losses)], **keys)
     assert losses[-1] < 0.9 * losses[0]
     assert result["encoder"] is None and result["n_items"] == 118
 
@@ -232,7 +242,7 @@ def test_recboles_baselines_learn(data_path, tmp_path, name):
 def test_every_listed_model_of_recbole_trains(data_path, tmp_path, name):
     keys = {**FAST, "data_path": data_path, "output_dir": str(tmp_path / name)}
     losses, had_ray = [], "ray" in sys.modules  # another test of this process may have loaded it
-    result = run(name, "tiny", on_epoch=lambda e, m: losses.append(m["loss"]), **keys)
+    result = run(name, "tiny", callbacks=[losses_into(losses)], **keys)
     assert result["epochs"] == 2 and losses[1] < losses[0]
     assert list(Path(tmp_path).iterdir()) == [tmp_path / name]
     assert ("ray" in sys.modules) == had_ray

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from recbole_blair.cli.main import main
 from recbole_blair.quick_start import run, run_many
+from recbole_blair.tracking.callback import Callback
 from recbole_blair.train import checkpoint, run_folder, trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,8 +104,14 @@ def test_the_same_command_goes_on_in_the_same_folder(killed, unbroken, data_path
     shutil.copytree(killed, folder)
     started = epochs_done(folder)
     heard = []
+    hears = Callback(on_epoch_end=lambda state, metrics: heard.append(state.epoch))
     keys = {**KEYS, "data_path": data_path, "output_dir": str(folder)}
-    run("SASRecText", "tiny", on_epoch=lambda epoch, metrics: heard.append(epoch), **keys)
+    run(
+        "SASRecText",
+        "tiny",
+        callbacks=[hears],
+        **keys,
+    )
     assert heard == list(range(started + 1, KEYS["epochs"] + 1))  # nothing is trained twice
     assert_same_run(folder, unbroken[0])
 

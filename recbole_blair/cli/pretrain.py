@@ -19,6 +19,7 @@ from recbole_blair.config.kinds import Kind
 from recbole_blair.errors import InputError, nearest, require
 from recbole_blair.figures import fraction
 from recbole_blair.files.output import check_output_folder
+from recbole_blair.tracking.trackers import check_trackers
 
 if TYPE_CHECKING:
     from recbole_blair.parallel.ray_cluster import RayOptions
@@ -44,6 +45,7 @@ HELP = """usage: recbole-blair pretrain (--pairs=FILE | --dataset=A,B | --pairs_
   --prepare_only        make the pairs of --dataset or --pairs_from and stop
   --contamination       make them, and report what of validation and test occurs in them, and stop
   --config_files=A,B    YAML files of keys; the command line outranks them
+  --log=A,B             log the run to trackers: tensorboard, wandb, mlflow (docs/tracking.md)
   --print_config        print every resolved key and stop
   --engine=local|ray    ray: in --num_workers=N processes of a Ray cluster, one a GPU (docs/scaling.md)
   --ray_address=ADDRESS auto or host:port of a cluster; empty: one is started here, with --ray_cpus=N CPUs
@@ -76,6 +78,7 @@ def run(argv: list[str]) -> int:
         raise InputError(f"give either --pairs=FILE or --dataset=NAME, or --pairs_from=BUILD; example: {EXAMPLE}")
     if not options.get("prepare_only") and not options.get("contamination"):
         require("pretrain", "accelerate", "datasets")
+        check_trackers(settings.log)
         if settings.output_dir is not None:
             check_output_folder(settings.output_dir)
     if settings.dataset is not None:

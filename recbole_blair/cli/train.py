@@ -19,6 +19,7 @@ from recbole_blair.errors import InputError
 from recbole_blair.files.output import check_output_folder
 from recbole_blair.parallel.launch import check_processes, is_first_process, launch, started_by_launcher
 from recbole_blair.registry import ModelInfo, find_model, use_plugins
+from recbole_blair.tracking.trackers import check_trackers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,6 +42,7 @@ HELP = """usage: recbole-blair train --model=MODEL --dataset=DATASET [--key=valu
   --config_files=A,B    YAML files of keys, perhaps with model and dataset; the command line outranks them
   --resume=FOLDER       go on with a run that was interrupted (the same command does it too)
   --fresh               start a new run, even where an interrupted one of the same configuration could go on
+  --log=A,B             log the run to trackers: tensorboard, wandb, mlflow (docs/tracking.md)
   --dry_run             say what would be done, with disk, memory and time, and stop
   --print_config        print every resolved key and stop
   --nproc=N             N processes on this machine train together, one a GPU; torchrun works too
@@ -84,6 +86,7 @@ def run(argv: list[str]) -> int:
     if started_by_launcher():
         return train(options["model"], options["dataset"], files, overrides)
     config = resolve_config(find_model(options["model"]), options["dataset"], files, overrides)
+    check_trackers(config["log"])
     if config["output_dir"]:
         check_output_folder(config["output_dir"])
     if config["nproc"] != 1:

@@ -33,6 +33,7 @@ HELP = """usage: recbole-blair tune --model=MODEL --dataset=DATASET [--option=va
   --fresh               start a new sweep, even where an interrupted one of the same configuration could go on
   --config_files=A,B    YAML files of keys; the space outranks them
   --key=value           a key of the model or of `train`, the same for every trial; it leaves the space
+  --log=A,B             log sweep and trials to trackers: tensorboard, wandb, mlflow (docs/tracking.md)
   --dry_run             check everything, list what would be tried, and stop
   --help                this
 

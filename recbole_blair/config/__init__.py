@@ -35,6 +35,7 @@ VOLATILE_KEYS = frozenset(
         "resume",
         "fresh",
         "show_progress",
+        "log",
         "threads",
         "memory_limit",
         "seeds",

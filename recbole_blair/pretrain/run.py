@@ -6,14 +6,16 @@ import contextlib
 import functools
 import resource
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import recorded_file
@@ -46,7 +48,9 @@ from recbole_blair.pretrain.trainer import (
     AUTOCAST,
     BEST,
     BEST_METRICS,
+    EVENTS,
     LAST_METRICS,
+    Events,
     LogFile,
     PairTrainer,
     last_whole_checkpoint,
@@ -55,6 +59,9 @@ from recbole_blair.pretrain.trainer import (
 )
 from recbole_blair.schema import AFTER_RANKS, BEFORE_RANKS
 from recbole_blair.text.weights import weights_hash
+from recbole_blair.tracking.callback import Callback, check_callbacks
+from recbole_blair.tracking.trackers import RunPlace, check_trackers
+from recbole_blair.tracking.tracking import Tracking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainingArguments
@@ -75,11 +82,12 @@ FORWARD_TEXTS = {"cpu": 64, "cuda": 1024}  # a CPU's caches hold few texts, a GP
 TOKENIZER_PAIRS = 200_000  # pairs that a tokenizer from scratch is trained on at most
 
 
-def pretrain(settings: Settings) -> dict[str, Any]:
+def pretrain(settings: Settings, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Train an encoder on pairs and export it.
 
     Args:
         settings: resolved, with `pairs` and `output_dir` set.
+        callbacks: hear of the training (docs/tracking.md).
 
     Returns:
         dict: metrics.json: settings, data, `before`, `after`, seconds, pairs per second, peak memory, versions.
@@ -89,6 +97,8 @@ def pretrain(settings: Settings) -> dict[str, Any]:
     """
     from transformers import set_seed
 
+    check_trackers(settings.log)
+    check_callbacks(callbacks)
     folder = Path(settings.output_dir)
     state = folder / STATE_DIR
     done = check_folder(folder, settings)
@@ -119,15 +129,27 @@ def pretrain(settings: Settings) -> dict[str, Any]:
         tables.train = choose_pairs(tables.train, settings.exclude_items, settings.max_pairs, settings.seed)
         set_seed(settings.seed)
         model, tokenizer, base = load_start(settings, tables, state)
-        trainer = build_trainer(settings, args, model, tokenizer, tables, task, precision, state)
+        tracking = track(settings, folder)
+        events = Events([tracking, *callbacks], folder, settings, model)
+        trainer = build_trainer(settings, args, model, tokenizer, tables, task, precision, state, events)
     if rank() == 0:
         write_own_json(state / CONFIG, settings.fingerprint() | {"pairs_hash": pairs_hash(settings.pairs)}, indent=2)
-    results, timing = train_and_evaluate(trainer, settings, state)
-    metrics = summary(settings, tables, task, base, results, timing, precision, model)
-    if rank() == 0:
-        finish(folder, model, tokenizer, settings, metrics, base)
+    with tracking:
+        results, timing = train_and_evaluate(trainer, settings, state, events)
+        metrics = summary(settings, tables, task, base, results, timing, precision, model)
+        if rank() == 0:
+            finish(folder, model, tokenizer, settings, metrics, base)
+        events.notify("on_train_end", timing["epochs"], timing["steps"], metrics)
     trainer.accelerator.wait_for_everyone()
     return metrics
+
+
+def track(settings: Settings, folder: Path) -> Tracking:
+    """Return the run's runs at the trackers of the key `log`; the first process alone logs."""
+    metrics = [f"{when}_{settings.valid_metric}" for when in ("before", "eval", "after")]
+    place = RunPlace(folder / STATE_DIR, folder.name, None, metrics, EVENTS)
+    say = functools.partial(tqdm.write, file=sys.stderr)
+    return Tracking(settings.log if rank() == 0 else None, place, settings.fingerprint(), say, "global_step")
 
 
 def choose_device(settings: Settings) -> tuple[str, str]:
@@ -227,6 +249,7 @@ def build_trainer(
     task: RetrievalTask | None,
     precision: str,
     state: Path,
+    events: Events,
 ) -> PairTrainer:
     """Put model, data and settings into a PairTrainer."""
 
@@ -262,7 +285,7 @@ def build_trainer(
         data_collator=PairCollator(tokenizer, settings.max_length, chunk, vocabulary.pad_id),
         train_dataset=RowDataset(tables.train),
         eval_dataset=None if task is None else task.contexts,
-        callbacks=[LogFile(state)],
+        callbacks=[LogFile(state, "tensorboard" not in (settings.log or ())), events],
     )
 
 
@@ -279,7 +302,7 @@ def closed_bars(trainer: PairTrainer) -> Iterator[None]:
 
 
 def train_and_evaluate(
-    trainer: PairTrainer, settings: Settings, state: Path
+    trainer: PairTrainer, settings: Settings, state: Path, events: Events
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
     """Evaluate, train (going on from the last whole checkpoint), and load the weights to export.
 
@@ -287,6 +310,8 @@ def train_and_evaluate(
         Metrics `before` and `after`; seconds and pairs per second of this call.
     """
     checkpoint = last_whole_checkpoint(state / "checkpoint", world_size())
+    resumed_at = 0 if checkpoint is None else int(checkpoint.name[11:])
+    events.notify("on_train_begin", None, resumed_at)
     results = {"before": before_training(trainer, settings, state) if settings.eval_before else {}, "after": {}}
     started = time.monotonic()
     with keep_freed_memory(), closed_bars(trainer):
@@ -301,8 +326,9 @@ def train_and_evaluate(
             ):  # the last evaluation was of other weights, or of another process
                 trainer.evaluate(metric_key_prefix="after")
             save_ranks(trainer.task, state / AFTER_RANKS)
-    steps = outcome.global_step
-    timing = {"train": seconds, "steps": steps, "resumed_at": 0 if checkpoint is None else int(checkpoint.name[11:])}
+    steps, epochs = outcome.global_step, trainer.state.epoch
+    events.notify("on_log", epochs, steps, {f"after_{name}": value for name, value in results["after"].items()})
+    timing = {"train": seconds, "steps": steps, "epochs": epochs, "resumed_at": resumed_at}
     return results, timing
 
 
@@ -362,7 +388,7 @@ def summary(
 ) -> dict[str, Any]:
     """Return what metrics.json says."""
 
-    pairs = len(tables.train) * settings.epochs
+    pairs = len(tables.train) * timing["epochs"]  # fewer than all epochs where a callback stopped the training
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     device = next(model.parameters()).device
     memory = {"process_mb": round(peak, 1)}

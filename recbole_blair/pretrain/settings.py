@@ -19,6 +19,7 @@ VOLATILE = frozenset(
     {
         "output_dir",
         "show_progress",
+        "log",
         "eval_before",
         "dataloader_workers",
         "raw_dir",

@@ -23,9 +23,10 @@ from recbole_blair.files.checksum import check_folder, check_recorded, recorded_
 from recbole_blair.files.own_json import read_own_json, write_own_json
 from recbole_blair.files.write import explained
 from recbole_blair.learning_rate import rate_factor
-from recbole_blair.parallel.distributed import all_reduce_gradients, rank, world_size
+from recbole_blair.parallel.distributed import all_reduce_gradients, broadcast, rank, world_size
 from recbole_blair.pretrain.data import EpochOrder
 from recbole_blair.pretrain.retrieval import evaluate_retrieval
+from recbole_blair.tracking.callback import Callback, TrainingState, notify
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 WHOLE = "whole.json"  # written last into a checkpoint: one without it was interrupted and is not used
 WEIGHTS = "model.safetensors"
+EVENTS = "tensorboard"  # the folder of the curves
 BEST, BEST_METRICS, LAST_METRICS = "best.safetensors", "best.json", "last.json"
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -221,13 +223,13 @@ class PairTrainer(Trainer):
 
 
 class LogFile(TrainerCallback):
-    """Appends each log line to log.txt as JSON and to TensorBoard."""
+    """Appends each log line to log.txt as JSON and, unless a tracker does that, to TensorBoard."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, curves: bool) -> None:
         from torch.utils.tensorboard import SummaryWriter  # heavy
 
         self.path = Path(folder) / "log.txt"
-        self.writer = SummaryWriter(str(Path(folder) / "tensorboard")) if rank() == 0 else None
+        self.writer = SummaryWriter(str(Path(folder) / EVENTS)) if curves and rank() == 0 else None
 
     def on_log(
         self,
@@ -238,14 +240,80 @@ class LogFile(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Write the numbers of one line."""
-        if self.writer is None:
+        if rank() > 0:
             return
-        values = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}
+        values = numbers(logs)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **values}) + "\n")
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, state.global_step)
-        self.writer.flush()
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, state.global_step)
+            self.writer.flush()
+
+
+def numbers(logs: dict[str, Any] | None) -> dict[str, float]:
+    """Return the numbers of a log line of the Trainer."""
+    return {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
+
+
+class Events(TrainerCallback):
+    """Passes the Trainer's events on to our callbacks, in the first process.
+
+    Args:
+        callbacks: ours.
+        folder: the encoder's.
+        settings: resolved.
+        model: being trained.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback], folder: Path, settings: Settings, model: PairEncoder) -> None:
+        self.callbacks, self.folder, self.settings, self.model = callbacks, folder, settings, model
+        self.loss: dict[str, float] = {}
+        self.last_metrics: dict[str, float] = {}
+
+    def notify(self, event: str, epoch: float | None, step: int, *values: Any) -> bool:
+        """Tell the callbacks of an event in the first process; returns whether one of them asks to stop."""
+        state = TrainingState(self.folder, self.settings, self.model, epoch or 0, step, self.last_metrics)
+        return rank() == 0 and notify(self.callbacks, event, state, *values)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Pass on the numbers of one line."""
+        values = numbers(logs)
+        self.loss = {"loss": values["loss"]} if "loss" in values else self.loss
+        self.notify("on_log", state.epoch, state.global_step, values)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Pass on the metrics of the held-out pairs; those before and after the training are only logged."""
+        found = {k.removeprefix("eval_"): v for k, v in (metrics or {}).items() if k.startswith("eval_")}
+        if found:
+            self.last_metrics = found
+            self.notify("on_evaluate", state.epoch, state.global_step, found)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Report an epoch, and end the training where a callback asks for it."""
+        metrics = {**self.loss, **self.last_metrics}
+        if broadcast(self.notify("on_epoch_end", state.epoch, state.global_step, metrics)):
+            control.should_training_stop = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Pass on that a checkpoint is whole."""
+        self.notify("on_save", state.epoch, state.global_step)
 
 
 def last_whole_checkpoint(folder: Path, processes: int) -> Path | None:

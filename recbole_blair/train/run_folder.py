@@ -4,6 +4,7 @@ config.yaml       the resolved configuration          metrics.json    the result
 checkpoint/       weights, see checkpoint.py          ranks.parquet   see ranks_file.py
 encoder/          the trained text encoder, of runs that train one
 log.txt           what the screen showed              events.*        TensorBoard's curves
+trackers.json     ids at the trackers of `log`, see tracking/tracking.py
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from recbole_blair.parallel.distributed import (
     world_size,
 )
 from recbole_blair.text.trained.item_texts import TrainedTexts
+from recbole_blair.tracking.callback import Callback, TrainingState, notify
 from recbole_blair.train import checkpoint
 from recbole_blair.train.batch_share import iterate_shares
 from recbole_blair.train.evaluation import Evaluator
@@ -79,9 +80,7 @@ class BlairTrainer:
         loaders: of the splits train, valid and test.
         run_dir: checkpoints and TensorBoard events go here.
         log: of the run.
-        on_epoch: called after every epoch with (epoch, metrics); a sweep reports from it. It may return True to stop
-            the training.
-        on_saved: called with the trainer after every epoch, when its checkpoint is whole.
+        callbacks: hear of the training in the first process; a sweep's trial and the trackers are such.
     """
 
     def __init__(
@@ -91,11 +90,10 @@ class BlairTrainer:
         loaders: dict[str, Loader],
         run_dir: Path | str,
         log: logging.Logger,
-        on_epoch: Callable[[int, dict[str, float]], bool | None] | None = None,
-        on_saved: Callable[[BlairTrainer], None] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.config, self.model, self.loaders = config, model, loaders
-        self.run_dir, self.log, self.on_epoch, self.on_saved = Path(run_dir), log, on_epoch, on_saved
+        self.run_dir, self.log, self.callbacks = Path(run_dir), log, callbacks
         self.device = config["device"]
         self.rates = {"lr": config["learning_rate"], "weight_decay": config["weight_decay"]}
         if config["learner"] != "sgd":
@@ -159,9 +157,10 @@ class BlairTrainer:
         """
         from torch.utils.tensorboard import SummaryWriter  # heavy: loads tensorboard
 
-        if rank() == 0:
+        if rank() == 0 and "tensorboard" not in (self.config["log"] or ()):  # that tracker writes the same
             self.writer = SummaryWriter(str(self.run_dir), purge_step=self.epoch + 1)
         try:
+            self.notify("on_train_begin")
             with keep_freed_memory():
                 self.run_epochs()
         finally:
@@ -218,9 +217,11 @@ class BlairTrainer:
 
     def run_epoch(self) -> None:
         """One epoch: train, validate, report, save."""
+        before = self.seconds["train"]
         loss = self.train_epoch()
         self.epoch += 1
-        self.record("train/loss", loss)
+        seconds, rate = self.seconds["train"] - before, self.optimiser.param_groups[0]["lr"]
+        self.record({"train/loss": loss, "train/learning_rate": rate, "train/seconds": seconds})
         if self.epoch % self.config["eval_step"] == 0 or self.epoch == self.config["epochs"]:
             self.validate(loss)
         if self.asked_to_stop(loss):
@@ -228,12 +229,11 @@ class BlairTrainer:
                 self.validate(loss)
             self.stopped = True
         self.save()
-        if self.on_saved:
-            self.on_saved(self)
+        self.notify("on_save")
 
     def asked_to_stop(self, loss: float) -> bool:
-        """Report the epoch to `on_epoch` in the first process; every process gets its answer."""
-        return broadcast(bool(self.on_epoch and self.on_epoch(self.epoch, {"loss": loss, **self.last_metrics})))
+        """Report the epoch to the callbacks in the first process; every process gets their answer."""
+        return broadcast(self.notify("on_epoch_end", {"loss": loss, **self.last_metrics}))
 
     def train_epoch(self) -> float:
         """Take one step per batch; returns the mean loss over the epoch's rows.
@@ -319,7 +319,8 @@ class BlairTrainer:
         """Evaluate the validation rows, keep the best weights, count the validations without a better metric."""
         started = time.perf_counter()
         self.last_metrics, _ = self.evaluator("valid").evaluate(self.model, "validate")
-        self.seconds["valid"] += time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        self.seconds["valid"] += seconds
         value = self.last_metrics[self.config["valid_metric"].lower()]
         better = self.best_value is None or value > self.best_value
         if better:
@@ -329,8 +330,8 @@ class BlairTrainer:
         else:
             self.misses += 1
             self.stopped = self.misses >= self.config["stopping_step"]
-        for name, number in self.last_metrics.items():
-            self.record(f"valid/{name}", number)
+        self.record({f"valid/{name}": number for name, number in (self.last_metrics | {"seconds": seconds}).items()})
+        self.notify("on_evaluate", self.last_metrics)
         shown = "" if loss is None else f"loss {loss:.4f}  "
         shown += f"{self.config['valid_metric']} {fraction(value)}{'  best' if better else ''}"
         left_s = self.seconds_left()
@@ -338,10 +339,23 @@ class BlairTrainer:
             shown += f"  (at most {tqdm.format_interval(left_s)} left)"
         self.log.info("epoch %d  %s", self.epoch, shown)
 
-    def record(self, name: str, value: float) -> None:
-        """Add a point to the TensorBoard curves."""
+    def record(self, values: dict[str, float]) -> None:
+        """Add a point to each of several curves: TensorBoard's in the run folder, and those of the callbacks."""
         if self.writer:
-            self.writer.add_scalar(name, value, self.epoch)
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, self.epoch)
+        self.notify("on_log", values)
+
+    def notify(self, event: str, *values: Any) -> bool:
+        """Tell the callbacks of an event in the first process; returns whether one of them asks to stop."""
+        return rank() == 0 and notify(self.callbacks, event, self.state(), *values)
+
+    def state(self) -> TrainingState:
+        """Return what callbacks see of the training."""
+        return TrainingState(
+            self.run_dir, self.config, self.model, self.epoch, self.epoch * self.steps_per_epoch, self.last_metrics,
+            self.best_metrics, self.best_epoch, self.stopped,
+        )  # fmt: skip
 
     def save(self) -> None:
         """Write the epoch's weights, optimiser and random states; the first process does."""

@@ -21,12 +21,15 @@ from recbole_blair.files.write import locked_folder
 from recbole_blair.parallel.ray_cluster import local_cpus, local_gpus, ray_cluster
 from recbole_blair.quick_start import open_dataset
 from recbole_blair.registry import ModelInfo, find_model, use_plugins
+from recbole_blair.schema import SPLITS
+from recbole_blair.tracking.trackers import RunPlace, check_trackers
+from recbole_blair.tracking.tracking import Tracking
 from recbole_blair.train.display import say
 from recbole_blair.train.interrupted import newest_source_ns
 from recbole_blair.train.runtime import runtime_config
 from recbole_blair.tune import sweep_dir as files
 from recbole_blair.tune.heartbeat import heartbeat
-from recbole_blair.tune.results import conclude
+from recbole_blair.tune.results import conclude, count_by_status
 from recbole_blair.tune.schedulers import ranges_to_perturb
 from recbole_blair.tune.searcher import list_trials
 from recbole_blair.tune.settings import VOLATILE, resolve_settings
@@ -183,6 +186,7 @@ def base_config(info: ModelInfo, dataset: str, keys: dict[str, Any], settings: d
             raise InputError(f"metric={metric} and valid_metric={keys['valid_metric']} differ; give one of them")
         keys = {**keys, "valid_metric": metric}
     base = resolve_config(info, dataset, (), {**keys, "seeds": None, "baselines": None})
+    check_trackers(base["log"])
     if not getattr(info.load_class(), "trains", True) or base["epochs"] < 1:
         raise InputError(f"{info.name} with epochs={base['epochs']} trains nothing, so there is nothing to tune")
     if base["device"] not in ("auto", "cpu", "cuda"):
@@ -291,10 +295,31 @@ def try_trials(sweep: Sweep, cpus: int, gpus: float, started: float) -> dict[str
     for trial in sweep.trials:
         files.mend_trial(sweep.folder, trial)
     files.delete_ray_files(sweep.folder)
-    if sweep.has_more:
-        from recbole_blair.tune.driver import run_trials  # heavy: loads Ray Tune
+    with track(sweep) as tracking:
+        tracking.start(sum(trial.over for trial in sweep.trials) - 1)
+        if sweep.has_more:
+            from recbole_blair.tune.driver import run_trials  # heavy: loads Ray Tune
 
-        run_trials(sweep, worker_spec(sweep, cpus, gpus))
-        files.delete_ray_files(sweep.folder)
-    sweep.trials = files.load_trials(sweep.folder)
-    return conclude(sweep, {"CPU": cpus, "GPU": gpus}, started)
+            run_trials(sweep, {**worker_spec(sweep, cpus, gpus), "parent": tracking.handles()})
+            files.delete_ray_files(sweep.folder)
+        sweep.trials = files.load_trials(sweep.folder)
+        result = conclude(sweep, {"CPU": cpus, "GPU": gpus}, started)
+        tracking.log(sweep_summary(result), sum(trial.over for trial in sweep.trials))
+    return result
+
+
+def track(sweep: Sweep) -> Tracking:
+    """Return the sweep's runs at the trackers of the key `log`; those of its trials lie below them."""
+    spec = sweep.spec()
+    keys = {**sweep.base.fingerprint(), **spec["options"], "space": None}  # what is in that file follows
+    keys.update({f"space.{key}": values for key, values in spec["space"].items()})
+    place = RunPlace(sweep.folder, sweep.folder.name, None, [f"best/{split}/{sweep.metric}" for split in SPLITS[1:]])
+    return Tracking(sweep.base["log"], place, keys, say)
+
+
+def sweep_summary(result: dict[str, Any]) -> dict[str, float]:
+    """Return what a sweep's trackers are told at its end: the best trial's metrics, how many trials ended how."""
+    best, counts = result["best"] or {}, count_by_status(result["trials"])
+    found = {f"best/{split}/{name}": value for split in SPLITS[1:] for name, value in best.get(split, {}).items()}
+    found.update({f"best/{name}": best[name] for name in ("trial", "epoch") if name in best})
+    return {**found, **{f"trials/{status}": n for status, n in counts.items()}, "seconds": result["seconds"]}

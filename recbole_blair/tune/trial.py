@@ -18,6 +18,7 @@ from recbole_blair.files.write import whole_folder
 from recbole_blair.ops import give_back_memory
 from recbole_blair.quick_start import train_weights
 from recbole_blair.registry import ModelInfo, find_model, use_plugins
+from recbole_blair.tracking.callback import Callback, TrainingState
 from recbole_blair.tune.sweep_dir import (
     DONE,
     REPORTED,
@@ -30,8 +31,6 @@ from recbole_blair.tune.sweep_dir import (
 
 if TYPE_CHECKING:
     from ray import tune
-
-    from recbole_blair.train.trainer import BlairTrainer
 
 DATASETS: dict[Any, Any] = {}  # open in this process, by build folder and encoder
 ORIGIN = "trial.json"  # inside a checkpoint: which trial wrote it
@@ -78,39 +77,39 @@ def run_trial(config: dict[str, Any], sweep: dict[str, Any]) -> None:
     report = Reporter(number, folder, sweep)
     try:
         cfg = trial_config(info, sweep, point, folder)
-        train_weights(info, cfg, DATASETS, report.epoch, report.saved)
+        train_weights(info, cfg, DATASETS, [report], sweep.get("parent"))
         report.done()
     finally:
         give_back_memory()
 
 
-class Reporter:
+class Reporter(Callback):
     """Writes one line per epoch, then, when its checkpoint is whole, tells Ray; Ray may end the trial there."""
 
     def __init__(self, number: int, folder: Path, sweep: dict[str, Any]) -> None:
         self.number, self.folder, self.sweep = number, folder, sweep
         self.started, self.before, self.opened = time.perf_counter(), seconds_so_far(folder), len(DATASETS)
 
-    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+    def on_epoch_end(self, state: TrainingState, metrics: dict[str, float]) -> None:
         """Before the checkpoint: an epoch whose line is there and whose checkpoint is not is dropped and repeated."""
         seconds = self.before + time.perf_counter() - self.started
-        line = {"epoch": epoch, **metrics, "seconds": round(seconds, 3), "time": round(time.time(), 3)}
+        line = {"epoch": state.epoch, **metrics, "seconds": round(seconds, 3), "time": round(time.time(), 3)}
         # who trained it, and how many datasets that process opened for this trial
         line.update(pid=os.getpid(), opened=len(DATASETS) - self.opened)
         append_progress(self.folder, line)
 
-    def saved(self, trainer: BlairTrainer) -> None:
+    def on_save(self, state: TrainingState) -> None:
         """After the checkpoint."""
         from ray import tune  # heavy
 
-        epoch, config = trainer.epoch, trainer.config
-        last = trainer.stopped or epoch == config["epochs"]
+        epoch, config = state.epoch, state.config
+        last = state.stopped or epoch == config["epochs"]
         if last:
             self.done()
         if epoch % config["eval_step"] and not last:
             return  # not validated
         metric = self.sweep["metric"]
-        result = {"epoch": epoch, "score": trainer.best_value, "current": trainer.last_metrics[metric]}
+        result = {"epoch": epoch, "score": state.best_metrics[metric], "current": state.last_metrics[metric]}
         tune.report(result, checkpoint=self.ray_checkpoint())
 
     def ray_checkpoint(self) -> Any:

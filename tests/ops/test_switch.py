@@ -13,6 +13,7 @@ from recbole_blair.errors import InputError
 from recbole_blair.ops import plain_ops, switch
 from recbole_blair.quick_start import run
 from recbole_blair.runs.evaluate_run import evaluate_run
+from recbole_blair.tracking.callback import Callback
 from recbole_blair.train.run_folder import load_config
 
 KEYS = {
@@ -47,7 +48,7 @@ def test_plain_and_fast_train_to_the_same_losses(model, data_path, tmp_path, cho
         kept = losses[ops] = []
         run(
             model, "tiny", ops=ops, data_path=data_path, output_dir=str(tmp_path / ops),
-            on_epoch=lambda _, metrics, kept=kept: kept.append(metrics["loss"]), **KEYS, **quiet,
+            callbacks=[Callback(on_epoch_end=lambda _, m, kept=kept: kept.append(m["loss"]))], **KEYS, **quiet,
         )  # fmt: skip
         assert set(chosen) == {ops} and not plain_ops()
     assert losses["plain"] == pytest.approx(losses["fast"], rel=1e-4)

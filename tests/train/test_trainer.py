@@ -16,6 +16,7 @@ from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.loader import RowLoader
 from recbole_blair.errors import InputError
 from recbole_blair.registry import find_model
+from recbole_blair.tracking.callback import EVENTS, Callback
 from recbole_blair.train import checkpoint
 from recbole_blair.train.runtime import runtime_config
 from recbole_blair.train.trainer import BlairTrainer
@@ -52,13 +53,13 @@ def dataset(tmp_path_factory):
 def make(dataset, tmp_path):
     """Build a trainer whose every step moves the number by -1 (SGD, one batch an epoch)."""
 
-    def build(values=None, model=None, on_epoch=None, folder="run", **overrides):
+    def build(values=None, model=None, callbacks=(), folder="run", **overrides):
         keys = {"learner": "sgd", "learning_rate": 1.0, "device": "cpu", "precision": "fp32", "show_progress": False}
         info = find_model("SASRecText")
         config = runtime_config(resolve_config(info, "tiny", (), {**keys, **overrides}))
         loaders = {s: RowLoader(dataset, s, 2048, shuffle=s == "train") for s in ("train", "valid", "test")}
         run_dir = tmp_path / folder
-        trainer = BlairTrainer(config, model or OneNumber(), loaders, run_dir, logging.getLogger("quiet"), on_epoch)
+        trainer = BlairTrainer(config, model or OneNumber(), loaders, run_dir, logging.getLogger("quiet"), callbacks)
         script = Scripted(values or [])
         trainer.evaluator = lambda split: script
         trainer.script = script
@@ -148,19 +149,43 @@ def test_a_warm_up_must_end_before_the_training(make):
 def test_a_sweep_hears_of_every_epoch_and_may_stop(make):
     heard = []
 
-    def on_epoch(epoch, metrics):
-        heard.append((epoch, metrics["loss"], metrics["ndcg@10"]))
-        return epoch == 2
+    def on_epoch_end(state, metrics):
+        heard.append((state.epoch, metrics["loss"], metrics["ndcg@10"]))
+        return state.epoch == 2
 
-    trainer = make([0.1, 0.2, 0.3], on_epoch=on_epoch, epochs=9)
+    trainer = make([0.1, 0.2, 0.3], callbacks=[Callback(on_epoch_end=on_epoch_end)], epochs=9)
     trainer.fit()
     assert heard == [(1, 0.0, 0.1), (2, -1.0, 0.2)] and trainer.stopped
 
 
 def test_a_sweep_that_stops_before_the_first_validation_gets_one(make):
-    trainer = make([0.7], on_epoch=lambda epoch, metrics: True, epochs=9, eval_step=5)
+    trainer = make([0.7], callbacks=[Callback(on_epoch_end=lambda state, metrics: True)], epochs=9, eval_step=5)
     assert trainer.fit() == {"ndcg@10": 0.7}
     assert trainer.epoch == 1
+
+
+def test_callbacks_hear_of_every_event_in_order(make):
+    heard = []
+
+    def hear(event):
+        return lambda state, *values: heard.append((event, state.epoch, state.global_step, *values))
+
+    make([0.2, 0.1], callbacks=[Callback(**{event: hear(event) for event in EVENTS})], epochs=2, eval_step=2).fit()
+    logs = [values for event, *_, values in heard if event == "on_log"]
+    assert [entry[:3] for entry in heard] == [
+        ("on_train_begin", 0, 0), ("on_log", 1, 1), ("on_epoch_end", 1, 1), ("on_save", 1, 1),
+        ("on_log", 2, 2), ("on_log", 2, 2), ("on_evaluate", 2, 2), ("on_epoch_end", 2, 2), ("on_save", 2, 2),
+    ]  # fmt: skip
+    assert [sorted(values) for values in logs] == [
+        *[["train/learning_rate", "train/loss", "train/seconds"]] * 2, ["valid/ndcg@10", "valid/seconds"],
+    ]  # fmt: skip
+    assert logs[1]["train/loss"] == -1.0 and logs[2]["valid/ndcg@10"] == 0.2
+    assert heard[7][3] == {"loss": -1.0, "ndcg@10": 0.2}
+
+
+def test_an_event_that_there_is_not_names_the_nearest():
+    with pytest.raises(InputError, match=r"on_epoch is no event of a callback: .* Did you mean 'on_epoch_end'\?"):
+        Callback(on_epoch=print)
 
 
 def test_a_stopped_run_stays_stopped(make):
