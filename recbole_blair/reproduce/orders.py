@@ -6,7 +6,8 @@
       - hstublair against hstu by ndcg@10    # a question: which is above, if either
 
 A claim `A > B` holds only where the interval of A - B is above 0. The order of the published figures is contradicted
-where the interval is below 0; published differences may be too small to be seen.
+where the interval is below 0; published differences may be too small to be seen. A question whose answer is on record is
+contradicted in the same way.
 """
 
 from __future__ import annotations
@@ -139,7 +140,10 @@ def published_difference(above: Row, below: Row, metric: str) -> float | None:
 
 def judge(order: Order, metric: str, difference: float, low: float, high: float) -> dict[str, Any]:
     """Return the figure of a measured difference A minus B with its 95 % interval, in the rows' unit."""
-    yes, no = (ABOVE, BELOW) if metric in order.asked - order.claimed else (HOLDS, REVERSED)
+    yes, no = (HOLDS, REVERSED)
+    if metric in order.asked - order.claimed:
+        recorded = order.published[metric] or 0.0  # an answer on record can be contradicted
+        yes, no = REVERSED if recorded < 0 else ABOVE, REVERSED if recorded > 0 else BELOW
     if low > 0 or high < 0:
         verdict, why = (yes, "is above 0") if low > 0 else (no, "is below 0")
     else:
