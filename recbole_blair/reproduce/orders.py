@@ -6,8 +6,8 @@
       - hstublair against hstu by ndcg@10    # a question: which is above, if either
 
 A claim `A > B` holds only where the interval of A - B is above 0. The order of the published figures is contradicted
-where the interval is below 0; published differences may be too small to be seen. A question whose answer is on record is
-contradicted in the same way.
+where the interval is below 0; published differences may be too small to be seen. A question whose answer is on
+record is contradicted in the same way.
 """
 
 from __future__ import annotations
