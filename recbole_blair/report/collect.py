@@ -210,9 +210,14 @@ def collect_curves(panel: Panel, missing: list[str]) -> list[dict[str, Any]]:
             points = curves.load_curves(run.folder, metric)
             if points is None:
                 missing.append(f"{run.name} holds no TensorBoard events")
-            elif not points["loss"]:
+                continue
+            epochs, found = run.metrics.get("epochs") or 0, len(points["loss"])
+            if found < epochs:
+                files = ", ".join(sorted(path.name for path in run.folder.glob(curves.EVENTS)))
+                missing.append(f"{run.name} trained {epochs} epochs, its events have {found}: {files} is damaged")
+            elif not found:
                 missing.append(f"{run.name} has no epochs: {group.model} was not trained")
-            else:
+            if found:
                 about = {"label": group.label, "seed": run.metrics["seed"], "best": run.metrics.get("best_epoch")}
                 result.append({**about, "metric": metric, **points})
     return result

@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+EVENTS = "events.out.tfevents.*"
+
 
 def load_curves(folder: Path, valid_metric: str) -> dict[str, list[list[float]]] | None:
     """Read the training loss and the validation metric of every epoch.
@@ -19,7 +21,7 @@ def load_curves(folder: Path, valid_metric: str) -> dict[str, list[list[float]]]
     Returns:
         `loss` and `valid`, lists of [epoch, value]; None when the folder holds no events.
     """
-    if not any(folder.glob("events.out.tfevents.*")):
+    if not any(folder.glob(EVENTS)):
         return None
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # heavy
 

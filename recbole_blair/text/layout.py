@@ -134,7 +134,7 @@ def _listed(folder: Path) -> list[tuple[str, str]]:
         InputError: an entry whose class is not one of sentence-transformers' own, or whose place leaves the folder.
     """
     path = folder / "modules.json"
-    entries = _read_json(path) or []
+    entries = _read_json(path, list) or []
     try:
         return [(_kind_of(entry["type"], path), _inside(entry["path"], path)) for entry in entries]
     except (KeyError, TypeError):
@@ -206,11 +206,16 @@ def _check_transformer(place: Path, config: dict[str, Any]) -> None:
 _OTHER = "take another encoder"
 
 
-def _read_json(path: Path) -> Any:
-    """Load a JSON file, {} when it is absent; a broken one is the user's to mend."""
+def _read_json(path: Path, kind: type = dict) -> Any:
+    """Load a JSON file that holds a value of a kind, {} when it is absent; a broken one is the user's to mend."""
     if not path.is_file():
         return {}
     try:
-        return read_json(path)
+        value = read_json(path)
     except InputError as error:
         raise InputError(f"{error}; download or save the encoder again") from None
+    if not isinstance(value, kind):
+        raise InputError(
+            f"{path} holds a {type(value).__name__}, expected a {kind.__name__}; download or save the encoder again"
+        )
+    return value

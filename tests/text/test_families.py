@@ -244,7 +244,7 @@ def test_folders_that_cannot_be_loaded(tmp_path):
         (lambda f: (f / dense.name / "model.safetensors").unlink(), "safetensors is missing, the weights of Dense"),
         (lambda f: change(f / dense.name / "config.json", activation_function="mine.Swish"), "activation mine.Swish"),
         (lambda f: change(f / "config_sentence_transformers.json", model_type="SparseEncoder"), "is a SparseEncoder"),
-        (lambda f: (f / "modules.json").write_text("{"), "modules.json is not valid JSON"),
+        (lambda f: (f / "modules.json").write_text("{"), "modules.json is not JSON"),
         (lambda f: (f / "modules.json").write_text('[{"idx": 0}]'), "is no list of modules with type and path"),
         (lambda f: change(f / "config.json", model_type="new", auto_map={"AutoModel": "m.M"}),
          "brings code of its own, which is never run, and is a new model, which transformers .* does not have"),
