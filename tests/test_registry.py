@@ -112,7 +112,7 @@ def test_the_list_of_recboles_models_ends_with_those_that_do_not_run(capsys):
     assert main(["models", "--source=RecBole"]) == 0
     listed, _, rest = capsys.readouterr().out.partition("do not run here; they need\n")
     assert "UniSRecBlair" not in listed and "SASRec " in listed and "BPR " in listed
-    assert "  a knowledge graph, .kg and .link files (a knowledge-aware model): CFKG, CKE, KGAT" in rest
+    assert "a knowledge graph, .kg and .link files (a knowledge-aware model): CFKG, CKE, KGAT" in " ".join(rest.split())
     assert main(["models", "--source=plugin"]) == 0 and "RecBole" not in capsys.readouterr().out
 
 

@@ -64,7 +64,7 @@ def test_a_run_brings_the_encoder_that_it_trained(hub, world, tmp_path):
     build = shutil.copytree(world[1], tmp_path / "data" / "tiny", ignore=shutil.ignore_patterns("*.feature*", ".cache"))
     keys = {"data_path": str(build.parent), "plm": world[2], "output_dir": str(tmp_path / "run"), "device": "cpu"}
     fast = {"epochs": 1, "hidden_size": 16, "inner_size": 32, "softmax": "sampled", "n_negatives": 8, "threads": 1}
-    train("SASRecText", "tiny", precision="fp32", train_encoder="last:1", **fast, **keys)
+    train("SASRecText", "tiny", precision="fp32", train_encoder="last:1", encoder_warmup_steps=1, **fast, **keys)
     new = [{"item_id": "new", "title": "red steel lamp"}]
     expected = load(str(tmp_path / "run"), new_items=new).score(VISITORS)
     assert push(tmp_path / "run") == 0
