@@ -18,9 +18,9 @@ from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import CHECKSUMS, check_sha256, read_checksums
 from recbole_blair.files.write import whole_folder
 from recbole_blair.runs.hub_client import check_repo, explained
-from recbole_blair.runs.hub_layout import ALLOWED, CATALOGUE, FEATURES, iter_tensor, local_name, read_about
+from recbole_blair.runs.hub_layout import ALLOWED, CATALOGUE, FEATURES, OWN_KEYS, iter_tensor, local_name, read_about
 from recbole_blair.schema import VERSION
-from recbole_blair.train.run_folder import CONFIG
+from recbole_blair.train.run_folder import CONFIG, load_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -113,6 +113,9 @@ def forgotten(*paths: Path) -> Iterator[None]:
 def unpack(folder: Path, names: Sequence[str], place: Path) -> None:
     """Lay out downloaded files as the folder of a run; where the file system allows they are links, not copies."""
     about = read_about(folder / CATALOGUE / ABOUT)
+    named = [key for key in OWN_KEYS if key in load_config(folder)]
+    if named:  # above all a plugin: no file is run that the user has not named
+        raise InputError(f"{folder / CONFIG} names {named[0]}, which no pushed run does; do not use this run")
     with whole_folder(place) as temporary:
         for name in names:
             target = temporary / local_name(name, about)

@@ -38,6 +38,11 @@ ALLOWED = re.compile(
     r"|encoder/([\w-]+/)*[\w-][\w.-]*\.(safetensors|json|txt|model)",
     re.ASCII,
 )
+# Of this machine, or of nobody's concern: where things are, a server's address, how many cores.
+OWN_KEYS = (
+    "data_path", "raw_dir", "output_dir", "resume", "fresh", "plugin", "init_from", "plm_base_url", "plm_concurrency",
+    "threads", "memory_limit", "nproc", "device", "show_progress",
+)  # fmt: skip
 CHUNK_ROWS = 1 << 14  # of features, read and written at a time
 FIX = "push the run again"
 

@@ -31,6 +31,7 @@ from recbole_blair.runs.hub_layout import (
     FEATURES,
     HEADER,
     ITEMS,
+    OWN_KEYS,
     VECTORS,
     pushed_build,
     write_tensor,
@@ -49,11 +50,6 @@ from recbole_blair.train.run_folder import CHECKPOINT, CONFIG, ENCODER, METRICS,
 if TYPE_CHECKING:
     import numpy as np
 
-# Of this machine, or of nobody's concern: where things are, a server's address, how many cores.
-OWN_KEYS = (
-    "data_path", "raw_dir", "output_dir", "resume", "fresh", "plugin", "init_from", "plm_base_url", "plm_concurrency",
-    "threads", "memory_limit", "nproc", "device", "show_progress",
-)  # fmt: skip
 PRETRAINING = "pretraining/metrics.json"  # in the folder of an encoder that `pretrain` made
 EXPECTED = f"a run's folder, an encoder's folder, or a feature file (<build>.<encoder>{FEATURE_SUFFIX})"
 

@@ -10,7 +10,7 @@ from hub_runs import VISITORS, load, push, refused, same
 
 from recbole_blair.cli.main import main
 from recbole_blair.errors import InputError
-from recbole_blair.files.checksum import checksums_text
+from recbole_blair.files.checksum import checksums_text, with_checksum_line
 from recbole_blair.runs.evaluate_run import evaluate_run
 
 
@@ -66,6 +66,16 @@ def test_names_never_lead_out_of_the_folder(hub, make_run, tmp_path, name):
         with pytest.raises(InputError, match=rf"{key} is .*which can be no name of a file"):
             load()
     assert not list((tmp_path / "hf" / "assets").rglob("config.yaml"))
+
+
+def test_a_run_that_names_a_plugin_is_refused(hub, make_run, tmp_path):
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
+    assert push(make_run("SASRecText")) == 0
+    config = hub.files("shop/games")["config.yaml"].decode().partition("\n")[2]  # without the line of its checksum
+    text = with_checksum_line(f"{config}plugin: [{tmp_path / 'evil.py'}]\n")
+    rewrite(hub, **{"config.yaml": text.encode()})
+    with pytest.raises(InputError, match="names plugin, which no pushed run does"):
+        load()
 
 
 @pytest.mark.parametrize("name", ["model.pkl", "checkpoint/state.pt", "code.py", "encoder/x/../../../y.json",
