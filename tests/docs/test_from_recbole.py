@@ -68,7 +68,7 @@ def test_the_page_runs_as_written(tmp_path):
     }  # fmt: skip
     note = "note: keys of RecBole's: worker=4 (batches are made in the training process); "
     assert note in printed[3] and "metrics (Precision: not computed here)" in printed[3] and "state" not in printed[3]
-    (run,) = (tmp_path / "saved").glob("*-SASRec-ml-100k-2020/")
+    run, _ = sorted((tmp_path / "saved").glob("*-SASRec-ml-100k-2020/"))  # the command's; the last is the script's
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     assert (config["protocol"], config["mask_history"], config["valid_metric"]) == ("last_out", False, "mrr@10")
     test = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
