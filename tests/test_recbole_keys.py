@@ -66,6 +66,7 @@ def test_recboles_own_defaults_are_taken_in_silence(model):
         ({"repeatable": True, "mask_history": True}, {"mask_history": True}),
         ({"train_neg_sample_args": "None"}, {"train_neg_sample_args": None}),
         ({"train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}}, {"train_neg_sample_args": None}),
+        ({"log_wandb": True}, {"log": ["wandb"]}), ({"log_wandb": False}, {"log": None}),
         ({"checkpoint_dir": "saved"}, {"checkpoint_dir": "saved", "output_dir": None}),
         ({"loss_type": "BPR"}, {"loss_type": "BPR"}),  # SASRec's own key
         ({"USER_ID_FIELD": "user_id", "ITEM_LIST_LENGTH_FIELD": "item_length"}, {"USER_ID_FIELD": "user_id"}),

@@ -112,6 +112,13 @@ def translate_use_gpu(value: object, source: str) -> Translated:
     return ({} if value else {"device": "cpu"}), ""
 
 
+def translate_log_wandb(value: object, source: str) -> Translated:
+    """Take RecBole's switch of its tracker; False chooses none."""
+    if not isinstance(value, bool):
+        raise InputError(f"log_wandb={shorten(value)} in {source}; expected True or False")
+    return ({"log": ["wandb"]} if value else {}), ""
+
+
 def translate_repeatable(value: object, source: str) -> Translated:
     """Take RecBole's `repeatable`: whether what a user has stays in the ranking."""
     if not isinstance(value, bool):
@@ -236,6 +243,7 @@ def whole_shares(value: object) -> list[int] | None:
 TRANSLATED: dict[str, Callable[[Any, str], Translated]] = {
     "gpu_id": translate_gpu_id,
     "use_gpu": translate_use_gpu,
+    "log_wandb": translate_log_wandb,
     "repeatable": translate_repeatable,
     "train_neg_sample_args": translate_negatives,
     "clip_grad_norm": translate_clip,
