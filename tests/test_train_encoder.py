@@ -120,8 +120,9 @@ def test_a_scale_is_fitted_once_and_kept(world, tmp_path):
 
 @pytest.mark.parametrize(
     ("training", "keys"),
-    [("last:1", {}), ("lora:2", {}), ("full", {}), ("last:1", {"encoder_texts_per_step": 4}),
-     ("last:1", {"encoder_texts_per_step": 4, "eval_step": 2})],
+    [("last:1", {}), pytest.param("lora:2", {}, marks=pytest.mark.slow),
+     pytest.param("full", {}, marks=pytest.mark.slow), ("last:1", {"encoder_texts_per_step": 4}),
+     pytest.param("last:1", {"encoder_texts_per_step": 4, "eval_step": 2}, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_killed_and_resumed_it_ends_with_the_same_bits(world, tmp_path, monkeypatch, training, keys):
     train(world, tmp_path / "unbroken", train_encoder=training, **keys)
@@ -241,6 +242,7 @@ def test_an_unfinished_or_frozen_run_has_no_encoder_to_export(trained, world, tm
     assert json.loads((trained[0] / "metrics.json").read_text())["encoder"].startswith("encoder-")
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_steps_and_the_table(world, tmp_path):
     """Each encodes half of the table for an evaluation; one process finds the same figures afterwards."""
     import os

@@ -83,6 +83,7 @@ def test_a_broken_connection_goes_on_where_it_broke(tmp_path, files):
     assert again < (len(spans) - 1) * CHUNK_BYTES  # at most the chunk that was cut is sent twice
 
 
+@pytest.mark.slow
 def test_killed_while_downloading_goes_on_and_ends_whole(tmp_path, files):
     with Hub(files, delay_s=0.02) as hub:
         process = subprocess.Popen(

@@ -123,7 +123,7 @@ def test_the_key_chooses_the_loader(name, dataset):
         assert type(loaders["train"]) is kind and type(loaders["valid"]) is RowLoader
 
 
-@pytest.mark.parametrize("options", [{}, *OF_IDS])
+@pytest.mark.parametrize("options", [{}, *(pytest.param(o, marks=pytest.mark.slow) for o in OF_IDS)])
 def test_sequences_train(options, tmp_path, monkeypatch):
     write_build(tmp_path / "data", random_sequences(n_users=60, n_items=12))
     monkeypatch.chdir(tmp_path)

@@ -115,6 +115,7 @@ def write_package(folder):
     return folder / "shoprec"
 
 
+@pytest.mark.slow
 def test_a_package_that_is_built_and_installed_is_found_and_keeps_the_contract(tmp_path):
     pytest.importorskip("setuptools", reason="building a package needs setuptools")
     assert "pip install ./shoprec" in TEXT

@@ -78,6 +78,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(tokenizer, tmp_path):
     check(tokenizer, tmp_path, chunk=0, symmetric=False)
 
 
+@pytest.mark.slow
 def test_two_processes_with_gradient_caching_and_both_directions(tokenizer, tmp_path):
     check(tokenizer, tmp_path, chunk=3, symmetric=True)
 
@@ -116,7 +117,7 @@ def own_gradients(tokenizer):
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters() if p.requires_grad]
 
 
-@pytest.mark.parametrize("chunk", [0, 3])
+@pytest.mark.parametrize("chunk", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_released_scale_gives_the_released_gather_s_gradients(tokenizer, tmp_path, chunk):
     """Two devices: half of the whole batch's contrastive gradient beside lambda = .1 of the other: effectively .2."""
     out = str(tmp_path / "out")
