@@ -321,9 +321,7 @@ def train_and_evaluate(
         trainer.accelerator.wait_for_everyone()
         results["after"] = final_metrics(trainer, settings.keep_best, state / "checkpoint")
         if settings.save_ranks:
-            if (
-                trainer.task.metrics != results["after"]
-            ):  # the last evaluation was of other weights, or of another process
+            if trainer.task.metrics != results["after"]:  # evaluated last: other weights, or in another process
                 trainer.evaluate(metric_key_prefix="after")
             save_ranks(trainer.task, state / AFTER_RANKS)
     steps, epochs = outcome.global_step, trainer.state.epoch

@@ -113,7 +113,7 @@ def forgotten(*paths: Path) -> Iterator[None]:
 def unpack(folder: Path, names: Sequence[str], place: Path) -> None:
     """Lay out downloaded files as the folder of a run; where the file system allows they are links, not copies."""
     about = read_about(folder / CATALOGUE / ABOUT)
-    named = [key for key in OWN_KEYS if key in load_config(folder)]
+    named = sorted(OWN_KEYS & load_config(folder).keys())
     if named:  # above all a plugin: no file is run that the user has not named
         raise InputError(f"{folder / CONFIG} names {named[0]}, which no pushed run does; do not use this run")
     with whole_folder(place) as temporary:

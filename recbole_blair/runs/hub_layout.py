@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recbole_blair.config import VOLATILE_KEYS
 from recbole_blair.data.catalogue_dataset import ABOUT, ABOUT_KEYS, COUNTS
 from recbole_blair.errors import InputError
 from recbole_blair.files.own_json import read_own_json
@@ -39,10 +40,7 @@ ALLOWED = re.compile(
     re.ASCII,
 )
 # Of this machine, or of nobody's concern: where things are, a server's address, how many cores.
-OWN_KEYS = (
-    "data_path", "raw_dir", "output_dir", "resume", "fresh", "plugin", "init_from", "plm_base_url", "plm_concurrency",
-    "threads", "memory_limit", "nproc", "device", "show_progress",
-)  # fmt: skip
+OWN_KEYS = VOLATILE_KEYS | {"init_from", "plm_base_url", "nproc", "device"}
 CHUNK_ROWS = 1 << 14  # of features, read and written at a time
 FIX = "push the run again"
 

@@ -27,6 +27,7 @@ sys.path[:0] = [str(ROOT), str(HERE), str(HERE.parent), *(str(HERE.parent / room
 
 import measure
 import psutil
+import torch
 from builds import write_build, write_features
 from recommend_runs import SMALL, item_words, save_run
 from running_server import RunningServer
@@ -136,12 +137,14 @@ def main(argv):
     )
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--threads", type=int, default=0, help="OMP_NUM_THREADS of the server; 0: as it is")
+    parser.add_argument("--threads", type=int, help="of the server and of `recommend`; empty: PyTorch's default")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     rng = np.random.default_rng(args.seed)
     if args.threads:
-        os.environ["OMP_NUM_THREADS"] = str(args.threads)
+        torch.set_num_threads(args.threads)
+    # The last bits of a matrix product depend on the number of threads, so both sides get the same.
+    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     with tempfile.TemporaryDirectory() as folder:
         run, ids = make_run(Path(folder), args.items)
         bodies = bodies_of(ids, max(200, int(args.rate * args.seconds)), rng)
@@ -167,7 +170,7 @@ def main(argv):
         **{f"p{q}_ms": round(float(np.percentile(milliseconds, q)), 2) for q in (50, 90, 99, 99.9)},
         max_ms=round(float(milliseconds[-1]), 2), server_memory_mb=memory,
         server_cpu_ms=round(1000 * (after.user + after.system - before.user - before.system) / len(statuses), 2),
-        load=[round(x, 1) for x in os.getloadavg()],
+        threads=torch.get_num_threads(), load=[round(x, 1) for x in os.getloadavg()],
     )  # fmt: skip
 
 

@@ -1,16 +1,17 @@
 """A small server that answers like the hub: HEAD with the hub's headers, a redirect to a store, ranges, faults."""
 
 import hashlib
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from loopback import LoopbackServer
 
 from recbole_blair.schema import HF_DATASET
 
 COMMIT = "c" * 40
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(LoopbackServer):
     """Serves `files` {path in the repository: bytes}; `requests` holds (method, path, range, status) of each.
 
     cut_after (int | None): every answer breaks off after so many bytes.
@@ -18,25 +19,11 @@ class Hub(ThreadingHTTPServer):
     corrupt (bool): the bytes differ from the promised hash.
     """
 
-    daemon_threads = True
-
     def __init__(self, files, cut_after=None, delay_s=0.0, corrupt=False):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.files, self.cut_after, self.delay_s, self.corrupt = files, cut_after, delay_s, corrupt
         self.requests = []
         self.sent = 0
-
-    def __enter__(self):
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.shutdown()
-        self.server_close()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -40,7 +40,8 @@ def make_run(world):
     def make(model, **keys):
         name = "-".join([model, *(f"{v}" for v in keys.values())]).replace(":", "_")
         if name not in made:
-            folder = save_run(root / "secretplace" / name, model, build, **{"plm": plm, **keys})
+            places = {"plm": plm, "checkpoint_dir": str(root / "secretplace")}
+            folder = save_run(root / "secretplace" / name, model, build, **{**places, **keys})
             metrics = json.loads((folder / "metrics.json").read_text())
             (folder / "metrics.json").write_text(json.dumps({**metrics, "test": TEST, "best_valid": TEST}))
             made[name] = folder

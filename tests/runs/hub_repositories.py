@@ -4,9 +4,10 @@ import base64
 import hashlib
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote
+
+from loopback import LoopbackServer
 
 TOKEN = "hf_" + "s" * 34
 MODELS, DATASETS = "models", "datasets"
@@ -17,7 +18,7 @@ def blob_id(data):
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(LoopbackServer):
     """`repositories` {(kind, name): {branch: {file: bytes}}}.
 
     lfs (dict): uploaded large files by SHA-256; sent (list): every body that came, as (path, bytes).
@@ -26,24 +27,10 @@ class Hub(ThreadingHTTPServer):
     corrupt (set): names of files that are sent with one byte changed; private (set): made private.
     """
 
-    daemon_threads = True
-
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.repositories, self.lfs, self.sent, self.private, self.corrupt = {}, {}, [], set(), set()
         self.refuse, self.held, self.requests, self.commits = None, None, [], 0
-
-    def __enter__(self):
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.shutdown()
-        self.server_close()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
 
     def files(self, name, kind=MODELS, branch="main"):
         return self.repositories[kind, name][branch]

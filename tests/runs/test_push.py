@@ -24,6 +24,7 @@ from recbole_blair.errors import InputError
 from recbole_blair.files.own_json import write_own_json
 from recbole_blair.quick_start import run as train
 from recbole_blair.runs import fetch
+from recbole_blair.runs.hub_layout import OWN_KEYS
 
 RUNS = [
     ("SASRecText", {}), ("UniSRecBlair", {"feature_transform": "whiten:8"}), ("SASRecID", {}), ("SeqPop", {}),
@@ -83,6 +84,7 @@ def test_no_user_no_history_and_no_path_is_sent(hub, world, make_run, model, key
     everything = b"\0".join([*files.values(), *map(str.encode, files), *hub.lfs.values(), *(b for _, b in hub.sent)])
     assert b"USR-" not in everything and b"secretplace" not in everything and TOKEN.encode() not in everything
     assert b"item_id_list:token_seq" not in everything
+    assert not OWN_KEYS & yaml.safe_load(files["config.yaml"]).keys()
     first = next(iter(random_sequences(n_users=30, n_items=40).values()))
     assert str(first[0][1]).encode() not in everything  # the time of an event
     fetched = [n for n in files if n != "README.md"]

@@ -5,35 +5,25 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from esci_files import write_esci
+from loopback import LoopbackServer
 from test_rankers import ITEMS, QUERIES
 
 COMMIT = "a" * 40
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(LoopbackServer):
     """Serves `files` {repository/path: bytes} as the hub does; `asked` holds the paths of GET requests."""
 
-    daemon_threads = True
-
     def __init__(self, files):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.files, self.asked = files, []
-
-    def __enter__(self):
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.shutdown()
-        self.server_close()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -76,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def search(tmp_path, hub, *args):
-    env = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path / "hf")}
+    env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
     env |= {"PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_XET": "1"}
     env.pop("HF_HUB_OFFLINE", None)
     command = [sys.executable, "-m", "recbole_blair", "search", "--data_path=data", "--quiet", "--topk=5", *args]
