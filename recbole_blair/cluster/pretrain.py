@@ -21,7 +21,8 @@ from recbole_blair.errors import InputError
 from recbole_blair.files.own_json import read_own_json
 from recbole_blair.parallel.distributed import WAIT
 from recbole_blair.parallel.ray_cluster import RayOptions, cpus_that_fit, environment, node_resources, places
-from recbole_blair.pretrain.run import METRICS, STATE_DIR, check_folder, pretrain
+from recbole_blair.pretrain.results import METRICS, STATE_DIR
+from recbole_blair.pretrain.run import check_folder, pretrain
 from recbole_blair.pretrain.settings import Settings
 from recbole_blair.train.display import say
 

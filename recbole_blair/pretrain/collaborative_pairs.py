@@ -24,7 +24,7 @@ from recbole_blair.files.checksum import file_sha256
 from recbole_blair.files.own_json import read_own_json, write_own_json
 from recbole_blair.files.read import shown, why_no_folder
 from recbole_blair.files.write import whole_folder
-from recbole_blair.pretrain.data import check_row, pair_files, pairs_hash, read_pairs
+from recbole_blair.pretrain.pair_files import check_row, pair_files, pairs_hash, read_pairs
 from recbole_blair.text.features import read_item_texts
 from recbole_blair.text.item_text import text_hash
 

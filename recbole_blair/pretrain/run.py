@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import resource
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,14 +22,11 @@ from recbole_blair.files.write import needed_folder, remove
 from recbole_blair.ops import has_fast_bf16, keep_freed_memory
 from recbole_blair.parallel.distributed import rank, world_size
 from recbole_blair.pretrain import export
-from recbole_blair.pretrain.collaborative_pairs import read_manifest
 from recbole_blair.pretrain.data import (
     PairCollator,
     RowDataset,
     choose_pairs,
     load_pair_tables,
-    pair_files,
-    pairs_hash,
     parse_holdout,
 )
 from recbole_blair.pretrain.load import (
@@ -42,6 +37,8 @@ from recbole_blair.pretrain.load import (
     read_scratch_config,
     read_vocabulary,
 )
+from recbole_blair.pretrain.pair_files import pair_files, pairs_hash
+from recbole_blair.pretrain.results import METRICS, STATE_DIR, drop_resume_state, finish, summary
 from recbole_blair.pretrain.retrieval import EncodeOptions, RetrievalTask, build_retrieval_task
 from recbole_blair.pretrain.step import Objective, Step
 from recbole_blair.pretrain.trainer import (
@@ -70,13 +67,7 @@ if TYPE_CHECKING:
     from recbole_blair.pretrain.model import PairEncoder
     from recbole_blair.pretrain.settings import Settings
 
-STATE_DIR, CONFIG, METRICS, BEFORE, START = (
-    "pretraining",
-    "config.json",
-    "metrics.json",
-    "before.json",
-    "start.safetensors",
-)
+CONFIG, BEFORE, START = "config.json", "before.json", "start.safetensors"
 FIX_STATE = "delete it, and the same command makes it again"
 FORWARD_TEXTS = {"cpu": 64, "cuda": 1024}  # a CPU's caches hold few texts, a GPU is idle with few
 TOKENIZER_PAIRS = 200_000  # pairs that a tokenizer from scratch is trained on at most
@@ -372,81 +363,3 @@ def save_ranks(task: RetrievalTask, path: Path) -> None:
 def strip_prefix(metrics: dict[str, Any], prefix: str) -> dict[str, float]:
     """Return the retrieval metrics without the Trainer's prefix."""
     return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
-
-
-def summary(
-    settings: Settings,
-    tables: PairTables,
-    task: RetrievalTask | None,
-    base: dict[str, Any],
-    results: dict[str, dict[str, float]],
-    timing: dict[str, Any],
-    precision: str,
-    model: PairEncoder,
-) -> dict[str, Any]:
-    """Return what metrics.json says."""
-
-    pairs = len(tables.train) * timing["epochs"]  # fewer than all epochs where a callback stopped the training
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    device = next(model.parameters()).device
-    memory = {"process_mb": round(peak, 1)}
-    if device.type == "cuda":
-        memory["device_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    return {
-        "base": base["name"],
-        "objective": settings.objective,
-        "seed": settings.seed,
-        "settings": settings.fingerprint(),
-        "data": {**tables.counts, "sha256": pairs_hash(settings.pairs), **made_from(settings.pairs)},
-        "candidates": 0 if task is None else len(task.items),
-        "queries": 0 if task is None else len(task.contexts),
-        "before": results["before"],
-        "after": results["after"],
-        "seconds": {"train": round(timing["train"], 2)},
-        "steps": timing["steps"],
-        "resumed_at": timing["resumed_at"],
-        "pairs_per_second": round(pairs / timing["train"], 2) if not timing["resumed_at"] else None,
-        "peak_memory": memory,
-        "precision": precision,
-        "device": str(device),
-        "processes": world_size(),
-        "fresh_parameters": len(base["fresh"]),
-        "versions": export.package_versions(),
-    }
-
-
-def made_from(pairs: Path | str) -> dict[str, Any]:
-    """Return what collaborative pairs say of the build they were made from; empty for other pairs."""
-    about = read_manifest(pairs) or {}
-    names = ("build", "training_rows", "training_rows_sha256", "texts_sha256", "reviews_sha256", "first_instant_ms")
-    return {**{name: about[name] for name in names if about.get(name) is not None}, **about.get("counts", {})}
-
-
-def finish(
-    folder: Path,
-    model: PairEncoder,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: Settings,
-    metrics: dict[str, Any],
-    base: dict[str, Any],
-) -> None:
-    """Export, write metrics.json, then drop what only a resume would need."""
-
-    card = export.model_card(
-        base=base,
-        licence=base["licence"],
-        settings=settings.fingerprint(),
-        data=metrics["data"],
-        results={"before": metrics["before"], "after": metrics["after"]},
-        pooling=model.pooling,
-        fresh=base["fresh"],
-    )
-    export.export_encoder(model, tokenizer, folder, card)
-    write_own_json(folder / STATE_DIR / METRICS, metrics, indent=2)
-    drop_resume_state(folder / STATE_DIR)
-
-
-def drop_resume_state(state: Path) -> None:
-    """Remove what only a run that goes on would need."""
-    for name in ("checkpoint", "tables"):
-        shutil.rmtree(state / name, ignore_errors=True)

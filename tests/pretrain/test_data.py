@@ -10,7 +10,8 @@ import torch
 from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import file_sha256
 from recbole_blair.files.own_json import write_own_json
-from recbole_blair.pretrain.data import EpochOrder, PairCollator, RowDataset, load_pair_tables, pair_files, text_key
+from recbole_blair.pretrain.data import EpochOrder, PairCollator, RowDataset, load_pair_tables, text_key
+from recbole_blair.pretrain.pair_files import pair_files
 from recbole_blair.schema import MATCHED_REVIEWS, VALID_START_MS
 from tests.pretrain.conftest import pair_rows
 
