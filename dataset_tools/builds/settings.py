@@ -24,7 +24,7 @@ from recbole_blair.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 SOURCES = ("csv", "jsonl", "parquet", "python", ATOMIC)
@@ -49,7 +49,11 @@ class AmazonSettings(BuildSettings):
 
     @classmethod
     def resolve(
-        cls, dataset: str, raw_dir: Path | str | None = None, builds: Sequence[str] | None = None, **options: Any
+        cls,
+        dataset: str,
+        raw_dir: Path | str | None = None,
+        builds: Callable[[], Sequence[str]] | None = None,
+        **options: Any,
     ) -> AmazonSettings:
         """Return the settings of a dataset, defaults filled in.
 
@@ -57,7 +61,7 @@ class AmazonSettings(BuildSettings):
             dataset: official or short name, `sample`, `sample-u<users>-i<items>`, or the name of raw files of one's
                 own below `raw_dir`.
             raw_dir: where raw files of an unpublished name may lie.
-            builds: names of the builds at hand, for the message about an unknown dataset.
+            builds: finds the names of the builds at hand, for the message about an unknown dataset.
             options: the other fields; no instants take the papers' for Amazon's domains.
 
         Raises:

@@ -11,7 +11,7 @@ from recbole_blair.files.read import shown
 from recbole_blair.schema import ALIASES, DOMAINS, SAMPLE, SAMPLE_PATTERN, UNKNOWN_DOMAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 ALL = "all"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -80,14 +80,16 @@ def sample_sizes(name: str, users: int | None = None, items: int | None = None) 
     return users, items
 
 
-def resolve_domain(name: str, raw_dir: Path | str | None = None, builds: Sequence[str] | None = None) -> str:
+def resolve_domain(
+    name: str, raw_dir: Path | str | None = None, builds: Callable[[], Sequence[str]] | None = None
+) -> str:
     """Return the official name of a dataset.
 
     Args:
         name: official name, a paper's short name, `sample`, `sample-u<users>-i<items>`, or the name of raw
             files of your own under `raw_dir`.
         raw_dir: where raw files of an unpublished name may lie.
-        builds: names of the builds at hand, for the message; None: not looked for.
+        builds: finds the names of the builds at hand, for the message; None: not looked for.
 
     Raises:
         InputError: no such dataset; names the nearest known one, and the builds at hand.
@@ -99,11 +101,12 @@ def resolve_domain(name: str, raw_dir: Path | str | None = None, builds: Sequenc
         return name
     if raw_dir is not None and find_raw_file(raw_dir, "review", name) is not None:
         return name
-    names = [build.split()[0] for build in builds or ()]
+    found = None if builds is None else builds()
+    names = [build.split()[0] for build in found or ()]
     hint = nearest(name, (*names, *known_names()))
     where = f" and no raw files of that name under {shown(raw_dir)}" if raw_dir is not None else ""
     more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
-    at_hand = "" if builds is None else f" Builds at hand: {', '.join(builds[:MOST_SHOWN]) or 'none'}{more}."
+    at_hand = "" if found is None else f" Builds at hand: {', '.join(found[:MOST_SHOWN]) or 'none'}{more}."
     raise InputError(f"unknown dataset {name!r}{where}.{hint}{at_hand} Known: {', '.join(known_names())}")
 
 

@@ -108,7 +108,8 @@ def resolve_settings(config: Mapping[str, Any]) -> AmazonSettings:
     """
     refuse_unsplit(config["dataset"], config["data_path"], config["protocol"])
     options = {key: config[key] for key in AMAZON_KEYS}
-    return AmazonSettings.resolve(config["dataset"], config["raw_dir"], list_builds(config["data_path"]), **options)
+    builds = partial(list_builds, config["data_path"])
+    return AmazonSettings.resolve(config["dataset"], config["raw_dir"], builds, **options)
 
 
 def build_arguments(config: Mapping[str, Any]) -> tuple[AmazonSettings, str, str, Resources]:

@@ -73,6 +73,15 @@ def test_names_cannot_leave_a_folder(name):
         resolve_domain(name)
 
 
+def test_builds_are_looked_for_only_where_the_dataset_is_unknown():
+    def refuse():
+        raise AssertionError("looked for")
+
+    assert resolve_domain("Games", builds=refuse) == "Video_Games"
+    with pytest.raises(InputError, match=r"Did you mean 'shop'.* Builds at hand: shop --protocol=last_out\. Known: "):
+        resolve_domain("shopp", builds=lambda: ["shop --protocol=last_out"])
+
+
 def test_unknown_dataset_names_the_nearest(tmp_path):
     with pytest.raises(InputError, match=r"unknown dataset 'Vido_Games'.*Did you mean 'Video_Games'\?"):
         prepare("Vido_Games", tmp_path, tmp_path)
