@@ -87,7 +87,11 @@ def load_measured(rows: Sequence[Row], output_dir: Path | str) -> dict[str, Resu
 
 
 def find_differences(rows: Sequence[Row], measured: dict[str, Result]) -> list[Difference]:
-    """Return the measured orders between rows."""
+    """Return the measured orders between rows.
+
+    Raises:
+        InputError: a row of a measured order has no value of its metric.
+    """
     found: list[Difference] = []
     for order in find_orders(rows):
         unit = UNITS[order.above.unit]
@@ -95,7 +99,7 @@ def find_differences(rows: Sequence[Row], measured: dict[str, Result]) -> list[D
             if "low" not in figure:
                 continue
             metric = figure["metric"]
-            above, below = (value_of(measured[row.id], row.metric_name(metric)) for row in (order.above, order.below))
+            above, below = (value_of(measured, row, metric) for row in (order.above, order.below))
             difference, low, high = (figure[key] / unit for key in ("ours", "low", "high"))
             numbers = above / unit, below / unit, difference, low, high, figure.get("p_value")
             found.append(Difference(order, metric, *numbers, seeds=figure["seeds"]))
@@ -103,9 +107,20 @@ def find_differences(rows: Sequence[Row], measured: dict[str, Result]) -> list[D
     return [replace(one, p_value=p) for one, p in zip(found, corrected)]
 
 
-def value_of(result: Result, metric: str) -> float:
-    """Return a row's measured value, in its unit; 0 where it has none."""
-    return next((figure["ours"] for figure in result["figures"] if figure["metric"] == metric), None) or 0.0
+def value_of(measured: dict[str, Result], row: Row, metric: str) -> float:
+    """Return a row's measured value, in its unit; without one the difference would have nothing to be relative to.
+
+    Raises:
+        InputError: it has none.
+    """
+    name, figures = row.metric_name(metric), measured.get(row.id, {}).get("figures", ())
+    value = next((figure["ours"] for figure in figures if figure["metric"] == name), None)
+    if value is None:
+        raise InputError(
+            f"the results hold an order by {name} but no {name} of its row {row.id}; run both rows of the order again "
+            "with --scale=full"
+        )
+    return value
 
 
 def markdown_lines(rows: Sequence[Row], measured: dict[str, Result], builds: dict[str, dict[str, float]],

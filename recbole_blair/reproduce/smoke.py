@@ -11,7 +11,7 @@ from recbole_blair.schema import DEFAULT_PLM, TFIDF_SVD
 from recbole_blair.steps.step import Places, Step
 from recbole_blair.steps.world import World
 
-STEAM = "steam"
+STEAM, ESCI = "steam", "esci"
 TRAINED = "trained"
 OF_REAL_PAIRS = (
     "pairs",
@@ -34,6 +34,18 @@ class SmokePlanner(Planner):
         super().__init__(Places(raw_dir=str(world.raw_dir), data_path=str(world.data_path), progress=False))
         self.world = world
         self.settings = load_smoke() if settings is None else settings
+
+    def steps_of(self, row: Row) -> list[str]:
+        """Return the row's steps; where it searches the generated ESCI set, which has no pool, drawing one comes first.
+
+        Rows on real slices draw none: the folder of the measuring data holds the pool.
+        """
+        names = super().steps_of(row)
+        commands = {self.steps[name].command for name in names}
+        if "search" in commands and "pools" not in commands and ESCI in Path(row.data["dataset"]).name:
+            draw = self.adapt(Step("pools", {"dataset": ESCI, "wanted": True}), row)
+            names = [self.add(draw), *names] if draw else names
+        return names
 
     def encoder(self, name: str | None, names: list[str]) -> str | None:
         """Return the stand-in of an encoder."""
@@ -94,5 +106,5 @@ class SmokePlanner(Planner):
     def dataset(self, command: str, name: str) -> str:
         """Return the generated data set that stands for `name`."""
         if command in ("search", "pools"):
-            return str(self.world.queries("esci" if "esci" in Path(name).name else "c4"))
+            return str(self.world.queries(ESCI if ESCI in Path(name).name else "c4"))
         return STEAM if name == STEAM else self.world.domain

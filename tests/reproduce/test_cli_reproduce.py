@@ -63,6 +63,13 @@ def test_cheap_rows_pass_and_the_status_knows(capsys, tmp_path):
     assert "smoke: pass" in out and "smoke: 1 of 3 rows have results" in out and "full: 0 of 3" in out
 
 
+def test_a_row_on_the_published_esci_pool_passes_alone(capsys, tmp_path):
+    """The generated set has no pool until one is drawn, which no other row of the table asks for."""
+    status, out, _ = said(capsys, "slices-search/bm25/esci", f"--output_dir={tmp_path}")
+    assert status == 0, out
+    assert "1 of 1 rows hold" in out
+
+
 def test_the_real_slices_statistics_are_reproduced(capsys, tmp_path, shared_data):
     places = [f"--raw_dir={shared_data / 'amazon_reviews_2023'}", f"--data_path={tmp_path / 'data'}"]
     rows = "slices-statistics/dataset/appliances,slices-statistics/dataset/beauty"

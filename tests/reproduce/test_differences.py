@@ -119,6 +119,36 @@ def test_lines_join_the_points_of_a_curve_in_the_order_of_x():
     assert places == sorted(places) and places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.2)
 
 
+@pytest.mark.parametrize("lost", ["value", "figure", "row"])
+def test_an_order_of_a_row_without_value_is_refused(measured, capsys, lost):
+    path = measured / "out/full/results/slices-platforms.json"
+    results = json.loads(path.read_text())
+    row = results["slices-platforms/hstu/wines"]
+    if lost == "value":
+        row["figures"][0]["ours"] = None
+    elif lost == "figure":
+        row["figures"] = []
+    else:
+        del results["slices-platforms/hstu/wines"]
+    path.write_text(json.dumps(results))
+    where = [f"--output_dir={measured / 'out'}", f"--output={measured / 'd.svg'}"]
+    status, error = main(["reproduce", "slices-platforms", *where]), capsys.readouterr().err
+    if lost == "row":  # its order is not among those of the measured rows
+        assert status == 0
+        return
+    assert status == 2 and len(error.strip().splitlines()) == 1
+    assert "the results hold an order by ndcg@10 but no ndcg@10 of its row slices-platforms/hstu/wines" in error
+    assert not (measured / "d.svg").exists()
+
+
+@pytest.mark.parametrize("table", tables.table_ids())
+def test_orders_compare_by_what_their_rows_measure(table):
+    """Rows keep the figures of published metrics alone, and a difference is shown relative to them."""
+    for order in tables.load_orders(table, tables.load_table(table)):
+        for row in (order.above, order.below):
+            assert {row.metric_name(metric) for metric in order.published} <= row.published.keys(), order.id
+
+
 @pytest.mark.parametrize("table", tables.table_ids())
 def test_what_a_figure_names_is_there(table):
     rows = tables.load_table(table)
