@@ -25,6 +25,7 @@ from recbole_blair.runs.open_run import open_run
 from recbole_blair.text.encoders import load_encoder
 from recbole_blair.text.trained.item_texts import TrainedTexts
 from recbole_blair.train import checkpoint
+from recbole_blair.train.trainer import BlairTrainer
 from tests.test_resume import assert_same_run
 
 KEYS = {
@@ -122,6 +123,7 @@ def test_a_scale_is_fitted_once_and_kept(world, tmp_path):
     ("training", "keys"),
     [("last:1", {}), pytest.param("lora:2", {}, marks=pytest.mark.slow),
      pytest.param("full", {}, marks=pytest.mark.slow), ("last:1", {"encoder_texts_per_step": 4}),
+     ("last:1", {"encoder_texts_per_step": 4, "encoder_frozen_epochs": 1}),
      pytest.param("last:1", {"encoder_texts_per_step": 4, "eval_step": 2}, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_killed_and_resumed_it_ends_with_the_same_bits(world, tmp_path, monkeypatch, training, keys):
@@ -207,6 +209,35 @@ def test_a_frozen_run_draws_from_the_same_items_when_asked_to(world, tmp_path, m
 def test_a_warm_up_as_long_as_the_training_is_refused(world, tmp_path):
     with pytest.raises(InputError, match=r"^encoder_warmup_steps=999 is no less than the \d+ steps of 3 epochs; lower"):
         train(world, tmp_path / "run", train_encoder="last:1", encoder_warmup_steps=999)
+
+
+@pytest.mark.parametrize("per_step", [None, 6])
+def test_the_encoder_stays_as_it_is_in_its_frozen_epochs(world, tmp_path, monkeypatch, per_step):
+    """Three epochs, two of them frozen: the encoder's rate rises from the first step of the third."""
+    seen, step = [], BlairTrainer.train_step
+
+    def watched(self, *batch):
+        loss = step(self, *batch)
+        weights = torch.cat([p.detach().flatten() for p in self.texts.trained_parameters()]).double().sum().item()
+        seen.append((self.epoch, weights, self.optimiser.param_groups[1]["lr"], self.texts.n_encoded))
+        return loss
+
+    monkeypatch.setattr(BlairTrainer, "train_step", watched)
+    keys = {"encoder_frozen_epochs": 2, "encoder_warmup_steps": 2, "encoder_texts_per_step": per_step}
+    keys |= {"encoder_learning_rate": 2e-5, "learner": "adamw", "weight_decay": 0.1}
+    train(world, tmp_path / "run", epochs=3, train_encoder="last:1", **keys)
+    frozen, joint = [row for row in seen if row[0] < 2], [row for row in seen if row[0] == 2]
+    assert len({weights for _, weights, _, _ in frozen}) == 1 and len({n for *_, n in frozen}) == 1
+    assert joint[0][2] == 0 and joint[1][2] == pytest.approx(1e-5) and joint[2][2] == pytest.approx(2e-5)
+    assert joint[-1][1] != frozen[0][1] and joint[-1][3] > joint[0][3]
+
+
+def test_frozen_epochs_leave_some_to_train_in_and_do_not_use_up_the_patience(world, tmp_path):
+    with pytest.raises(InputError, match=r"^encoder_frozen_epochs=3 leaves none of the 3 epochs to train the encoder"):
+        train(world, tmp_path / "none", train_encoder="last:1", encoder_frozen_epochs=3)
+    keys = {"learning_rate": 1e-30, "encoder_learning_rate": 1e-30, "encoder_warmup_steps": 0, "stopping_step": 1}
+    run = train(world, tmp_path / "run", epochs=6, train_encoder="last:1", encoder_frozen_epochs=3, **keys)
+    assert run["epochs"] == 4, "no epoch is better than the first; the fourth is the first that counts"
 
 
 def test_a_frozen_run_starts_a_joint_one(world, tmp_path):

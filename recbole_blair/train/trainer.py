@@ -99,6 +99,9 @@ class BlairTrainer:
         if config["learner"] != "sgd":
             self.rates["betas"] = adam_betas(config)
         self.encoder_rates = {**self.rates, "lr": config["encoder_learning_rate"]}
+        texts = getattr(model, "item_texts", None)
+        self.texts = texts if isinstance(texts, TrainedTexts) else None
+        self.frozen_epochs = config["encoder_frozen_epochs"] if self.texts else 0
         self.optimiser = OPTIMISERS[config["learner"]](self.parameter_groups(), fused=True, **self.rates)
         self.epoch, self.stopped, self.misses = 0, False, 0
         self.best_epoch: int | None = None
@@ -111,8 +114,7 @@ class BlairTrainer:
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the weights that are trained: the recommender's, then those of a text encoder that trains with it."""
-        texts = getattr(self.model, "item_texts", None)
-        encoder = texts.trained_parameters() if isinstance(texts, TrainedTexts) else []
+        encoder = self.texts.trained_parameters() if self.texts else []
         own = {id(p) for p in encoder}
         trained = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
         # an optimiser refuses an empty list: a model without parameters (SeqPop) gets a scalar that nothing reads
@@ -175,10 +177,16 @@ class BlairTrainer:
         trains = getattr(self.model, "trains", True)
         if not trains or self.config["epochs"] == 0:
             self.validate(None)
-        for _, key in zip(self.optimiser.param_groups, WARMUPS):
-            if trains and self.config["epochs"] and self.config[key] >= self.total_steps:
+        elif self.frozen_epochs >= self.config["epochs"]:
+            raise InputError(
+                f"encoder_frozen_epochs={self.frozen_epochs} leaves none of the {self.config['epochs']} epochs to "
+                "train the encoder in; lower it"
+            )
+        for _, key, frozen in zip(self.optimiser.param_groups, WARMUPS, (0, self.frozen_epochs)):
+            epochs = self.config["epochs"] - frozen
+            if trains and epochs > 0 and self.config[key] >= epochs * self.steps_per_epoch:
                 raise InputError(
-                    f"{key}={self.config[key]} is no less than the {self.total_steps} steps of {self.config['epochs']} "
+                    f"{key}={self.config[key]} is no less than the {epochs * self.steps_per_epoch} steps of {epochs} "
                     "epochs; lower it"
                 )
         while trains and self.epoch < self.config["epochs"] and not self.stopped:
@@ -209,11 +217,15 @@ class BlairTrainer:
         return self.steps_per_epoch * self.config["epochs"]
 
     def set_rate(self, step: int) -> None:
-        """Give the optimiser the learning rate of a step, counted from the run's first."""
-        schedule = self.config["lr_schedule"]
-        groups = zip(self.optimiser.param_groups, (self.rates, self.encoder_rates), WARMUPS)
-        for group, rates, warmup in groups:
-            group["lr"] = rates["lr"] * rate_factor(step, schedule, self.config[warmup], self.total_steps)
+        """Give the optimiser the learning rate of a step, counted from the run's first.
+
+        The encoder's warm-up and schedule begin where its training does.
+        """
+        schedule, frozen = self.config["lr_schedule"], self.frozen_epochs * self.steps_per_epoch
+        groups = zip(self.optimiser.param_groups, (self.rates, self.encoder_rates), WARMUPS, (0, frozen))
+        for group, rates, warmup, begin in groups:
+            factor = rate_factor(max(0, step - begin), schedule, self.config[warmup], self.total_steps - begin)
+            group["lr"] = rates["lr"] * factor
 
     def run_epoch(self) -> None:
         """One epoch: train, validate, report, save."""
@@ -241,6 +253,8 @@ class BlairTrainer:
         Raises:
             FloatingPointError: the loss is not finite; nothing after it would mean anything.
         """
+        if self.texts:
+            self.texts.frozen = self.epoch < self.frozen_epochs
         self.model.train()
         loader, started, total, rows = self.loaders["train"], time.perf_counter(), 0.0, 0
         loader.epoch = self.epoch  # decides the order of the rows
@@ -280,6 +294,9 @@ class BlairTrainer:
         # the processes, that is divided by W, so each process's own loss is (n_p / n) * W * L_p.
         (loss * (share * world_size())).backward()
         all_reduce_gradients(self.model.parameters())
+        if self.texts and self.texts.frozen:  # no gradient at all: one of 0 would let weight decay change the encoder
+            for parameter in self.texts.trained_parameters():
+                parameter.grad = None
         if self.config["clip_grad_norm"]:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config["clip_grad_norm"])
         self.optimiser.step()
@@ -327,7 +344,7 @@ class BlairTrainer:
             self.best_epoch, self.best_value, self.best_metrics, self.misses = self.epoch, value, self.last_metrics, 0
             if rank() == 0:
                 checkpoint.save_weights(checkpoint.best_path(self.run_dir), self.model)
-        else:
+        elif self.epoch > self.frozen_epochs:  # patience counts where all that is to be trained is trained
             self.misses += 1
             self.stopped = self.misses >= self.config["stopping_step"]
         self.record({f"valid/{name}": number for name, number in (self.last_metrics | {"seconds": seconds}).items()})

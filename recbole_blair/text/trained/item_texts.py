@@ -96,7 +96,7 @@ class TrainedTexts(nn.Module):
 
     In training a call encodes the items that it is asked for, or reads a table (`Passes.per_step`). In evaluation all
     items are encoded at the first call, shared out over the processes, and the table is kept until training goes on or
-    weights are loaded.
+    weights are loaded. While `frozen` is set, training reads that table, too.
 
     Only what is trained is in the state dict; the rest comes from the encoder's folder.
 
@@ -115,6 +115,7 @@ class TrainedTexts(nn.Module):
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
         self.table: Tensor | None = None  # (N - 1, D) of all items, not scaled
         self.mixed = False  # whether a step has put vectors of other weights into the table
+        self.frozen = False  # training reads the table and gives the network no gradient
         self.n_encoded = 0  # texts that went through the network with or without a graph, for measurements
         self.register_state_dict_post_hook(_drop_frozen)
         self.register_load_state_dict_pre_hook(_fill_frozen)
@@ -127,12 +128,14 @@ class TrainedTexts(nn.Module):
     def train(self, mode: bool = True) -> TrainedTexts:
         """Set the mode; training makes the table out of date.
 
-        With `Passes.per_step` an epoch begins with the table of the evaluation before it, or encodes one.
+        With `Passes.per_step`, or while `frozen`, an epoch begins with the table of the evaluation before it, or
+        encodes one.
         """
-        if self.mixed or (mode and self.passes.per_step is None):
+        reads_table = self.frozen or self.passes.per_step is not None
+        if self.mixed or (mode and not reads_table):
             self.table, self.mixed = None, False
         super().train(mode)
-        if mode and self.passes.per_step is not None:  # here, where all processes come
+        if mode and reads_table:  # here, where all processes come
             self.all_vectors()
         return self
 
@@ -142,7 +145,7 @@ class TrainedTexts(nn.Module):
 
     def forward(self, items: Tensor | None = None) -> Tensor:
         """Return the vectors of items `items` (M,), ids from 1, or of all of them: (M, D) or (N - 1, D)."""
-        if not self.training:
+        if self.frozen or not self.training:
             table = self.all_vectors()
             vectors = table if items is None else table[items - 1]
         else:
