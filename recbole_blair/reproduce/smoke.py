@@ -83,8 +83,11 @@ class SmokePlanner(Planner):
                 keys["train_encoder"] = "last:1"  # the encoder of random weights has no more layers
             if "grid" in keys:  # two points show that the better one is taken
                 keys["grid"] = {key: values[: 2 - bool(n)] for n, (key, values) in enumerate(keys["grid"].items())}
-            if keys.get("warmup_steps"):
-                keys["warmup_steps"] = 2  # a training of seconds has few steps
+            for warmup in ("warmup_steps", "encoder_warmup_steps"):
+                if keys.get(warmup):
+                    keys[warmup] = 2  # a training of seconds has few steps
+            if keys.get("encoder_frozen_epochs"):
+                keys["encoder_frozen_epochs"] = budget["epochs"] // 2
             if keys.get("plm") == TFIDF_SVD:  # a stand-in with a width of its own
                 keys.pop("plm_dimensions", None)
         if command == "prepare" and "recipe" in keys:
