@@ -17,12 +17,13 @@ from recbole_blair.train.display import say
 from recbole_blair.tune import schedulers
 from recbole_blair.tune import sweep_dir as files
 from recbole_blair.tune.searcher import optuna_searcher
-from recbole_blair.tune.trial import run_trial
+from recbole_blair.tune.trial import THREAD_END_S, run_trial
 
 if TYPE_CHECKING:
     from recbole_blair.tune.run import Sweep
 
 PBT_SPARE = 2  # checkpoints kept beyond an interval: another trial may still be copying one
+DROPPED = f"it never began: the trial before it in its process had not ended {THREAD_END_S} s after it was stopped"
 ERROR_LINE = re.compile(r"^[\w.]*(Error|Exception|Exit)\b.*", re.M)
 
 
@@ -111,6 +112,14 @@ class Journal(Callback):
         number = schedulers.trial_number(trial)
         epoch = files.last_epoch(files.trial_dir(self.folder, number))
         say(f"trial {number:>3}  failed after epoch {epoch} and goes on from there: {describe_error(trial)}")
+
+    def on_experiment_end(self, trials: list, **info: Any) -> None:
+        """Record trials that Ray dropped without a callback: the process they were given was not free in time."""
+        for trial in trials:
+            number = schedulers.trial_number(trial)
+            written = files.read_json(files.trial_dir(self.folder, number) / files.TRIAL)
+            if trial.status == trial.ERROR and written["status"] != files.FAILED:
+                self.record(number, files.FAILED, DROPPED)
 
     def record(self, number: int, status: str, error: str | None = None) -> None:
         """Write and print a trial's status."""

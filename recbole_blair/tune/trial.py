@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from ray import tune
 
 DATASETS: dict[Any, Any] = {}  # open in this process, by build folder and encoder
+# Seconds that the thread of an ended trial has before the next trial takes over its process. Ray's default of 2 is too
+# short on a busy machine: when it is exceeded, Ray drops the next trial and tells neither scheduler, search nor
+# callbacks.
+THREAD_END_S = 3600
 ORIGIN = "trial.json"  # inside a checkpoint: which trial wrote it
 
 
@@ -65,6 +69,7 @@ def run_trial(config: dict[str, Any], sweep: dict[str, Any]) -> None:
     """
     from ray import tune  # heavy
 
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(THREAD_END_S)  # Ray reads it when this process is reused
     give_back_memory()  # a trial that was stopped still held its model when it ended
     number, point = int(tune.get_context().get_trial_name()), config["trial"]["point"]
     folder = trial_dir(sweep["dir"], number)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ from sweeps import (
 
 from recbole_blair.cli.main import main
 from recbole_blair.quick_start import run
+from recbole_blair.tune import driver
 from recbole_blair.tune import sweep_dir as files
+from recbole_blair.tune.trial import run_trial
 
 pytest.importorskip("ray", reason="the extra tune is not installed")
 pytestmark = [*REAL_RAY, pytest.mark.usefixtures("ray_here")]
@@ -136,6 +139,24 @@ def test_a_trial_that_cannot_work_is_reported_and_the_sweep_goes_on(sweep_keys, 
     argv = tune_argv(tmp_path / "none", keys, space=only, search="grid", max_failures=0)
     assert main(argv) == 1
     assert not (tmp_path / "none" / "best.yaml").exists() and "1 failed" in capfd.readouterr().out
+
+
+def test_a_stopped_trial_may_take_its_time_to_end(sweep_keys, tmp_path, capfd, monkeypatch):
+    """Its process is given the next trial, which waits until the thread of the one before is over."""
+    folder, space = tmp_path / "sweep", tmp_path / "space.yaml"
+    space.write_text("learning_rate: {choice: [0.01, 1.0e-7, 2.0e-7, 3.0e-7]}\n")
+
+    def end_slowly(config, sweep):
+        try:
+            run_trial(config, sweep)
+        finally:
+            time.sleep(4)
+
+    monkeypatch.setattr(driver, "run_trial", end_slowly)
+    keys = {**sweep_keys, "epochs": 2, "max_concurrent": 1}
+    assert main(tune_argv(folder, keys, space=space, search="grid", grace_period=1)) == 0
+    ended = list(statuses(folder).values())
+    assert set(ended) == {"finished", "stopped"} and "stopped" in ended[:-1], capfd.readouterr().err
 
 
 def test_the_time_is_over_and_a_resumed_sweep_has_as_much_again(sweep_keys, space_file, tmp_path, capfd):
