@@ -123,7 +123,7 @@ def encoder_id(plm: str) -> str:
 def public_plm(plm: str) -> str:
     """Return how others may name the encoder: a folder of this machine by its last part alone."""
     kind, value = resolve_plm(plm)
-    return value.name if kind == "folder" else plm if kind != "vectors" else f"vectors:{Path(value).name}"
+    return value.name if kind == "folder" else plm if kind != "vectors" else f"vectors:{value.source}"
 
 
 def save_cell(folder: Path, about: Mapping[str, Any], table: pa.Table) -> None:

@@ -112,7 +112,7 @@ def encode_build(
         tqdm.write(f"{path.name}: {len(reusing.new):,} of {len(texts):,} texts are new, the rows of the others stay")
     with naming_items([ids[row] for row in reusing.new] if reusing else ids):
         if isinstance(encoder, VectorsEncoder):
-            encoder.take_items(ids)
+            encoder.take_items(ids, texts)
         plan = reusing.plan(batch_tokens) if reusing else encoder.plan(texts, batch_tokens)
         reused = len(reusing.old) if reusing else 0
         with PartialFeatures(path, about, len(plan), encoder, batch_tokens, reused) as work:
@@ -181,7 +181,7 @@ def other_settings(header: dict[str, Any], plm: Path | str, options: EncoderOpti
     """
     kind, value = resolve_plm(plm)
     if kind == "vectors":
-        return [] if header.get("file_sha256") == hash_files([value]) else ["it was made from other vectors"]
+        return [] if header.get("file_sha256") == hash_files([value.path]) else ["it was made from other vectors"]
     if kind == TFIDF_SVD:
         fit = load_encoder(plm).description()["fit"]
         return [] if header.get("fit") == fit else ["it was made with other settings of tfidf-svd"]

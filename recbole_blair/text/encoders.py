@@ -20,7 +20,7 @@ from recbole_blair.text.hub import WITHOUT_NETWORK, fetch_snapshot
 from recbole_blair.text.lexical import LexicalEncoder
 from recbole_blair.text.options import DECIDING, KEYS, EncoderOptions
 from recbole_blair.text.pooling import parse_modes
-from recbole_blair.text.vectors import PREFIX, VectorsEncoder, find_vectors, vectors_name
+from recbole_blair.text.vectors import PREFIX, VectorsEncoder, find_vectors
 from recbole_blair.text.weights import weights_hash
 
 OWN_ORGANISATION = "hyp1231/"  # of the papers' encoders, whose published feature files go by the model's name alone
@@ -90,7 +90,7 @@ def encoder_name(plm: Path | str, **options: Any) -> str:
     if kind == TFIDF_SVD:
         return TFIDF_SVD + wanted.suffix(["text_fields", "text_recipe"])
     if kind == "vectors":
-        return vectors_name(value) + wanted.suffix(["dimensions"])
+        return value.name + wanted.suffix(["dimensions"])
     if kind == "hub":
         return value.removeprefix(OWN_ORGANISATION).replace("/", "--") + wanted.suffix()
     return f"{value.name}-{weights_hash(value)[:8]}{wanted.suffix()}"
@@ -127,7 +127,7 @@ def load_encoder(plm: Path | str, **options: Any) -> Encoder:
 
 
 def resolve_plm(plm: Path | str) -> tuple[str, Any]:
-    """Return what `plm` means: (tfidf-svd, None), (openai, NAME), (vectors, file), (folder, Path) or (hub, id)."""
+    """Return the kind and the value of `plm`: tfidf-svd None, openai NAME, vectors VectorsFile, folder Path, hub id."""
     text = str(plm).strip()
     if text == TFIDF_SVD:
         return TFIDF_SVD, None

@@ -1,14 +1,16 @@
-"""Snapshots of models on the Hugging Face hub: exactly the files that a model's modules name."""
+"""Files of the Hugging Face hub: of a model exactly those that its modules name, of a data set a file of vectors."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from recbole_blair.errors import InputError
 from recbole_blair.schema import TFIDF_SVD
 from recbole_blair.text.layout import DOCUMENT, QUERY, Layout, module_places, read_layout
-from recbole_blair.text.weights import head_files, weight_files
+from recbole_blair.text.weights import hash_files, head_files, weight_files
 
 WITHOUT_NETWORK = f"or give the folder of a downloaded encoder, or --plm={TFIDF_SVD}, which needs no download"
 MODULE_CONFIGS = ("config.json", "sentence_bert_config.json", "router_config.json")
@@ -19,6 +21,9 @@ TOKENIZER = (
     "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
 )  # fmt: skip
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-?????-of-?????.safetensors")
+HUB_FILE = re.compile(r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w.-]+))?/(?P<file>[^@*?\[\]#]+)")
+LISTED = 20  # names in a message
+SHA256 = re.compile(r"[0-9a-f]{64}")  # what the hub's cache calls a large file
 TORCH_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-?????-of-?????.bin")
 
 
@@ -53,6 +58,53 @@ def fetch_snapshot(hub_id: str, revision: str | None, cache_dir: str | None) -> 
             f"({first_line(error)}); check the name and the network, {WITHOUT_NETWORK}"
         ) from None
     return folder
+
+
+@lru_cache(maxsize=8)
+def fetch_dataset_file(address: str, beside: tuple[str, ...] = ()) -> Path:
+    """Download one file of a hub data set into the hub's cache, if it is not there, and return its path.
+
+    Args:
+        address: `hf://datasets/<organisation>/<name>[@<revision>]/<path>`.
+        beside: names of files in the same folder that come along where they are there.
+
+    Raises:
+        InputError: no such address, data set, revision or file; no network and not in the cache; or a file that is not
+            the one that the hub names.
+    """
+    # heavy: the hub's client
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    named = HUB_FILE.fullmatch(address)
+    if not named or ".." in named["file"].split("/"):
+        raise InputError(f"{address} is no file of a hub data set; expected hf://datasets/ORGANISATION/NAME/PATH")
+    repo, revision, file = named["repo"], named["revision"], named["file"]
+    place = file.rpartition("/")[0]
+    try:
+        folder = _download(repo, revision, None, [file, *_inside(place, beside)], "dataset")
+        if not (folder / file).is_file():
+            raise InputError(f"{address}: {repo} has no such file; {_say_files(repo, revision, Path(file).suffix)}")
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        if getattr(error, "errno", None) is not None:  # a full disk and its like: the command line says so
+            raise
+        raise InputError(
+            f"{address} could not be fetched from the Hugging Face hub ({first_line(error)}); check the name and the "
+            "network, or give a downloaded file"
+        ) from None
+    blob = (folder / file).resolve()
+    if SHA256.fullmatch(blob.name) and hash_files([blob]) != blob.name:
+        raise InputError(f"{blob} is damaged: its SHA-256 is not that of the hub's file; delete it and try again")
+    return folder / file
+
+
+def _say_files(repo: str, revision: str | None, suffix: str) -> str:
+    """Tell which files of a kind a hub data set has."""
+    from huggingface_hub import HfApi  # heavy
+
+    names = HfApi().list_repo_files(repo, revision=revision, repo_type="dataset")
+    alike = sorted(name for name in names if name.endswith(suffix))
+    more = f" and {len(alike) - LISTED} more" if len(alike) > LISTED else ""
+    return f"of this kind it has {', '.join(alike[:LISTED]) or 'none'}{more}"
 
 
 def side_files(layout: Layout) -> Iterator[str]:
@@ -101,8 +153,12 @@ def _inside(place: str, names: Sequence[str]) -> list[str]:
     return [f"{place}/{name}" if place else name for name in names]
 
 
-def _download(hub_id: str, revision: str | None, cache_dir: str | None, patterns: Sequence[str]) -> Path:
+def _download(
+    hub_id: str, revision: str | None, cache_dir: str | None, patterns: Sequence[str], kind: str = "model"
+) -> Path:
     """Download the files that match and return the snapshot folder."""
     from huggingface_hub import snapshot_download  # heavy
 
-    return Path(snapshot_download(hub_id, revision=revision, cache_dir=cache_dir, allow_patterns=list(patterns)))
+    return Path(
+        snapshot_download(hub_id, repo_type=kind, revision=revision, cache_dir=cache_dir, allow_patterns=list(patterns))
+    )

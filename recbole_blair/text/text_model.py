@@ -149,8 +149,8 @@ def load_transformer(folder: Path, precision: str) -> tuple[PreTrainedModel, Pre
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, **local)
-        # T5 and its like: the encoder half; the rest as they are.
-        halves = config.is_encoder_decoder or type(config) in AutoModelForTextEncoding._model_mapping
+        # T5 and its like: the encoder half; the rest as they are, also BART, whose states are its decoder's.
+        halves = type(config) in AutoModelForTextEncoding._model_mapping
         auto = AutoModelForTextEncoding if halves else AutoModel
         # Weights load in their final precision: a model of 7 billion weights would take 28 GB in float32.
         model, info = auto.from_pretrained(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from recbole_blair.files.read import check_file, iter_lines, read_parquet, readi
 from recbole_blair.schema import FEATURE_SUFFIX
 from recbole_blair.text.api_client import RowError
 from recbole_blair.text.features import DATA_MAPS_SUFFIX, upstream_rows
-from recbole_blair.text.hub import first_line
+from recbole_blair.text.hub import fetch_dataset_file, first_line
+from recbole_blair.text.row_order import check_row_order
 from recbole_blair.text.weights import hash_files
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from recbole_blair.text.options import EncoderOptions
 
-PREFIX = "vectors:"
+PREFIX, HUB, SORTED = "vectors:", "hf://", "#sorted"
 SUFFIXES = (".npy", ".npz", ".parquet", ".safetensors", FEATURE_SUFFIX)
 IDS_FILE = "item_ids.txt"  # beside a .safetensors file: its rows' ids, one per line
 EXPECTED = f"vectors of the items: {', '.join(SUFFIXES)}"
@@ -31,11 +33,36 @@ ID_NAMES = ("item_id", "item_ids", "parent_asin", "asin", "id", "ids")
 CHUNK = 1 << 16  # rows at a time
 
 
+@dataclass(frozen=True)
+class VectorsFile:
+    """A file that `--plm=vectors:…` names.
+
+    Args:
+        path: of the file on this machine.
+        address: `hf://datasets/…` of a file of the hub; "" otherwise.
+        sorted_ids: whether the rows of a file without ids are in the order of the sorted ids, not of the `.item` file.
+    """
+
+    path: Path
+    address: str = ""
+    sorted_ids: bool = False
+
+    @property
+    def source(self) -> str:
+        """Return how others may name the file."""
+        return self.address or self.path.name
+
+    @property
+    def name(self) -> str:
+        """Return its part in file names: `vectors-<file name>[-sorted]-<8 hex of the file's SHA-256>`."""
+        return f"vectors-{self.path.stem}{'-sorted' if self.sorted_ids else ''}-{hash_files([self.path])[:8]}"
+
+
 class VectorsEncoder:
     """Stands where an encoder stands, for a build whose vectors are made elsewhere: it takes no other text.
 
     Args:
-        path: `.npy`: (n, D), a row per item of the `.item` file, in its order; `.npz`: an array of vectors and one of
+        file: `.npy`: (n, D), a row per item of the `.item` file, in its order; `.npz`: an array of vectors and one of
             ids; `.parquet`: a column of ids, and one of lists or one per number; `.safetensors`: one tensor, with
             `item_ids.txt` beside it, or in the order of the `.item` file; `.feature` with upstream's `.data_maps`.
         options: `dimensions` keeps the first numbers of each vector.
@@ -51,20 +78,32 @@ class VectorsEncoder:
     batch_tokens = CHUNK
     libraries: Sequence[str] = ("numpy",)
 
-    def __init__(self, path: Path, options: EncoderOptions, name: str) -> None:
-        self.path, self.name, self.dimensions = path, name, options.dimensions
+    def __init__(self, file: VectorsFile, options: EncoderOptions, name: str) -> None:
+        path = file.path
+        self.file, self.path, self.name, self.dimensions = file, path, name, options.dimensions
         self.vectors, self.row_of = read_vectors(path, name)
+        if self.row_of is None and file.address and not file.sorted_ids:
+            raise InputError(
+                f"{file.address} names no items; add {SORTED} if its rows are in the order of the sorted item ids, "
+                "as in BLaIR-Bench's data set"
+            )
+        if self.row_of is not None and file.sorted_ids:
+            raise InputError(f"{file.source} names its items, so {SORTED} means nothing; leave it out")
         wide = int(self.vectors.shape[1])
         if self.dimensions and self.dimensions > wide:
             raise InputError(f"--plm_dimensions={self.dimensions} is not a width of {path}; it has 1 to {wide}")
         self.width = self.dimensions or wide
         self.rows: np.ndarray | None = None
 
-    def take_items(self, ids: Sequence[str]) -> None:
+    def take_items(self, ids: Sequence[str], texts: Sequence[str]) -> None:
         """Find the rows of a build's items.
 
+        Args:
+            ids: of the `.item` file, in its order.
+            texts: theirs: what `#sorted` claims is compared with them.
+
         Raises:
-            InputError: items without a vector, or, where the file names no ids, another number of rows.
+            InputError: items without a vector, or, where the file names no ids, another number or order of rows.
         """
         if self.row_of is None:
             if len(self.vectors) != len(ids):
@@ -73,6 +112,10 @@ class VectorsEncoder:
                     f"vectors with their ids (.npz, .parquet), or those of this build"
                 )
             self.rows = np.arange(len(ids))
+            if self.file.sorted_ids:
+                order = np.array(sorted(range(len(ids)), key=ids.__getitem__))  # row of the file -> row of `.item`
+                check_row_order([texts[row] for row in order], self.vectors, self.file.source)
+                self.rows[order] = np.arange(len(ids))
             return
         missing = [item for item in ids if item not in self.row_of]
         if missing:
@@ -87,7 +130,8 @@ class VectorsEncoder:
         return {
             "encoder": self.name,
             "kind": "vectors",
-            "source": self.path.name,
+            "source": self.file.source,
+            "row_order": "sorted ids" if self.file.sorted_ids else None,
             "file_sha256": hash_files([self.path]),
             "width": self.width,
             "pooling": self.pooling,
@@ -130,28 +174,30 @@ class VectorsEncoder:
 
     def _no_encoder(self) -> InputError:
         return InputError(
-            f"--plm={PREFIX}{self.path} holds vectors of a build's items, no encoder for other texts; new items and "
-            "queries need an encoder"
+            f"--plm={PREFIX}{self.file.address or self.path} holds vectors of a build's items, no encoder for other "
+            "texts; new items and queries need an encoder"
         )
 
 
-def find_vectors(text: str) -> Path:
-    """Return the file that `--plm=vectors:FILE` names.
+def find_vectors(text: str) -> VectorsFile:
+    """Return the file that `--plm=vectors:FILE` names; one of the hub is downloaded.
 
     Raises:
         InputError: no such file, or one of another kind.
     """
     if not text.strip():
         raise InputError(f"--plm={PREFIX} names no file; expected --plm={PREFIX}FILE, {EXPECTED}")
-    path = check_file(Path(text).expanduser().absolute(), EXPECTED)
+    name = text.removesuffix(SORTED)
+    suffix = Path(name).suffix
+    if name.startswith(HUB):
+        if suffix not in SUFFIXES:
+            raise InputError(f"--plm={PREFIX}{text}: {suffix or 'no ending'}, expected {EXPECTED}")
+        beside = (IDS_FILE, Path(name).with_suffix(DATA_MAPS_SUFFIX).name)
+        return VectorsFile(fetch_dataset_file(name, beside), name, name != text)
+    path = check_file(Path(name).expanduser().absolute(), EXPECTED)
     if path.suffix not in SUFFIXES:
         raise InputError(f"--plm={PREFIX}{text}: {path.suffix or 'no ending'}, expected {EXPECTED}")
-    return path
-
-
-def vectors_name(path: Path) -> str:
-    """Return `vectors-<file name>-<8 hex of the file's SHA-256>`."""
-    return f"vectors-{path.stem}-{hash_files([path])[:8]}"
+    return VectorsFile(path, sorted_ids=name != text)
 
 
 def read_vectors(path: Path, name: str) -> tuple[np.ndarray, dict[str, int] | None]:

@@ -20,7 +20,7 @@ from sentence_transformers.base.modules import Normalize, Router
 from sentence_transformers.sentence_transformer.modules import Dense, LayerNorm, Pooling, Transformer
 
 TEXTS = [text or "lamp" for text in some_texts(64)]  # 1 to 40 words
-FAMILIES = ["bert", "roberta", "mpnet", "modernbert", "t5", "qwen3", "mistral", "gemma3_text", "llama"]
+FAMILIES = ["bert", "roberta", "mpnet", "modernbert", "t5", "qwen3", "mistral", "gemma3_text", "llama", "bart"]
 DECODERS = ("qwen3", "mistral", "gemma3_text", "llama")
 
 

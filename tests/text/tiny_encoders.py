@@ -84,6 +84,10 @@ DECODER = {**SIZES, "num_key_value_heads": 2, "head_dim": 8}
 CONFIGS = {
     "bert": SIZES, "roberta": SIZES, "mpnet": SIZES, "qwen3": DECODER, "mistral": DECODER, "llama": DECODER,
     "gemma3_text": DECODER, "modernbert": {**SIZES, "global_attn_every_n_layers": 2, "local_attention": 8},
+    "bart": {
+        "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 128,
+    },
     "t5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
 }  # fmt: skip
 
