@@ -144,8 +144,9 @@ def load_transformer(folder: Path, precision: str) -> tuple[PreTrainedModel, Pre
 
     weight_files(folder)
     _check_architecture(folder)
-    bars = logging.is_progress_bar_enabled()
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what is missing is looked at below; heads that are not read are no news
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, **local)
@@ -165,6 +166,7 @@ def load_transformer(folder: Path, precision: str) -> tuple[PreTrainedModel, Pre
             "needs config.json, weights and tokenizer files as save_pretrained writes them"
         ) from error
     finally:
+        logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))

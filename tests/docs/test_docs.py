@@ -43,6 +43,16 @@ def test_every_command_parses(page):
     assert not wrong, "\n".join(wrong)
 
 
+def test_every_family_of_encoders_has_a_command_that_parses():
+    lines = [line for line in TEXTS[ROOT / "docs/encoders.md"].split("## Pooling")[0].splitlines() if line[:1] == "|"]
+    head, _, *rows = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines)
+    assert head == ["family", "pooling", "prompt of items", "prompt of queries", "width", "precision", "command"]
+    assert len(rows) >= 11 and all(len(row) == len(head) and all(row) for row in rows)
+    for row in rows:
+        argv = row[-1].strip("`").split()
+        assert argv[:2] == ["recbole-blair", "encode"] and doc_commands.problem_of(argv) is None, row[0]
+
+
 def test_pages_hold_commands():
     """The reader above finds them: a change of its rules does not empty the test."""
     counts = {page_id(page): len(list(doc_commands.commands(text))) for page, text in TEXTS.items()}

@@ -5,6 +5,8 @@ import json
 import pytest
 from chromium import check_dark_and_light, check_fits, open_quietly
 
+from recbole_blair.bench.leaderboard import render
+from recbole_blair.bench.suite import load_suite
 from recbole_blair.figures import fraction
 
 CELLS = """[...document.querySelectorAll('td[data-column]')].map(c => [c.dataset.encoder, c.dataset.column,
@@ -44,6 +46,22 @@ def test_nothing_is_wider_than_the_screen(page, width):
     assert page.evaluate("document.querySelectorAll('figure[data-x] svg circle').length") >= 3
     smallest = "Math.min(...[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height))"
     assert page.evaluate(smallest) > 9
+
+
+def test_four_tasks_fit_a_screen_without_scrolling(chromium_page, finished_bench, tmp_path):
+    text = (finished_bench / "out/leaderboard.html").read_text()
+    board = json.loads(text.split('id="numbers">')[1].split("</script>")[0])
+    titles = [part.task.title for part in load_suite("slices").parts]
+    tasks = [{**board["tasks"][n % 2], "title": title} for n, title in enumerate(dict.fromkeys(titles))]
+    encoders = [
+        {**one, "label": f"{one['label'][:4]} of a long name", "parameters": 7_600_000_000} for one in board["encoders"]
+    ]
+    (tmp_path / "page.html").write_text(render({**board, "tasks": tasks, "encoders": encoders}))
+    open_quietly(chromium_page, (tmp_path / "page.html").as_uri())
+    check_fits(chromium_page, 1280)
+    assert chromium_page.evaluate("document.querySelectorAll('#board th').length") == 9
+    scroll = "(place => place.scrollWidth <= place.clientWidth)(document.querySelector('#board .scroll'))"
+    assert chromium_page.evaluate(scroll)
 
 
 def test_heads_sort_by_click_and_by_keyboard(page):
