@@ -18,6 +18,10 @@ TOKENS = 20  # of a title
 BASE_BYTES, BASE_WIDTH = 4 * 125e6, 768  # of an encoder whose weights are not here: base-sized
 WIDTHS = ((60e6, 384), (400e6, 768), (1e12, 1024))  # about, by bytes of the weights
 CORES_OF_GPU = 50  # cores that a GPU replaces in training, a guess
+BYTES = {
+    "train": 14,
+    "search": 8,
+}  # bytes of memory per number of the item vectors
 OVERHEAD_S = 15  # of a cell: loading, evaluating, writing
 
 
@@ -69,7 +73,8 @@ def estimate_cell(cell: Cell, kind: str, encodes: bool) -> Estimate:
     training = part.hours * part.runs / (CORES_OF_GPU if kind == "cuda" else 1)
     hours = flops / rate / 3600 + training + OVERHEAD_S / 3600
     disk = (4 * part.items * width * encodes + part.runs * 4e6) / 2**20
-    memory = 1.2 + n_bytes / 2**30 + 4 * part.items * width * 14 / 2**30
+    per_number = BYTES[part.task.command]
+    memory = 1.2 + n_bytes / 2**30 + part.items * width * per_number / 2**30
     return Estimate(disk, memory, hours)
 
 

