@@ -46,7 +46,7 @@ INSTALL_REQUIRES = [
 EXTRAS = {
     "pretrain": ["accelerate>=1.10", "datasets>=4.0", "sentence-transformers>=5.0"],
     "search": ["bm25s>=0.2", "PyStemmer>=2.2", "faiss-cpu>=1.9", "ir-measures>=0.3"],
-    "serve": ["bm25s>=0.2", "fastapi>=0.115", "uvicorn>=0.30"],
+    "serve": ["bm25s>=0.2", "fastapi>=0.115", "httptools>=0.6", "uvicorn>=0.30"],
     "tune": ["ray[tune]>=2.40", "optuna>=4.0"],
     # the other trackers, wandb and mlflow, are the user's to choose
     "track": ["accelerate>=1.10", "tensorboard>=2.16"],

@@ -15,6 +15,7 @@ from recbole_blair.ops import plain
 from recbole_blair.ops.switch import fast_form_of, plain_ops
 
 CPU_INFO = Path("/proc/cpuinfo")
+FEW_ROWS = 64  # products of up to so many rows cost oneDNN more to arrange the weight than MKL to compute
 
 
 @functools.cache
@@ -119,7 +120,8 @@ class LinearProduct(torch.autograd.Function):
 @fast_form_of(plain.apply_linear)
 def apply_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (…, k) @ weight (m, k) transposed + bias (m,) | None: (…, m)."""
-    if torch.is_autocast_enabled(x.device.type) or x.dtype != torch.float32 or not takes_onednn(x, weight):
+    few = not torch.is_grad_enabled() and x.numel() <= FEW_ROWS * weight.shape[1]  # answers to single requests
+    if few or torch.is_autocast_enabled(x.device.type) or x.dtype != torch.float32 or not takes_onednn(x, weight):
         return F.linear(x, weight, bias)
     return LinearProduct.apply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
 

@@ -20,7 +20,7 @@ from recbole_blair.train.progress import progress_bar
 from recbole_blair.train.runtime import precision_context
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence, Sized
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from recbole_blair.runs.open_run import OpenRun
 
 BLOCK_ITEMS = 4096  # scored at a time on a CPU: of 300 numbers each they lie in its cache while users pass by
+FEW_USERS = 8  # up to so many are computed in one thread, see `threads_for`
 
 
 class Scorer:
@@ -93,7 +94,7 @@ class Scorer:
             with self.autocast():
                 projected = self.model.project_items(items)
                 vectors = self.model.item_vectors(projected).float()[1:]
-            self._tables = torch.cat([known[0], projected]), torch.cat([known[1], vectors])
+            self._tables = torch.cat([known[0], projected]), by_column(torch.cat([known[1], vectors]))
 
     def check_has_vectors(self) -> None:
         """Refuse a model without vectors."""
@@ -126,11 +127,11 @@ class Scorer:
 
     @torch.no_grad()
     def tables(self) -> tuple[Tensor, Tensor]:
-        """Return what histories are made of (N - 1, H), and the item vectors (N, H) float32; computed once."""
+        """Return what histories are made of (N - 1, H), and the item vectors (N, H) float32, laid out by column."""
         if self._tables is None:
             with self.autocast():
                 projected = self.model.project_items()
-                self._tables = projected, self.model.item_vectors(projected).float()
+                self._tables = projected, by_column(self.model.item_vectors(projected).float())
         return self._tables
 
     def batch(self, histories: Histories, rows: np.ndarray) -> Interaction:
@@ -165,8 +166,9 @@ class Scorer:
     @torch.no_grad()
     def encode_users(self, histories: Histories, rows: np.ndarray) -> Tensor:
         """Return the vectors (B, H) float32 of users `rows`."""
-        with self.autocast():
-            return self.model.user_vectors(self.batch(histories, rows), self.tables()[0]).float()
+        projected = self.tables()[0]  # with all threads
+        with self.autocast(), threads_for(rows):
+            return self.model.user_vectors(self.batch(histories, rows), projected).float()
 
     def vector_chunks(self, histories: Histories) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (rows (B,), vectors (B, H) float32 array)."""
@@ -212,7 +214,8 @@ class Scorer:
         for start in range(0, len(table), step):
             block = table[start : start + step].T  # (H, step)
             for own, out in zip(vectors, scores):
-                torch.mm(own, block, out=out[:, start : start + step])
+                with threads_for(own):
+                    torch.mm(own, block, out=out[:, start : start + step])
         return scores
 
     def with_popularity(self, filled: np.ndarray, own: Tensor | None) -> Tensor:
@@ -238,7 +241,8 @@ class Scorer:
             InputError: it reads what these users do not have.
         """
         try:
-            return score_all(self.model, batch, self.dataset.n_items).clone()
+            with threads_for(batch):
+                return score_all(self.model, batch, self.dataset.n_items).clone()
         except KeyError as error:
             field = str(error).strip("'\"")
             words = {
@@ -247,3 +251,30 @@ class Scorer:
             }
             told = words.get(field, f"reads {field}, which a history alone does not have")
             raise InputError(f"{self.run.info.name} {told}") from error
+
+
+@contextlib.contextmanager
+def threads_for(users: Sized) -> Iterator[None]:
+    """Compute a few users in one thread, more in as many as PyTorch has.
+
+    A thread has some ten microseconds of work in each product of a few users, and where a server and whoever asks it
+    want the same cores, the other threads wait for the last one to get a core, product after product.
+    """
+    threads = torch.get_num_threads()
+    if len(users) > FEW_USERS or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def by_column(table: Tensor) -> Tensor:
+    """Return item vectors (N, H) with each column's numbers side by side.
+
+    For the scores of one user that is up to three times as fast: they are a sum of H columns, each read once from front
+    to back, in place of N short inner products.
+    """
+    return table.T.contiguous().T

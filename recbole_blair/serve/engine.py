@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from recbole_blair.errors import InputError
 from recbole_blair.recommend.new_items import reads_texts
 from recbole_blair.recommend.selection import MODEL, POPULARITY, Filters, pick_items
@@ -133,6 +135,7 @@ class Serving:
         loaded: what was loaded, see `identity`.
         added: new items, which a newer run gets, too.
         encoding: held while new items are encoded, one request after the other.
+        threads: PyTorch's. A thread that begins while another computes a few users would get one, see `threads_for`.
     """
 
     load: Callable[[str], Recommender]
@@ -141,9 +144,11 @@ class Serving:
     loaded: dict[str, Any] = field(default_factory=dict)
     added: list[dict[str, Any]] = field(default_factory=list)
     encoding: threading.Lock = field(default_factory=threading.Lock)
+    threads: int = field(default_factory=torch.get_num_threads)
 
     def open(self, run: str) -> tuple[Engine, Any]:
         """Load the run of a folder with the items that were added."""
+        torch.set_num_threads(self.threads)
         what = identity(self.folders[run])
         recommender = self.load(os.path.realpath(self.folders[run]))  # a link may be moved while it is read
         engine = Engine(recommender, run)
@@ -224,6 +229,7 @@ class Serving:
         if not takers:
             raise InputError("no run of this server takes new items: their models know items by their ids alone")
         encoded, refused = [], {}
+        torch.set_num_threads(self.threads)
         with self.encoding:
             for engine in takers:
                 try:

@@ -9,6 +9,7 @@ from torch import nn
 
 from recbole_blair.ops import linear as products
 from recbole_blair.ops.linear import (
+    FEW_ROWS,
     Linear,
     PackedLinear,
     add_product,
@@ -83,6 +84,15 @@ def test_linear_equals_pytorchs(shape):
         output.square().sum().backward()
     for pair in [[x.grad for x in xs], *zip(*([p.grad for p in layer.parameters()] for layer in (ours, theirs)))]:
         torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_rows,mkl", [(FEW_ROWS, True), (FEW_ROWS + 1, False)])
+def test_few_rows_without_gradients_are_pytorchs(n_rows, mkl, monkeypatch):
+    layer, x, seen = Linear(6, 4), torch.randn(n_rows, 6), []
+    monkeypatch.setattr(products, "onednn_linear", lambda *given: seen.append(given) or nn.functional.linear(*given))
+    with torch.no_grad():
+        assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+    assert len(seen) == (0 if mkl else 1)
 
 
 def test_linear_in_a_bf16_run_is_pytorchs():

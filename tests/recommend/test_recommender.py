@@ -10,6 +10,7 @@ import torch
 import recbole_blair
 from recbole_blair.errors import InputError
 from recbole_blair.recommend import selection
+from recbole_blair.recommend.scorer import FEW_USERS
 from recbole_blair.runs.open_run import open_run
 
 from builds import TEST_MS, VALID_MS, random_sequences  # isort: skip
@@ -138,6 +139,30 @@ def test_inner_products_of_vectors_are_the_scores(make_run, model, keys):
     some = ["i005", "i001"]
     np.testing.assert_array_equal(loaded.encode(items=some), items[[loaded.item_ids.index(i) for i in some]])
     np.testing.assert_allclose(loaded.score(USERS, some), users @ loaded.encode(items=some).T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["UniSRecBlair", "GRU4Rec"])
+def test_a_few_users_are_computed_in_one_thread(make_run, monkeypatch, model):
+    loaded, seen = recbole_blair.load(make_run(model), device="cpu", show_progress=False), []
+    name = "user_vectors" if model == "UniSRecBlair" else "full_sort_predict"
+    own = getattr(loaded.scorer.model, name)
+    monkeypatch.setattr(loaded.scorer.model, name, lambda *x: seen.append(torch.get_num_threads()) or own(*x))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        loaded.recommend([f"u{n}" for n in range(FEW_USERS)])
+        loaded.recommend([f"u{n}" for n in range(FEW_USERS + 1)])
+        assert seen == [1, 3] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_item_table_lies_by_column_also_when_it_grows(make_run):
+    scorer = recbole_blair.load(make_run("UniSRecBlair"), device="cpu", show_progress=False).scorer
+    for n_items in (40, 42):
+        table = scorer.tables()[1]
+        assert table.shape == (n_items + 1, 16) and table.T.is_contiguous()
+        scorer.add_items(np.ones((2, 32), np.float32), [f"N{n_items}", f"M{n_items}"], [{"title": ""}] * 2)
 
 
 def test_request_time_reaches_hstu_and_its_default_is_the_end_of_the_data(make_run):

@@ -55,7 +55,7 @@ class RunningServer:
         """Return status and bytes of one request."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            with contextlib.suppress(BrokenPipeError):  # refused by its headers, before all of it was sent
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused before all of it was sent
                 connection.request(method, path, body, headers or {})
             answer = connection.getresponse()
             return answer.status, answer.read()

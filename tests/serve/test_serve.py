@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("fastapi", reason="the serve extra is not installed")
 
@@ -53,12 +54,23 @@ def expected(loaded, body):
 
 
 @pytest.mark.parametrize(
-    ("model", "with_times"), [("UniSRecBlair", False), ("HSTUBlair", True), ("GRU4Rec", False)]
-)  # fmt: skip
-def test_answers_equal_recommend_bit_for_bit_whoever_asks_beside(make_run, model, with_times):
-    loaded = load(make_run(model))
+    ("model", "with_times", "threads"),
+    [("UniSRecBlair", False, 1), ("UniSRecBlair", False, 2), ("HSTUBlair", True, 1), ("GRU4Rec", False, 1)],
+)
+def test_answers_equal_recommend_bit_for_bit_whoever_asks_beside(make_run, monkeypatch, model, with_times, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))  # of the server
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        compare_answers(make_run(model), with_times)
+    finally:
+        torch.set_num_threads(before)
+
+
+def compare_answers(run, with_times):
+    loaded = load(run)
     bodies = requests_of(np.random.default_rng(7), 60, loaded.item_ids, with_times)
-    with RunningServer(make_run(model)) as server, ThreadPoolExecutor(16) as pool:
+    with RunningServer(run) as server, ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda body: server.ask("/recommend", body), bodies))
         health = server.ask("/health")[1]
     assert health["requests"] == 60 and health["batches"] < 60  # some were computed together
