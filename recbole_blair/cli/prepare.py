@@ -321,7 +321,8 @@ def train_command(args: Namespace, model: str, keys: Sequence[str]) -> str:
     """Return the command that trains on what was prepared; of `keys` those that are not `train`'s defaults."""
     defaults = props_keys("overall.yaml").defaults
     given = {key: getattr(args, key) for key in keys if getattr(args, key) != defaults[key]}
-    words = [f"--model={model}", f"--dataset={args.dataset}", *(f"--{key}={value}" for key, value in given.items())]
+    typed = {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in given.items()}
+    words = [f"--model={model}", f"--dataset={args.dataset}", *(f"--{key}={value}" for key, value in typed.items())]
     return shlex.join(["train", *words])
 
 

@@ -1,8 +1,9 @@
 """A build made again with 1 % more events and items: how much faster than from nothing, and are the files the same?
 
-The latest 1 % of a domain's events, and the items that only they hold, come one night later. Both sides convert the
-whole log; one has the features of the night before. Checks that the atomic files are equal byte for byte, that no known
-text is encoded and that the features agree, then prints seconds, processor seconds, and the ratios of both.
+The latest 1 % of a domain's events come one night later, and so do 1 % of its items with all their events. Both sides
+convert the whole log; one has the features of the night before. Checks that the atomic files are equal byte for byte,
+that no known text is encoded and that the features agree, then prints seconds, processor seconds, and the ratios of
+both.
 Usage: `python tests/bench/bench_incremental.py --raw_dir=raw --domain=Electronics --plm=<folder>`.
 """
 
@@ -41,13 +42,19 @@ def write_nights(args, folder):
     lines, reviews = read_lines(Path(args.raw_dir) / f"review_categories/{args.domain}.jsonl.gz")
     meta_lines, items = read_lines(Path(args.raw_dir) / f"meta_categories/meta_{args.domain}.jsonl.gz")
     order = np.argsort([review["timestamp"] for review in reviews], kind="stable")[: args.events or None]
+    of_row = [reviews[row]["parent_asin"] for row in order]
+    catalogue = sorted(set(of_row))
+    late = set(np.random.default_rng(2020).choice(catalogue, int(len(catalogue) * args.share), replace=False))
+    early = int(len(order) * (1 - args.share))
     nights = {}
-    for night, n in (("yesterday", int(len(order) * (1 - args.share))), ("today", len(order))):
-        sold = {reviews[row]["parent_asin"] for row in order[:n]}
+    for night, kept in (
+        ("yesterday", [row for row, item in zip(order[:early], of_row) if item not in late]), ("today", order)
+    ):  # fmt: skip
+        sold = {reviews[row]["parent_asin"] for row in kept}
         paths = folder / f"{night}.jsonl", folder / f"{night}-items.jsonl"
-        paths[0].write_text("".join(lines[row] for row in order[:n]), encoding="utf-8")
-        kept = (line for line, item in zip(meta_lines, items) if item["parent_asin"] in sold)
-        paths[1].write_text("".join(kept), encoding="utf-8")
+        paths[0].write_text("".join(lines[row] for row in kept), encoding="utf-8")
+        texts = (line for line, item in zip(meta_lines, items) if item["parent_asin"] in sold)
+        paths[1].write_text("".join(texts), encoding="utf-8")
         nights[night] = paths
     return nights
 
@@ -80,7 +87,7 @@ def main():
     parser.add_argument("--raw_dir", default="raw")
     parser.add_argument("--domain", default="Electronics")
     parser.add_argument("--plm", required=True)
-    parser.add_argument("--share", type=float, default=0.01, help="of the events that come one night later")
+    parser.add_argument("--share", type=float, default=0.01, help="of events and items that come a night later")
     parser.add_argument("--events", type=int, default=0, help="the earliest events alone; 0: all")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
