@@ -61,7 +61,8 @@ class Filters:
         if not mask.any():
             given = [f"{name}=…" for name in ("allow", "block") if getattr(self, name) is not None]
             given += [f"where={self.where!r}"] if self.where is not None else []
-            raise InputError(f"{' and '.join(given)} leave none of {len(catalogue):,} items")
+            verb = "leave" if len(given) > 1 else "leaves"
+            raise InputError(f"{' and '.join(given)} {verb} none of {len(catalogue):,} items")
         return mask
 
     def codes(self, name: str, items: Items, catalogue: Catalogue) -> list[int]:

@@ -143,7 +143,7 @@ def history(**changes):
         ("/recommend", {**history(), "topp": 3}, 422, "topp: Extra inputs are not permitted"),
         ("/recommend", {**history(), "run": "other"}, 422, "run: "),
         ("/recommend", {**history(), "where": "price<cheap"}, 400, "expected a number behind <"),
-        ("/recommend", {**history(), "where": "price>9"}, 400, "leave none of 40 items"),
+        ("/recommend", {**history(), "where": "price>9"}, 400, "leaves none of 40 items"),
         ("/recommend", {**history(), "allow": "/etc/passwd"}, 422, "allow: "),  # a list, never a file
         ("/recommend", {"users": "/etc/passwd"}, 422, "users: "),
         ("/recommend", history(timestamp_list=[10**30]), 422, "users.0"),
