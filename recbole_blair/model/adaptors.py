@@ -47,7 +47,7 @@ class MoEAdaptor(nn.Module):
         logits = apply_linear(x, weight.to(x.dtype)).T.contiguous().to(weight.dtype)  # (E or 2E, n)
         if noisy:
             logits, deviation = logits.chunk(2)  # (E, n) each
-            logits = logits + torch.randn_like(logits) * (F.softplus(deviation) + self.NOISE_FLOOR)
+            logits = torch.addcmul(logits, torch.randn_like(logits), F.softplus(deviation) + self.NOISE_FLOOR)
         return logits.softmax(0).T  # (n, E)
 
     def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from recbole_blair.losses import full_softmax_loss
 from recbole_blair.model.dot_product import DotProductRecommender
 from recbole_blair.model.hstu_layers import HSTUEncoder
 from recbole_blair.model.softmax import step_items
-from recbole_blair.ops import sampled_cross_entropy
+from recbole_blair.ops import normalise_rows, sampled_cross_entropy
 from recbole_blair.schema import TARGET_SEQ, TIMESTAMP, TIMESTAMP_SEQ
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class HSTU(DotProductRecommender):
 
     def normalise(self, x: Tensor) -> Tensor:
         """Scale rows to length 1, in the parameters' precision."""
-        return F.normalize(x.to(self.id_embedding.weight.dtype), dim=1)
+        return normalise_rows(x, self.id_embedding.weight.dtype)
 
     def pack_histories(self, interaction: Interaction) -> HistoryPairs:
         """Pack a batch.

@@ -34,9 +34,9 @@ class SelfAttention(nn.Module):
         self.qkv = Linear(hidden_size, 3 * hidden_size)
         self.attn_out = Linear(hidden_size, hidden_size)
 
-    def mix(self, x: Tensor, histories: PackedHistories, last: bool) -> Tensor:
-        """W_o attention(x), dropped out: (P, H), or (B, H) of each history's last item with `last`."""
-        mixed = self.attend_last(x, histories) if last else histories.mix(self.qkv(x), self.attend)
+    def mix(self, x: Tensor, histories: PackedHistories, last: Tensor | None) -> Tensor:
+        """W_o attention(x), dropped out: (P, H), or of `last` (B, H), x at each history's last item, alone: (B, H)."""
+        mixed = histories.mix(self.qkv(x), self.attend) if last is None else self.attend_last(x, last, histories)
         return self.drop(self.attn_out(mixed))
 
     def drop(self, x: Tensor) -> Tensor:
@@ -49,14 +49,15 @@ class SelfAttention(nn.Module):
         p = self.attn_dropout if self.training else 0.0
         return attend(q, k, v, p).transpose(1, 2).flatten(2)
 
-    def attend_last(self, x: Tensor, histories: PackedHistories) -> Tensor:
-        """Attention of each history's last item alone: (P, H) to (B, H)."""
+    def attend_last(self, x: Tensor, last: Tensor, histories: PackedHistories) -> Tensor:
+        """Attention of each history's last item, `last` (B, H), to all of its items, x (P, H): (B, H)."""
         hidden = x.shape[1]
         (weight_q, weight_kv), (bias_q, bias_kv) = (w.split([hidden, 2 * hidden]) for w in self.qkv.parameters())
-        query = apply_linear(x.index_select(0, histories.last), weight_q, bias_q)  # (B, H)
+        query = apply_linear(last, weight_q, bias_q)  # (B, H)
 
         def attend_group(kv: Tensor, length: Tensor, rows: slice) -> Tensor:
-            (q,), (k, v) = self.split_heads(query[rows, None], 1), self.split_heads(kv, 2)  # q (b, heads, 1, H / heads)
+            q = query[rows].unflatten(1, (self.n_heads, 1, -1))  # (b, heads, 1, H / heads)
+            k, v = self.split_heads(kv, 2)  # (b, heads, l, H / heads) each
             seen = (torch.arange(kv.shape[1], device=x.device) < length[:, None])[:, None, None]  # (b, 1, 1, l)
             p = self.attn_dropout if self.training else 0.0
             return attend(q, k, v, p, seen).transpose(1, 2).flatten(1)  # (b, H)
@@ -99,9 +100,8 @@ class TransformerLayer(SelfAttention):
         Returns:
             (P, H), or (B, H) with `last`.
         """
-        mixed = self.mix(x, histories, last)
-        x = x.index_select(0, histories.last) if last else x  # (B, H) with `last`
-        x = self.attn_norm(mixed + x)
+        own = x.index_select(0, histories.last) if last else x  # (B, H) with `last`
+        x = self.attn_norm(self.mix(x, histories, own if last else None) + own)
         return self.ff_norm(self.drop(self.ff_out(self.act(self.ff_in(x)))) + x)
 
 
@@ -129,7 +129,8 @@ class LiGRLayer(SelfAttention):
         x = x + sigmoid(G_1 x) * dropout(W_o attention(norm(x)))
         x = x + sigmoid(G_2 x) * dropout(W_3 dropout(SiLU(W_1 norm(x)) * (W_2 norm(x))))
         """
-        mixed = self.mix(self.attn_norm(x), histories, last)
+        normed = self.attn_norm(x)  # (P, H)
+        mixed = self.mix(normed, histories, normed.index_select(0, histories.last) if last else None)
         x = x.index_select(0, histories.last) if last else x  # (B, H) with `last`
         x = x + torch.sigmoid(self.attn_gate(x)) * mixed
         opening, value = self.ff_in(self.ff_norm(x)).chunk(2, 1)  # (P, inner) each

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -62,7 +63,8 @@ class SASRecID(DotProductRecommender):
         users, target = self.supervised_states(interaction, vectors, items)  # (S, H), (S,)
         users, bound = users / self.temperature, None
         if self.cosine:
-            users, bound = F.normalize(users.float(), dim=1) / self.temperature, 1.0 / self.temperature
+            bound = 1.0 / self.temperature
+            users = normalise_rows(users, torch.float32) / self.temperature
             vectors = normalise_rows(vectors, vectors.dtype)
         if negatives is None:
             users, vectors = users.to(self.compute_dtype), vectors.to(self.compute_dtype)

@@ -122,7 +122,8 @@ class Softmax(nn.Module):
         """
         row = target - 1 if items is None else torch.searchsorted(items, target)
         if negatives is None:
-            return full_softmax_loss(users, vectors, row, bound) + self.smoothing_term(users, vectors, row)
+            loss = full_softmax_loss(users, vectors, row, bound)
+            return loss + self.smoothing_term(users, vectors, row) if self.options.label_smoothing else loss
         negative_row = negatives - 1 if items is None else torch.searchsorted(items, negatives)
         if negatives.dim() == 2:
             return self.loss_of_positions(users, vectors, torch.cat([row[:, None], negative_row], 1), items)
@@ -141,13 +142,11 @@ class Softmax(nn.Module):
         expected = self.log_expected(items)  # (M,)
         return sampled_cross_entropy(users, vectors, candidates, expected, self.options.label_smoothing)
 
-    def smoothing_term(self, users: Tensor, vectors: Tensor, row: Tensor) -> Tensor | float:
+    def smoothing_term(self, users: Tensor, vectors: Tensor, row: Tensor) -> Tensor:
         """Return what label smoothing e adds to the softmax over M items, x being the logits of a user.
 
         (1 - e) (-log p_target) + e / M sum over j of (-log p_j) = -log p_target + e (x_target - mean over j of x_j)
         """
-        if not self.options.label_smoothing:
-            return 0.0
         wide = torch.promote_types(vectors.dtype, torch.float32)
         contrast = vectors[row].to(wide) - vectors.to(wide).mean(0)  # (S, H)
         return self.options.label_smoothing * (users.to(wide) * contrast).sum(1).mean()

@@ -109,13 +109,14 @@ def softmax_by_users(users: Tensor, items: Tensor, target: Tensor, bounded: bool
         part, own = users[start : start + chunk], items[target[start : start + chunk]].to(wide)
         part = F.pad(part, (0, -hidden % aligned))
         exps = product(part, items.T)  # (b, M): logits first; on a GPU the last columns are padding
-        top = exps.new_zeros(()) if bounded else exps[:, :n_items].amax(1, keepdim=True)
-        total = row_sums((exps if bounded else exps.sub_(top)).exp_()[:, :n_items], wide)  # (b, 1)
-        loss += (total.log() + top.to(wide) - (part.to(wide) * own).sum(1, keepdim=True)).sum()
-        share = 1.0 / (total * n_users)
+        top = None if bounded else exps[:, :n_items].amax(1, keepdim=True)
+        total = row_sums((exps if top is None else exps.sub_(top)).exp_()[:, :n_items], wide)  # (b, 1)
+        log_sum = total.log() if top is None else total.log() + top.to(wide)
+        loss += (log_sum - (part.to(wide) * own).sum(1, keepdim=True)).sum()
+        share = (total * n_users).reciprocal()
         mixed = product(exps, items).to(wide).mul_(share).sub_(own, alpha=1.0 / n_users)
         grad_users[start : start + chunk] = mixed[:, :hidden]
-        grad_items += product(exps.T, (part.to(wide) * share).to(users.dtype))
+        add_product(grad_items, exps.T, (part.to(wide) * share).to(users.dtype))
     grad_items = grad_items[:n_items, :hidden].to(users.dtype)
     return loss / n_users, [grad_users, subtract_targets(grad_items, users, target)]
 

@@ -126,7 +126,7 @@ class LRURecText(DotProductRecommender):
         items, negatives = self.draw_items(interaction)  # (M,), (K,), or None: every item is a candidate
         vectors = self.project_items(items)  # (M, H)
         state, target = self.supervised_states(interaction, vectors, items)  # (S, H), (S,)
-        users = (F.normalize(state.float(), dim=1) / self.temperature).to(self.compute_dtype)
+        users = (normalise_rows(state, torch.float32) / self.temperature).to(self.compute_dtype)
         vectors = normalise_rows(vectors, self.compute_dtype)
         return self.softmax.loss(users, vectors, target, items, negatives, bound=1.0 / self.temperature)
 
