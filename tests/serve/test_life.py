@@ -1,5 +1,6 @@
 """A server's life: newer runs, SIGTERM, and ten thousand malformed requests."""
 
+import gc
 import http.client
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the serve extra is not installed")
 
 import recbole_blair
+from recbole_blair.serve.server import freeze_objects
 
 from running_server import RunningServer  # isort: skip
 from recommend_runs import save_run  # isort: skip
@@ -102,6 +105,25 @@ def test_sigterm_answers_what_is_in_flight(make_run):
         idle.close()
         with pytest.raises(OSError):
             socket.create_connection(("127.0.0.1", server.port))
+
+
+def test_frozen_objects_are_not_visited_again_and_freed_when_a_newer_run_is_there():
+    class Run:
+        def __init__(self):
+            self.itself = self
+
+    run = Run()
+    gone, before = weakref.ref(run), gc.get_freeze_count()
+    try:
+        freeze_objects()
+        assert gc.get_freeze_count() > before and len(gc.get_objects()) < gc.get_freeze_count()
+        del run
+        gc.collect()
+        assert gone() is not None
+        freeze_objects()
+        assert gone() is None
+    finally:
+        gc.unfreeze()
 
 
 def test_a_body_that_never_ends_is_given_up(make_run):
