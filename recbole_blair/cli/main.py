@@ -95,7 +95,7 @@ def guard(run: Callable[[], int | None], argv: Sequence[str] = ()) -> int:
 
     def work() -> int:
         status = run() or 0
-        end_together()
+        end_together(status)
         return status
 
     return run_guarded(work, is_first_process, shlex.join(["recbole-blair", *argv]))

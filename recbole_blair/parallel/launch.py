@@ -21,11 +21,11 @@ def is_first_process() -> bool:
     return not started_by_launcher() or os.environ.get("RANK", "0") == "0"
 
 
-def end_together() -> None:
-    """Let the processes that train together end together; nothing for one that never joined others."""
+def end_together(status: int) -> None:
+    """End this process with a status when all that train together have come here; returns where it is alone."""
     distributed = sys.modules.get("recbole_blair.parallel.distributed")  # not loaded: never joined
     if started_by_launcher() and distributed is not None:
-        distributed.leave_group()
+        distributed.exit_together(status)
 
 
 def check_processes(nproc: int, device: str) -> None:

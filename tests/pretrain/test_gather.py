@@ -10,8 +10,8 @@ import torch.multiprocessing as mp
 from recbole_blair.ops import all_gather_rows
 from recbole_blair.parallel.distributed import (
     all_reduce_gradients,
+    exit_together,
     gather_values,
-    leave_group,
     mean_over_devices,
 )
 from recbole_blair.pretrain.load import read_vocabulary
@@ -51,7 +51,7 @@ def worker(rank, port, tokenizer, chunk, symmetric, out, scale="full"):
     assert all_gather_rows(rows).tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
     assert gather_values(torch.tensor([rank, 7])).tolist() == [0, 7, 1, 7]
     torch.save({"losses": mean, "grads": grads}, f"{out}.{rank}")
-    leave_group()
+    exit_together(0)
 
 
 def free_port():
