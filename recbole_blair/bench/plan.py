@@ -18,10 +18,7 @@ TOKENS = 20  # of a title
 BASE_BYTES, BASE_WIDTH = 4 * 125e6, 768  # of an encoder whose weights are not here: base-sized
 WIDTHS = ((60e6, 384), (400e6, 768), (1e12, 1024))  # about, by bytes of the weights
 CORES_OF_GPU = 50  # cores that a GPU replaces in training, a guess
-BYTES = {
-    "train": 14,
-    "search": 8,
-}  # bytes of memory per number of the item vectors
+BYTES = {"train": 14, "search": 8}  # bytes of memory per number of the item vectors
 OVERHEAD_S = 15  # of a cell: loading, evaluating, writing
 
 
