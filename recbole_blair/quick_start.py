@@ -22,7 +22,7 @@ from recbole_blair.data.dataset import BlairDataset
 from recbole_blair.data.feature_transforms import chosen_transform
 from recbole_blair.errors import InputError, require
 from recbole_blair.files.output import check_output_folder
-from recbole_blair.ops import use_ops
+from recbole_blair.ops import start_peak_memory, use_ops
 from recbole_blair.parallel.distributed import barrier, broadcast, join_group, main_process_first, rank, world_size
 from recbole_blair.registry import ModelInfo, find_model, remember_plugins, use_plugins
 from recbole_blair.registry.build_model import (
@@ -213,6 +213,7 @@ def training(
     Yields:
         The trainer with the best weights in its model, the dataset, and the seconds that each step took.
     """
+    start_peak_memory()
     started = time.perf_counter()
     fresh = not (run_dir / run_folder.CONFIG).is_file()
     dataset = open_fresh(info, config, {} if datasets is None else datasets, fresh)

@@ -86,6 +86,7 @@ def run(args: Namespace) -> int:
 def draw(args: Namespace) -> int:
     """Print the tables of what was measured at the full scale, and draw the figure of the table."""
     from recbole_blair.reproduce import differences
+    from recbole_blair.reproduce.parts import cost_lines, part_lines
     from recbole_blair.reproduce.tables import find_rows
 
     output = Path(args.output)
@@ -99,6 +100,8 @@ def draw(args: Namespace) -> int:
     found = differences.find_differences(rows, measured)
     write_text(output, differences.draw_differences(rows[0].table, found, builds))
     show(differences.markdown_lines(rows, measured, builds, found))
+    show(part_lines(rows, measured, args.data_path))
+    show(cost_lines(rows, measured))
     return 0
 
 

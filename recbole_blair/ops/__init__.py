@@ -29,6 +29,7 @@ ops/plain.py says what each operation means; the other files hold its fast forms
 - per_device, row_chunks: sizes by device, slices of so many rows.
 - get_random_state, set_random_state: the states of the generators that dropout draws from.
 - keep_freed_memory, give_back_memory: how the C library treats freed memory.
+- start_peak_memory, peak_memory_mb: the largest size of the process since a moment.
 - no_collection: a while without Python's search for cycles.
 """
 
@@ -45,7 +46,13 @@ if TYPE_CHECKING:
     from recbole_blair.ops.dot_scores import DotScores
     from recbole_blair.ops.dropout import apply_dropout
     from recbole_blair.ops.linear import Linear, apply_linear, pack_encoder, prefers_onednn, takes_onednn
-    from recbole_blair.ops.memory import give_back_memory, keep_freed_memory, no_collection
+    from recbole_blair.ops.memory import (
+        give_back_memory,
+        keep_freed_memory,
+        no_collection,
+        peak_memory_mb,
+        start_peak_memory,
+    )
     from recbole_blair.ops.mixture import mix_experts
     from recbole_blair.ops.normalise import normalise_rows
     from recbole_blair.ops.pointwise_attention import N_TIME_BUCKETS, HeadSizes, HistoryPairs, hstu_attention
@@ -70,7 +77,7 @@ _NAMES = {
     "dot_scores": ("DotScores",),
     "dropout": ("apply_dropout",),
     "linear": ("Linear", "apply_linear", "pack_encoder", "prefers_onednn", "takes_onednn"),
-    "memory": ("give_back_memory", "keep_freed_memory", "no_collection"),
+    "memory": ("give_back_memory", "keep_freed_memory", "no_collection", "peak_memory_mb", "start_peak_memory"),
     "pointwise_attention": ("HeadSizes", "HistoryPairs", "N_TIME_BUCKETS", "hstu_attention"),
     "ragged": ("PackedHistories", "gather_rows"),
     "sampled_softmax": (

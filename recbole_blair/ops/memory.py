@@ -1,12 +1,18 @@
-"""Freed memory: kept for the next step while a model trains, given back to the system afterwards."""
+"""Memory: kept for the next step while a model trains, given back to the system afterwards, its peak measured."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import gc
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # mallopt's numbers
 _LOCK = threading.Lock()
@@ -70,6 +76,37 @@ def give_back_memory() -> None:
     gc.collect()
     if libc := glibc():
         libc.malloc_trim(0)
+
+
+def start_peak_memory() -> None:
+    """Count `peak_memory_mb` from now on, where the system allows it: on Linux, and on CUDA.
+
+    Several runs of one process, as in `reproduce` and `--seeds`, would else all report the largest one's peak.
+    """
+    import torch  # heavy
+
+    with contextlib.suppress(OSError):  # 5: reset the peak of the resident size (man 5 proc_pid_clear_refs)
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory_mb(device: torch.device | None = None) -> float:
+    """Return the process's largest resident size in MiB; of a CUDA device, the allocator's peak there.
+
+    Counted from the last `start_peak_memory`, or from the process's start.
+    """
+    if device is not None and device.type == "cuda":
+        import torch  # heavy
+
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    with contextlib.suppress(OSError):  # not ru_maxrss: a new process begins with its parent's
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024  # KiB
+    import resource  # not on Linux
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def glibc() -> ctypes.CDLL | None:

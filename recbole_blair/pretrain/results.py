@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from recbole_blair.files.own_json import write_own_json
+from recbole_blair.ops import peak_memory_mb
 from recbole_blair.parallel.distributed import world_size
 from recbole_blair.pretrain import export
 from recbole_blair.pretrain.collaborative_pairs import read_manifest
@@ -38,11 +36,10 @@ def summary(
 ) -> dict[str, Any]:
     """Return what metrics.json says."""
     pairs = len(tables.train) * timing["epochs"]  # fewer than all epochs where a callback stopped the training
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     device = next(model.parameters()).device
-    memory = {"process_mb": round(peak, 1)}
+    memory = {"process_mb": round(peak_memory_mb(), 1)}
     if device.type == "cuda":
-        memory["device_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+        memory["device_mb"] = round(peak_memory_mb(device), 1)
     return {
         "base": base["name"],
         "objective": settings.objective,

@@ -19,7 +19,7 @@ from recbole_blair.errors import InputError
 from recbole_blair.files.checksum import recorded_file
 from recbole_blair.files.own_json import read_own_json, write_own_json
 from recbole_blair.files.write import needed_folder, remove
-from recbole_blair.ops import has_fast_bf16, keep_freed_memory
+from recbole_blair.ops import has_fast_bf16, keep_freed_memory, start_peak_memory
 from recbole_blair.parallel.distributed import rank, world_size
 from recbole_blair.pretrain import export
 from recbole_blair.pretrain.data import (
@@ -95,6 +95,7 @@ def pretrain(settings: Settings, callbacks: Sequence[Callback] = ()) -> dict[str
     done = check_folder(folder, settings)
     if done is not None:
         return done
+    start_peak_memory()
     device, precision = choose_device(settings)
     tables_options = {
         "holdout": parse_holdout(settings.holdout),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_blair.errors import InputError
 from recbole_blair.files.output import check_output_folder
+from recbole_blair.ops import peak_memory_mb, start_peak_memory
 from recbole_blair.schema import VERSION
 from recbole_blair.search import datasets, metrics, runs, significance
 from recbole_blair.search.index_dir import IndexDir
@@ -50,6 +50,7 @@ def evaluate(
     ks = sorted(set(ks))
     if not ks or ks[0] < 1:
         raise InputError(f"topk={list(ks)}: cut-offs are whole numbers from 1")
+    start_peak_memory()
     started = time.time()
     files = datasets.find_files(dataset, data_path, revision, pool_text=pool_text)
     output_dir = check_output_folder(output_dir or default_output_dir(retriever, files.name))
@@ -78,7 +79,7 @@ def evaluate(
         "depends_on": ranker.notes,
         "table": metrics.summarise(values, task.domains, task.groups, n_boot, seed),
         "seconds": {"load": loaded - started, "encode_index_search": searched - loaded},
-        "peak_memory_mb": _peak_memory_mb(),
+        "peak_memory_mb": round(peak_memory_mb(), 1),
         "versions": _versions(),
     }
     if base is not None and baseline is not None:
@@ -144,16 +145,6 @@ def answer(
         for rank, (p, score) in enumerate(zip(positions[0], scores[0]), 1)
         if p != NOTHING
     ]
-
-
-def _peak_memory_mb() -> float | None:
-    """Return the process's largest resident size so far in MB, None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 1024), 1)
 
 
 def _versions() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import recbole
 import torch
 
 from recbole_blair.files.checksum import file_sha256
+from recbole_blair.ops import peak_memory_mb
 from recbole_blair.parallel.distributed import world_size
 from recbole_blair.schema import SPLITS, VERSION
 
@@ -70,10 +70,3 @@ def plugin_sha256(file: Path | str) -> str | None:
     """Return the SHA-256 of a plugin file; None when it is no longer there."""
     path = Path(file).expanduser()
     return file_sha256(path) if path.is_file() else None
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Return the process's largest resident size in MiB; on CUDA the allocator's peak."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts KiB

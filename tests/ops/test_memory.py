@@ -49,3 +49,27 @@ def test_another_c_library_is_left_alone(monkeypatch):
     with memory.keep_freed_memory():
         assert not memory._INSIDE
     memory.give_back_memory()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is started anew on Linux alone")
+def test_the_peak_is_of_the_work_since_the_start():
+    """Not of a larger run before it in the same process, which 'freed' here stands for."""
+    probe = """
+import mmap
+from recbole_blair.ops import peak_memory_mb, start_peak_memory
+
+def hold(mb):
+    block = mmap.mmap(-1, mb << 20)
+    block[:] = bytes(1 << 20) * mb
+    return block
+
+hold(300).close()
+whole = peak_memory_mb()
+start_peak_memory()
+before = peak_memory_mb()
+block = hold(100)
+print(whole - before, peak_memory_mb() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    freed, grown = map(float, done.stdout.split())
+    assert freed > 250 and 90 < grown < 250
