@@ -174,25 +174,33 @@ class BlairTrainer:
 
     def run_epochs(self) -> None:
         """Run the epochs that are left; a single validation where nothing is to be trained."""
-        trains = getattr(self.model, "trains", True)
-        if not trains or self.config["epochs"] == 0:
+        if not getattr(self.model, "trains", True) or self.config["epochs"] == 0:
             self.validate(None)
-        elif self.frozen_epochs >= self.config["epochs"]:
+            return
+        self.check_epochs()
+        while self.epoch < self.config["epochs"] and not self.stopped:
+            self.run_epoch()
+        if self.epoch:
+            self.log.info("%s", self.describe_end())
+
+    def check_epochs(self) -> None:
+        """Refuse a frozen beginning or a warm-up that leaves no epoch or step after it.
+
+        Raises:
+            InputError: names the key.
+        """
+        if self.frozen_epochs >= self.config["epochs"]:
             raise InputError(
                 f"encoder_frozen_epochs={self.frozen_epochs} leaves none of the {self.config['epochs']} epochs to "
                 "train the encoder in; lower it"
             )
         for _, key, frozen in zip(self.optimiser.param_groups, WARMUPS, (0, self.frozen_epochs)):
             epochs = self.config["epochs"] - frozen
-            if trains and epochs > 0 and self.config[key] >= epochs * self.steps_per_epoch:
+            if self.config[key] >= epochs * self.steps_per_epoch:
                 raise InputError(
                     f"{key}={self.config[key]} is no less than the {epochs * self.steps_per_epoch} steps of {epochs} "
                     "epochs; lower it"
                 )
-        while trains and self.epoch < self.config["epochs"] and not self.stopped:
-            self.run_epoch()
-        if trains and self.epoch:
-            self.log.info("%s", self.describe_end())
 
     def describe_end(self) -> str:
         """Return why training ended, and which epoch's weights are kept."""
