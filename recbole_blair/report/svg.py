@@ -268,7 +268,10 @@ def interval_chart(
     for tick in y_ticks:
         parts.append(line(LEFT, y(tick), WIDTH - RIGHT, y(tick), "zero" if tick == 0 else "grid"))
         parts.append(text(LEFT - 6, y(tick) + 4, tick_text(tick), "end"))
-    shown = log_ticks(lowest - margin, highest + margin) if log else nice_ticks(lowest, highest)
+    if all(one["joined"] for one in series):
+        shown = sorted({point["x"] for point in points})  # a curve's few points are what its axis names
+    else:
+        shown = log_ticks(lowest - margin, highest + margin) if log else nice_ticks(lowest, highest)
     for tick in shown:
         if LEFT <= x(place(tick)) <= WIDTH - RIGHT:
             anchor = "end" if x(place(tick)) > WIDTH - 28 else "middle"

@@ -115,6 +115,8 @@ def test_lines_join_the_points_of_a_curve_in_the_order_of_x():
     points = [{"x": x, "difference": y, "low": y - 1, "high": y + 1, "name": ""} for x, y in ((9, 3), (1, 1), (3, 2))]
     chart = interval_chart([{"name": "s", "colour": 0, "joined": True, "points": points}], "pairs", "gain", log=True)
     (line,) = ET.fromstring(chart).iter("polyline")
+    texts = {text.text for text in ET.fromstring(chart).iter("text")}
+    assert {"1", "3", "9"} <= texts and "5" not in texts  # the points' own x
     places = [float(place.split(",")[0]) for place in line.get("points").split()]
     assert places == sorted(places) and places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.2)
 
