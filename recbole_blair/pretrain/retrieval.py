@@ -128,6 +128,19 @@ def retrieval_metrics(ranks: Tensor, topk: Sequence[int] = (10, 100)) -> dict[st
     return metrics
 
 
+def mean_cosine(items: Tensor) -> float:
+    """Return the mean cosine of two different items, of their vectors (m, D), m > 1.
+
+    For unit vectors u_i it is (|sum_i u_i|^2 - m) / (m (m - 1)). Near 1 all items point the same way, so that a
+    recommender over these vectors has little to tell them apart by.
+
+    Source: anisotropy, arXiv:1909.00512, section 3.3.
+    """
+    m = len(items)
+    total = F.normalize(items.double(), dim=1).sum(0)
+    return float((total @ total - m) / (m * (m - 1)))
+
+
 @dataclass
 class EncodeOptions:
     """How texts become vectors: `max_length` tokens of a text are kept, `batch_texts` texts pass at a time."""
@@ -176,12 +189,13 @@ def evaluate_retrieval(
     """Rank every item for every held-out context; the task keeps the ranks.
 
     Returns:
-        Metrics of `retrieval_metrics`.
+        Metrics of `retrieval_metrics`, and `mean_cosine` of the items where there are two.
     """
     total = -(-(len(task.contexts) + len(task.items)) // world_size())
     with tqdm(total=total, desc="retrieval", unit=" texts", leave=False, disable=not progress) as bar:
         queries = encode_texts(model, task.contexts, options, bar)
         items = encode_texts(model, task.items, options, bar)
     ranks = target_ranks(queries, items, task.target.to(queries.device))
-    task.ranks, task.metrics = ranks.cpu().numpy(), retrieval_metrics(ranks, topk)
+    task.ranks = ranks.cpu().numpy()
+    task.metrics = retrieval_metrics(ranks, topk) | ({"mean_cosine": mean_cosine(items)} if len(items) > 1 else {})
     return dict(task.metrics)

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from datasets import Dataset
 
-from recbole_blair.pretrain.retrieval import build_retrieval_task, retrieval_metrics, target_ranks
+from recbole_blair.pretrain.retrieval import build_retrieval_task, mean_cosine, retrieval_metrics, target_ranks
 
 
 def test_ranks_with_ties_in_the_middle():
@@ -34,3 +35,10 @@ def test_candidates_are_the_held_out_items_then_the_others():
     assert build_retrieval_task(held, train, 3, 0).items in (["a", "b", "c"], ["a", "b", "d"])
     assert build_retrieval_task(held, train, 1, 0).items == ["a", "b"]
     assert build_retrieval_task(held.select([]), train, 10, 0) is None
+
+
+def test_the_mean_cosine_is_over_pairs_of_different_items():
+    items = torch.randn(7, 5, generator=torch.Generator().manual_seed(0)) + 1
+    pairs = [float(F.cosine_similarity(items[i], items[j], dim=0)) for i in range(7) for j in range(7) if i != j]
+    assert mean_cosine(items) == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
+    assert mean_cosine(torch.ones(3, 4)) == pytest.approx(1.0)
