@@ -40,7 +40,7 @@ def configure(parser: Parser) -> None:
     add(
         "--output",
         kind="path",
-        help="an SVG file: draw the measured differences of a table there, print its tables; runs nothing",
+        help="print the measured tables and write them to this .md file, or their figure to this .svg; runs nothing",
     )
     add("--raw_dir", kind="path", default="raw", help="full: raw files as published; steam/ in it holds Steam's")
     add("--data_path", kind="path", default="dataset", help="full: the builds and query sets")
@@ -84,24 +84,32 @@ def run(args: Namespace) -> int:
 
 
 def draw(args: Namespace) -> int:
-    """Print the tables of what was measured at the full scale, and draw the figure of the table."""
+    """Print the tables of what was measured at the full scale; write them, or the table's figure, to `--output`."""
     from recbole_blair.reproduce import differences
     from recbole_blair.reproduce.parts import cost_lines, part_lines
     from recbole_blair.reproduce.tables import find_rows
 
     output = Path(args.output)
-    if output.is_dir() or output.suffix.lower() != ".svg":
-        raise InputError(f"--output={args.output}: expected the name of a figure, as in differences.svg")
+    if output.is_dir() or output.suffix.lower() not in (".svg", ".md"):
+        raise InputError(
+            f"--output={args.output}: expected the name of a figure or of Markdown tables, as in gain.svg, tables.md"
+        )
     check_output_file(output)
     rows = find_rows(args.id)
     measured = differences.load_measured(rows, args.output_dir)
     rows = [row for row in rows if row.id in measured]
     builds = differences.describe_builds(rows, args.data_path)
     found = differences.find_differences(rows, measured)
-    write_text(output, differences.draw_differences(rows[0].table, found, builds))
-    show(differences.markdown_lines(rows, measured, builds, found))
-    show(part_lines(rows, measured, args.data_path))
-    show(cost_lines(rows, measured))
+    lines = [
+        *differences.markdown_lines(rows, measured, builds, found),
+        *part_lines(rows, measured, args.data_path),
+        *cost_lines(rows, measured),
+    ]
+    if output.suffix.lower() == ".svg":
+        write_text(output, differences.draw_differences(rows[0].table, found, builds))
+    else:
+        write_text(output, "\n".join(lines) + "\n")
+    show(lines)
     return 0
 
 

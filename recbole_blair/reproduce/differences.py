@@ -176,7 +176,7 @@ def draw_differences(table: str, differences: Sequence[Difference], builds: dict
     """
     stated = load_yaml(props_dir() / FOLDER / f"{table}.yaml").get("figure")
     if not stated:
-        raise InputError(f"{table}.yaml states no `figure`; --output draws tables that do")
+        raise InputError(f"{table}.yaml states no `figure`; --output=tables.md writes its tables")
     charts: list[str] = []
     for wanted in stated if isinstance(stated, list) else [stated]:
         chosen = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from recbole_blair.reproduce.run import Result
 from recbole_blair.reproduce.tables import Row
 from recbole_blair.train.run_folder import load_metrics
 
+MEMORY = "peak_memory_mb"  # of metrics.json
 PART_STARTS = (0, 1, 6, 21)  # events of the target in training: cold, rare, known, common; few, so that each is large
 
 
@@ -59,21 +60,28 @@ def part_lines(rows: Sequence[Row], measured: dict[str, Result], data_path: Path
 
 
 def cost_lines(rows: Sequence[Row], measured: dict[str, Result]) -> Iterator[str]:
-    """Yield a Markdown table: epochs, seconds of training and peak memory of the measured runs, means over seeds."""
-    lines = []
-    for label, own in trained(rows, measured).items():
+    """Yield a Markdown table, means over seeds: the first metric's best validation, which choices among rows go by,
+    epochs, seconds of training and peak memory.
+    """
+    by_label = trained(rows, measured)
+    if not by_label:
+        return
+    metric = next(iter(next(iter(by_label.values()))[0].published))
+    yield from (
+        "",
+        f"| data | row | valid {metric} | epochs | seconds of training | peak memory, MB |",
+        "|---" * 6 + "|",
+    )
+    for label, own in by_label.items():
         for row in own:
-            found = [metrics for run in measured[row.id]["runs"] if (metrics := load_metrics(run)) is not None]
-            if found:
-                epochs, seconds, memory = (
-                    np.mean([pick(metrics) for metrics in found])
-                    for pick in (
-                        lambda metrics: metrics["epochs"],
-                        lambda metrics: metrics["seconds"]["train"],
-                        lambda metrics: metrics["peak_memory_mb"],
-                    )
-                )
-                lines.append(f"| {label} | {row.name} | {epochs:.0f} | {seconds:,.0f} | {memory:,.0f} |")
-    if lines:
-        yield from ("", "| data | row | epochs | seconds of training | peak memory, MB |", "|---|---|---|---|---|")
-        yield from lines
+            runs = [load_metrics(run) or {} for run in measured[row.id]["runs"]]
+            valid = mean_of([run.get("best_valid", {}).get(metric) for run in runs], fraction)
+            epochs, memory = (mean_of([run.get(key) for run in runs], "{:,.0f}".format) for key in ("epochs", MEMORY))
+            seconds = mean_of([run.get("seconds", {}).get("train") for run in runs], "{:,.0f}".format)
+            yield f"| {label} | {row.name} | {valid} | {epochs} | {seconds} | {memory} |"
+
+
+def mean_of(values: Sequence[float | None], shown: Callable[[float], str]) -> str:
+    """Return the mean as a table's cell; a dash where a value is missing."""
+    found = [value for value in values if value is not None]
+    return shown(float(np.mean(found))) if found and len(found) == len(values) else "–"

@@ -59,12 +59,19 @@ def test_the_tables_and_the_figure_hold_what_was_measured(measured, capsys):
     assert "prefers-color-scheme:dark" in style and "--s0" in style and ".interval" in style
 
 
+def test_markdown_holds_what_is_printed(measured, capsys):
+    tables_file = measured / "t.md"
+    assert main(["reproduce", "slices-platforms", f"--output_dir={measured / 'out'}", f"--output={tables_file}"]) == 0
+    assert tables_file.read_text() == capsys.readouterr().out
+    assert "| wines | hstublair − hstu | ndcg@10 |" in tables_file.read_text()
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (
             ["slices-platforms", "--output=x.png"],
-            "--output=x.png: expected the name of a figure, as in differences.svg",
+            "--output=x.png: expected the name of a figure or of Markdown tables, as in gain.svg, tables.md",
         ),
         (
             ["slices-platforms", "--output=x.svg", "--output_dir=none"],

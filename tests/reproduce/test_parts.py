@@ -35,7 +35,8 @@ def write_runs(tmp_path, ranks):
         folder.mkdir()
         columns = {"user_id": [f"u{n + 1}" for n in range(len(rank))], "item_id": TARGETS[: len(rank)], "rank": rank}
         pq.write_table(pa.table({**columns, "rank": pa.array(rank, pa.float64())}), folder / "ranks.parquet")
-        metrics = {"epochs": 10 + seed, "seconds": {"train": 1000.0 + seed}, "peak_memory_mb": 2000.0, "test": {}}
+        metrics = {"epochs": 10 + seed, "seconds": {"train": 1000.0 + seed}, "peak_memory_mb": 2000.0}
+        metrics["best_valid"] = {"ndcg@10": 0.1 + seed / 100}
         (folder / "metrics.json").write_text(json.dumps(metrics))
         runs.append(str(folder))
     return runs
@@ -56,7 +57,7 @@ def test_parts_are_means_over_rows_and_seeds(tmp_path, rows):
 
 def test_costs_are_means_over_seeds(tmp_path, rows):
     measured = {rows[0].id: {"runs": write_runs(tmp_path, [[1], [1], [1]])}}
-    assert list(cost_lines(rows, measured))[-1] == "| wines | sasrecid | 11 | 1,001 | 2,000 |"
+    assert list(cost_lines(rows, measured))[-1] == "| wines | sasrecid | .1100 | 11 | 1,001 | 2,000 |"
 
 
 def test_runs_of_another_build_are_refused(tmp_path, rows):
