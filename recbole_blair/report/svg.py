@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -279,6 +279,7 @@ def interval_chart(
     parts.append(text((LEFT + WIDTH - RIGHT) / 2, height - 4, x_label, "middle"))
     drawn_series: list[str] = []
     named: dict[str, tuple[float, float]] = {}  # the first point of each name
+    dots: list[tuple[float, float]] = []
     for n, one in enumerate(series):
         shift = 3.0 * (n - (len(series) - 1) / 2)  # so that the intervals of one x stand beside each other
         drawn = sorted(one["points"], key=lambda point: point["x"])
@@ -298,15 +299,18 @@ def interval_chart(
             )
             if point["name"]:
                 named.setdefault(point["name"], (left, y(value)))
+            dots.append((left, y(value)))
         drawn_series.append(f'<g class="{colour(one["colour"])}">{"".join(body)}</g>')
-    parts += [*place_names(named, top), *drawn_series]  # a name covers no point
+    parts += [*place_names(named, top, dots), *drawn_series]  # a name covers no point
     return wrap(parts, height, f"{y_label}, by {x_label}")
 
 
-def place_names(named: dict[str, tuple[float, float]], top: float) -> list[str]:
-    """Write names beside their points (x, y), moved up or down until none covers another."""
+def place_names(
+    named: dict[str, tuple[float, float]], top: float, dots: Sequence[tuple[float, float]] = ()
+) -> list[str]:
+    """Write names beside their points (x, y), moved up or down until none covers another or a dot (x, y)."""
     parts: list[str] = []
-    taken: list[tuple[float, float, float]] = []  # start, baseline, width
+    taken = [(x - 5, y + 4, 10.0) for x, y in dots]  # start, baseline, width
     for name, (x, y) in sorted(named.items(), key=lambda one: one[1]):
         width, right = CHARACTER * len(name), x < WIDTH * 0.7
         start = x + 8 if right else x - 8 - width
